@@ -1,0 +1,53 @@
+# Yantai: every door of the house. `make help` prints these comments.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= quickstart
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-fast check format bench docs clean
+
+help:  ## print this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed  ## create the environment and install what users need
+
+quickstart: $(VENV)/.installed  ## the whole life of a model on this machine, in about five minutes
+	$(BIN)/yantai quickstart --out $(OUT)
+
+test: $(VENV)/.installed-dev  ## create the environment, install, run every test
+	$(BIN)/python -m pytest -q
+
+test-fast: $(VENV)/.installed-dev  ## the tests for every commit, under 90 seconds
+	$(BIN)/python -m pytest -q -m "not slow"
+
+check: $(VENV)/.installed-dev  ## format, lint, types, import floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/ty check
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.installed-dev  ## rewrite the files in the house's style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-dev  ## measure this machine's ceilings, then ours against the peers, A B A B
+	$(BIN)/python -m bench
+
+docs: $(VENV)/.installed-dev  ## write the generated pages of docs/ and check every link and example
+	$(BIN)/python docs/build.py
+
+clean:  ## remove the environment and caches; runs and data stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,28 @@
+"""Yantai: own a language model for its whole life. This file is the package's public face.
+
+Nothing heavy is imported until it is used, and nothing is ever fetched at import.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from yantai.base.errors import YantaiError
+
+if TYPE_CHECKING:
+    from yantai.infer.language_model import LanguageModel, load
+    from yantai.life.train import train
+
+__version__ = "0.1.0"
+__all__ = ["LanguageModel", "YantaiError", "__version__", "load", "train"]
+
+_LAZY = {
+    "load": "yantai.infer.language_model",
+    "LanguageModel": "yantai.infer.language_model",
+    "train": "yantai.life.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'yantai' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

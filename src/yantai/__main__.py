@@ -1,0 +1,7 @@
+"""`python -m yantai` is `yantai`."""
+
+import sys
+
+from yantai.cli import main
+
+sys.exit(main())

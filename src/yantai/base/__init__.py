@@ -1,0 +1,1 @@
+"""Ground floor: errors, configuration, files, device, log. It knows nothing of language."""

@@ -1,0 +1,92 @@
+"""Configuration is frozen data: read from flags, environment, file and defaults, in that order.
+
+Knows: pydantic models, YAML, names that are nearly right. Builds nothing and knows no trainer.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from yantai.base.errors import DataError, UsageError
+
+MAX_CONFIG_BYTES = 1_000_000
+
+
+class Config(BaseModel):
+    """The base of every configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), validate_by_name=True
+    )
+
+
+ConfigType = TypeVar("ConfigType", bound=BaseModel)
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """The known name that is most like a mistyped one, or None.
+
+    >>> nearest("tempratur", ["temperature", "top_k"])
+    'temperature'
+    """
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def build(model: type[ConfigType], values: dict[str, Any], where: str = "") -> ConfigType:
+    """Make a configuration from plain values; any mistake becomes one line that names the field.
+
+    Raises:
+        UsageError: an unknown key (with the nearest known one), a missing or an illegal value.
+    """
+    known = [field.alias or name for name, field in model.model_fields.items()]
+    prefix = f"{where}:" if where else ""
+    for key in values:
+        if key not in known and key not in model.model_fields:
+            guess = nearest(str(key), known)
+            raise UsageError(
+                "E202",
+                f"{prefix}{key}",
+                "unknown key",
+                expected=f"one of {', '.join(known)}" if guess is None else None,
+                do=f"did you mean '{guess}'?" if guess else None,
+            )
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or model.__name__
+        got = "nothing" if first["type"] == "missing" else repr(first.get("input"))
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError("E201", f"{prefix}{field}", message, got=got) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a table of settings.
+
+    Raises:
+        UsageError: the file is missing.
+        DataError: it is not YAML, or not a table.
+    """
+    if not path.is_file():
+        raise UsageError("E206", path, "no such file", do="check the path of --config")
+    raw = path.read_bytes()
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise DataError(
+            "E308", path, "too large", expected=f"at most {MAX_CONFIG_BYTES:,} bytes", got=len(raw)
+        )
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not readable as YAML"
+        raise DataError("E304", f"{path}{line}", str(problem)) from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise DataError("E304", path, "not a table", expected="lines 'key: value'")
+    return {str(key).replace("-", "_"): item for key, item in value.items()}

@@ -1,0 +1,139 @@
+"""Where the numbers are computed: device, number type, threads, seeds, and what the machine can do.
+
+Knows: torch devices and CPU instructions. Knows nothing of models.
+"""
+
+import functools
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yantai.base.errors import UsageError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` takes a CUDA device if there is one, else the CPU.
+
+    Raises:
+        UsageError: the named device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(
+            "E201", "device", f"unknown device {name!r}", expected="cpu or cuda"
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("E201", "device", "no CUDA device is visible", do="use --device cpu")
+    return device
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets that the processor names (Linux; empty elsewhere)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 products have instructions of their own; without them they crawl."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+    return False
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the hardware multiplies it, else float32."""
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    if name not in DTYPES:
+        raise UsageError("E201", "dtype", f"unknown {name!r}", expected=" or ".join(DTYPES))
+    return DTYPES[name]
+
+
+def physical_cores() -> int:
+    """Cores this process may use (its affinity, not the machine's total)."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def fix_threads(threads: int | None = None) -> int:
+    """Fix the number of threads, on which the last bit of a CPU sum depends; returns it."""
+    count = threads or physical_cores()
+    torch.set_num_threads(count)
+    return count
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that this process (CPU) or its tensors (GPU) have held so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def available_memory_bytes(device: torch.device) -> int:
+    """Memory that can still be taken on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What a receipt says of the machine: processor, cores, versions."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "processor": name,
+        "cores": physical_cores(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def mix_seed(*parts: int | str) -> int:
+    """One 63-bit seed from several parts, so that randomness is a function of (seed, step, …).
+
+    >>> mix_seed(1, 2) == mix_seed(1, 2) != mix_seed(2, 1)
+    True
+    """
+    import hashlib
+
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

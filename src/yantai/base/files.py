@@ -1,0 +1,300 @@
+"""Files that survive a crash: atomic writes, hashes, locks, folders that appear whole.
+
+Knows: bytes, paths, errno. Knows nothing of what the bytes mean; imports no torch, so that the
+path that saves a checkpoint can be killed hundreds of times in a few seconds of test.
+
+The order of a safe write, which the tests check against a log of system calls:
+
+1. write to a temporary name in the same folder,
+2. fsync the file,
+3. rename it over the final name,
+4. fsync the folder.
+
+A folder that appears whole goes the same way: every file and folder in it is fsynced before the
+rename, and a rename that could not be made durable is taken back.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from yantai.base.errors import StorageError, UsageError, YantaiError
+
+TEMPORARY = ".tmp-"
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def storage_error(error: OSError, path: Path, needed: int | None = None) -> StorageError:
+    """Turn an `OSError` of a write into the line that names the mount, the need and the room."""
+    name = errno.errorcode.get(error.errno or 0, "unknown")
+    if error.errno in _NO_SPACE:
+        mount = _mount_of(path)
+        return StorageError(
+            "E502",
+            path,
+            f"no space ({name})",
+            expected=None if needed is None else f"{needed:,} bytes",
+            got=f"{shutil.disk_usage(mount).free:,} bytes free on {mount}",
+            do="free some space or choose another --out",
+        )
+    return StorageError("E501", path, f"could not be written ({name}: {error.strerror})")
+
+
+def _mount_of(path: Path) -> Path:
+    """The mount point that a path, which may not exist yet, lies on."""
+    place = path.absolute()
+    while not place.is_mount() and place != place.parent:
+        place = place.parent
+    return place
+
+
+def os_error_in(error: BaseException) -> OSError | None:
+    """The `OSError` that an exception is, or that a library in Rust hid in its message."""
+    if isinstance(error, OSError):
+        return error
+    found = re.search(r"os error (\d+)", str(error)) if isinstance(error, Exception) else None
+    if found is None:
+        return None
+    number = int(found[1])
+    return OSError(number, os.strerror(number))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and what is missing above it, each name durable in its parent.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    if folder.is_dir():
+        return
+    if not folder.parent.is_dir():
+        make_folder(folder.parent)
+    try:
+        folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable (POSIX: a rename lives in its folder)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], None]) -> None:
+    """Write a file so that readers see the old content or the new, never a part.
+
+    Args:
+        path: the final name; its folder must exist.
+        content: bytes, text (stored as UTF-8), or a function that writes to the open file.
+
+    Raises:
+        StorageError: the disk refused; the old file stands and the temporary one is gone.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    content = content.encode() if isinstance(content, str) else content
+    try:
+        with temporary.open("wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            size = None if callable(content) else len(content)
+            raise storage_error(error, path, size) from error
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: sorted keys, UTF-8, one final newline."""
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that Yantai wrote.
+
+    Raises:
+        StorageError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StorageError("E503", path, "the file is missing") from error
+    except (OSError, ValueError) as error:
+        raise StorageError("E503", path, f"could not be read ({error})") from error
+
+
+@contextlib.contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name; it gets its real name only when complete.
+
+    An existing folder of that name is replaced in one exchange. After a crash at any point either
+    the old folder or the new one stands, or `recover_folder` puts the old one back.
+
+    Raises:
+        StorageError: the disk refused; nothing under the final name has changed.
+    """
+    temporary = final.with_name(f"{TEMPORARY}{os.getpid()}-{final.name}")
+    old = _old_name(final)
+    placed = False
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        make_folder(final.parent)
+        temporary.mkdir()
+        yield temporary
+        _fsync_all(temporary)
+        if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+        temporary.rename(final)
+        placed = True
+        fsync_folder(final.parent)
+        placed = False
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException as error:
+        if placed:  # a name that may be gone after a power cut was never given
+            with contextlib.suppress(OSError):
+                final.rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            recover_folder(final)
+        refusal = os_error_in(error)
+        if refusal is not None and not isinstance(error, YantaiError):
+            raise storage_error(refusal, final) from error
+        raise
+
+
+def _fsync_all(folder: Path) -> None:
+    """Every file and folder below, then the folder: no writer has to remember it."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            fsync_folder(path)
+        else:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    fsync_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder: its name goes at once, so that no half of it is ever found.
+
+    A disk that refuses is left as it is; `remove_temporaries` mends what a crash interrupts.
+    """
+    gone = folder.with_name(f"{TEMPORARY}{os.getpid()}-gone-{folder.name}")
+    with contextlib.suppress(OSError):
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _old_name(final: Path) -> Path:
+    return final.with_name(f"{TEMPORARY}old-{final.name}")
+
+
+def recover_folder(final: Path) -> None:
+    """Put back the previous folder if a crash fell between the two renames of an exchange."""
+    old = _old_name(final)
+    if not old.exists():
+        return
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.rename(final)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what crashed writers left behind; call it only while holding the folder's lock.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    if not folder.is_dir():
+        return
+    try:
+        for path in sorted(folder.glob(f"{TEMPORARY}*")):
+            if path.name.startswith(f"{TEMPORARY}old-"):
+                recover_folder(path.with_name(path.name.removeprefix(f"{TEMPORARY}old-")))
+            elif path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """The SHA-256 of a text's UTF-8 bytes, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class FolderLock:
+    """One writer a folder. The kernel drops the lock with the process, so none is ever stale.
+
+    Raises:
+        UsageError: another process holds it; the message names its pid and host.
+        StorageError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / ".lock"
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> "FolderLock":
+        make_folder(self.path.parent)
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._take(self._descriptor)
+        except BaseException as error:
+            self.__exit__()
+            if isinstance(error, OSError):
+                raise storage_error(error, self.path) from error
+            raise
+        return self
+
+    def _take(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 400, 0).decode(errors="replace").split("\n")[0]
+            raise UsageError(
+                "E204",
+                self.path.parent,
+                f"the folder is in use by {holder or 'another process'}",
+                do="wait for it, stop it, or choose another --out",
+            ) from error
+        name = f"pid {os.getpid()} on {socket.gethostname()}\n".encode()
+        os.pwrite(descriptor, name, 0)
+        os.ftruncate(descriptor, len(name))
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,1 @@
+"""The one Transformer. No family's name occurs on this floor."""

@@ -1,0 +1,61 @@
+"""Attention(Q, K, V) = softmax(QKᵀ/√d)V, for any x that looks at any memory.
+
+Knows: heads, and the description of who may look at whom. Owns neither positions nor masks nor
+caches: all three are passed in. The arithmetic is in `kernel.py`.
+"""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from yantai.core.cache import Cache
+from yantai.core.config import ModelConfig
+from yantai.core.kernel import attend, attend_openly
+from yantai.core.layers import Joint, Linear, Point, make_norm
+from yantai.core.mask import Mask
+from yantai.core.position import Rotary, rotate
+
+
+class Attention(nn.Module):
+    """Several heads, concatenated and projected (arXiv 1706.03762, section 3.2)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        self.head_dim = config.head_dim
+        self.scale = config.head_dim**-0.5 if config.scale_scores else 1.0
+        self.dropout = config.dropout
+        inner, kv_inner = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        widths = {"q": inner, "k": kv_inner, "v": kv_inner}
+        self.qkv = Joint(config.dim, widths, bias=config.bias_qkv)
+        self.out = Linear(inner, config.dim, bias=config.bias_out)
+        if config.qk_norm:
+            self.q_norm = make_norm(config.norm, self.head_dim, config.norm_eps)
+            self.k_norm = make_norm(config.norm, self.head_dim, config.norm_eps)
+        self.has_qk_norm = config.qk_norm
+        self.scores, self.pattern = Point(), Point()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch query dim"],
+        mask: Mask,
+        rotary: Rotary | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> Float[Tensor, "batch query dim"]:
+        """Each query gathers the values of the keys it may see."""
+        batch, count, _ = x.shape
+        joint = self.qkv(x).view(batch, count, -1, self.head_dim)  # batch query heads+2kv head_dim
+        q, k, v = joint.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        if self.has_qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # batch head position head_dim
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        dropout = self.dropout if self.training else 0.0
+        if self.scores._forward_hooks or self.pattern._forward_hooks:
+            mixed = attend_openly(q, k, v, mask, self.scale, dropout, self.scores, self.pattern)
+        else:
+            mixed = attend(q, k, v, mask, self.scale, dropout)
+        return self.out(mixed.transpose(1, 2).reshape(batch, count, -1))

@@ -1,0 +1,93 @@
+"""What a model costs, derived from its structure: parameters, FLOPs, bytes.
+
+Knows: the modules of a (meta) model. Nothing is written down twice: a new part that multiplies by
+a matrix is counted because it holds a `Linear`.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from yantai.core.config import ModelConfig
+from yantai.core.layers import Linear
+from yantai.core.model import Transformer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Counts of one model at one context length.
+
+    Attributes:
+        parameters: all parameters, a tied matrix once.
+        matrix_parameters: weights that multiply every token (the head included, embeddings not).
+        attention_flops: FLOPs of scores and mixing, a token, forward, causal half counted.
+        forward_flops: FLOPs of one token's forward pass.
+    """
+
+    parameters: int
+    matrix_parameters: int
+    attention_flops: float
+
+    @property
+    def forward_flops(self) -> float:
+        """2 a weight (multiply and add), plus attention."""
+        return 2 * self.matrix_parameters + self.attention_flops
+
+    @property
+    def training_flops(self) -> float:
+        """Forward plus backward, which costs twice as much (arXiv 2001.08361, section 2.1)."""
+        return 3 * self.forward_flops
+
+
+def count(model: Transformer, context: int) -> Cost:
+    """The cost of a model at a context of so many tokens."""
+    config = model.config
+    seen = min(context, config.window or context)
+    mean_keys = (seen + 1) / 2 if seen == context else seen
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        matrix_parameters=sum(
+            module.weight.numel() for module in model.modules() if isinstance(module, Linear)
+        ),
+        attention_flops=config.layers * 4 * config.heads * config.head_dim * mean_keys,
+    )
+
+
+def matrix_shapes(model: nn.Module) -> list[tuple[int, int]]:
+    """(inputs, outputs) of every product of a forward pass, joint ones as the one they are."""
+    from yantai.core.layers import Joint
+
+    shapes, inside = [], set()
+    for module in model.modules():
+        if isinstance(module, Joint):
+            inside.update(id(part) for part in module.parts)
+            outputs = sum(part.outputs for part in module.parts)
+            shapes.append((module.parts[0].inputs, outputs))
+        elif isinstance(module, Linear) and id(module) not in inside:
+            shapes.append((module.inputs, module.outputs))
+    return shapes
+
+
+def training_bytes(
+    cost: Cost, config: ModelConfig, *, batch: int, context: int, compute_bytes: int, copies: int
+) -> int:
+    """Memory of training: weights, gradients, `copies` of optimiser state (all float32), activations.
+
+    Activations a token and block: the stream twice, norm outputs, q k v and their rotated copies,
+    the mixed heads, what the MLP keeps; and the attention pattern's causal part.
+    """
+    inner = config.heads * config.head_dim
+    kv_inner = config.kv_heads * config.head_dim
+    mlp_kept = (4 if config.gated else 2) * config.hidden
+    kept = 4 * config.dim + 2 * (inner + 2 * kv_inner) + 2 * inner + mlp_kept
+    tokens = batch * context
+    pattern = batch * config.heads * context * (context + 128) // 2
+    activations = config.layers * (tokens * kept + pattern) * compute_bytes
+    head = 3 * min(tokens, 1024) * config.vocab_size * 4
+    return cost.parameters * 4 * (2 + copies) + activations + head
+
+
+def cache_bytes(config: ModelConfig, *, batch: int, context: int, element_bytes: int) -> int:
+    """Memory of the key-value cache."""
+    per_token = config.layers * 2 * config.kv_heads * config.head_dim * element_bytes
+    return per_token * batch * context

@@ -1,0 +1,109 @@
+"""How every parameter begins, written as one table.
+
+Knows: names and shapes of parameters. A model is built on the meta device, where it costs
+nothing; `materialise` gives it memory, `initialise` gives it numbers. A parameter that no row of
+the table names is an error, so a new part cannot start from whatever lay in memory.
+"""
+
+import math
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from yantai.core.config import ModelConfig
+from yantai.core.model import Transformer
+
+Rule = Callable[[Tensor, ModelConfig, torch.Generator], None]
+
+
+def _normal(std: Callable[[Tensor, ModelConfig], float]) -> Rule:
+    def rule(tensor: Tensor, config: ModelConfig, generator: torch.Generator) -> None:
+        tensor.normal_(0.0, std(tensor, config), generator=generator)
+
+    return rule
+
+
+def _constant(value: float) -> Rule:
+    return lambda tensor, config, generator: tensor.fill_(value)
+
+
+def _fan_in(tensor: Tensor, config: ModelConfig) -> float:
+    return tensor.shape[1] ** -0.5
+
+
+# Published defaults. "zero": a block starts as the identity (arXiv 2003.04887, 1901.09321).
+# "gpt2": N(0, 0.02), projections into the stream scaled by 1/√(2·layers).
+TABLES: dict[str, list[tuple[str, Rule]]] = {
+    "zero": [
+        (r"embed\.tokens\.weight", _normal(lambda t, c: 0.02 if c.tied else 1.0)),
+        (r"embed\.positions\.weight", _normal(lambda t, c: 0.02)),
+        (r".*norm\.weight", _constant(1.0)),
+        (r".*(norm|\.[a-z]+)\.bias", _constant(0.0)),
+        (r".*\.part\.(out|down)\.weight", _constant(0.0)),
+        (r".*\.(qkv|up)\.[a-z]+\.weight", _normal(_fan_in)),
+        (r"head\.weight", _normal(lambda t, c: 0.02)),
+    ],
+    "gpt2": [
+        (r"embed\.(tokens|positions)\.weight", _normal(lambda t, c: 0.02)),
+        (r".*norm\.weight", _constant(1.0)),
+        (r".*(norm|\.[a-z]+)\.bias", _constant(0.0)),
+        (
+            r".*\.part\.(out|down)\.weight",
+            _normal(lambda t, c: 0.02 / math.sqrt(2 * c.layers)),
+        ),
+        (r".*\.(qkv|up)\.[a-z]+\.weight", _normal(lambda t, c: 0.02)),
+        (r"head\.weight", _normal(lambda t, c: 0.02)),
+    ],
+}
+
+
+def build_meta(config: ModelConfig) -> Transformer:
+    """The structure without memory: count, plan or shard it before anything is allocated."""
+    with torch.device("meta"):
+        return Transformer(config)
+
+
+def build(
+    config: ModelConfig,
+    *,
+    seed: int = 0,
+    table: str = "zero",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Transformer:
+    """A new model with the table's first weights, the same for the same seed."""
+    model = materialise(build_meta(config), device, dtype)
+    initialise(model, seed=seed, table=table)
+    return model
+
+
+def materialise(
+    model: Transformer, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> Transformer:
+    """Give a meta model real memory; the numbers in it are arbitrary until someone writes them."""
+    model = model.to_empty(device=device).to(dtype)
+    model.tie()
+    return model
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, *, seed: int, table: str = "zero") -> None:
+    """Write every parameter by the first row whose pattern matches its whole name."""
+    config = model.config
+    assert isinstance(config, ModelConfig)
+    for name, parameter in model.named_parameters():
+        rule = next((rule for row, rule in TABLES[table] if re.fullmatch(row, name)), None)
+        assert rule is not None, f"no row of the table {table!r} names {name}"
+        # each tensor has a stream of its own: adding a layer does not move the others
+        generator = torch.Generator(device="cpu").manual_seed(_name_seed(seed, name))
+        fresh = torch.empty(parameter.shape, dtype=torch.float32)
+        rule(fresh, config, generator)
+        parameter.copy_(fresh)
+
+
+def _name_seed(seed: int, name: str) -> int:
+    import zlib
+
+    return (seed * 2_654_435_761 + zlib.crc32(name.encode())) % 2**63

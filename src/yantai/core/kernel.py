@@ -1,0 +1,149 @@
+"""The arithmetic of attention: the same function by several roads, chosen by shape and type.
+
+Knows: q, k, v and a mask. Three roads:
+
+- `_Blocks`, for training in bfloat16 on a CPU: plain matrix products over causal blocks of rows,
+  which skip the masked half. Torch's CPU flash kernel spends there three times as long.
+- `scaled_dot_product_attention`, for everything else.
+- `attend_openly`, when somebody looks at scores or pattern.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from yantai.core.layers import Point, look
+from yantai.core.mask import Mask
+
+BLOCK_ROWS = 128
+BLOCK_LONGEST = 1024
+
+Heads = Float[Tensor, "batch head query head_dim"]
+KeyValues = Float[Tensor, "batch kv_head key head_dim"]
+
+
+def attend(q: Heads, k: KeyValues, v: KeyValues, mask: Mask, scale: float, dropout: float) -> Heads:
+    """softmax(q·kᵀ·scale + mask)·v; grouped key-value heads are shared by their queries."""
+    queries, keys = q.shape[2], k.shape[2]
+    if _blocks_pay(q, keys, mask, dropout):
+        return _Blocks.apply(q, *_repeat(q, k, v), mask, scale)
+    grouped = q.shape[1] != k.shape[1]
+    if queries == 1 and mask.valid is None and mask.documents is None and mask.window is None:
+        if grouped:
+            return _attend_one(q, k, v, scale)
+        return F.scaled_dot_product_attention(q, k, v, scale=scale, dropout_p=dropout)
+    if mask.is_plain_causal and queries == keys:
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=grouped
+        )
+    allowed = mask.dense(queries, keys, q.device)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=allowed, scale=scale, dropout_p=dropout, enable_gqa=grouped
+    )
+
+
+def _attend_one(q: Heads, k: KeyValues, v: KeyValues, scale: float) -> Heads:
+    """One query a sequence: the queries of a group become the rows of one product."""
+    batch, heads, _, head_dim = q.shape
+    groups = q.view(batch, k.shape[1], heads // k.shape[1], head_dim)
+    return F.scaled_dot_product_attention(groups, k, v, scale=scale).view(q.shape)
+
+
+def attend_openly(
+    q: Heads,
+    k: KeyValues,
+    v: KeyValues,
+    mask: Mask,
+    scale: float,
+    dropout: float,
+    scores_point: Point,
+    pattern_point: Point,
+) -> Heads:
+    """The formula as it is written, with its scores and its pattern on show."""
+    k, v = _repeat(q, k, v)
+    scores = q @ k.transpose(-2, -1) * scale  # batch head query key
+    allowed = mask.dense(q.shape[2], k.shape[2], q.device)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    pattern = look(pattern_point, look(scores_point, scores).softmax(dim=-1))
+    return F.dropout(pattern, dropout, training=dropout > 0) @ v
+
+
+def _repeat(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    times = q.shape[1] // k.shape[1]
+    if times == 1:
+        return k, v
+    return k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1)
+
+
+def _blocks_pay(q: Tensor, keys: int, mask: Mask, dropout: float) -> bool:
+    return (
+        q.device.type == "cpu"
+        and q.dtype == torch.bfloat16
+        and torch.is_grad_enabled()
+        and q.requires_grad
+        and dropout == 0.0
+        and mask.causal
+        and mask.query_start == 0
+        and q.shape[2] == keys <= BLOCK_LONGEST
+    )
+
+
+class _Blocks(torch.autograd.Function):
+    """Causal attention by blocks of query rows; the pattern is kept for the backward.
+
+    For a block of rows [a, b): S = q[a:b]·k[:b]ᵀ·scale, P = softmax(S), out[a:b] = P·v[:b].
+    Backward: dv[:b] += Pᵀ·do, dP = do·v[:b]ᵀ, dS = P⊙(dP − rowsum(dP⊙P)), dq = dS·k·scale,
+    dk[:b] += dSᵀ·q·scale (arXiv 2205.14135, appendix B).
+    """
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
+        batch, heads, count, head_dim = q.shape
+        q, k, v = (part.reshape(batch * heads, count, head_dim) for part in (q, k, v))
+        q = q * scale
+        out = torch.empty_like(q)
+        patterns = []
+        for start in range(0, count, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, count)
+            scores = q[:, start:stop] @ k[:, :stop].transpose(1, 2)
+            _hide(scores, mask, count, start, stop, batch)
+            pattern = scores.softmax(dim=-1)
+            torch.bmm(pattern, v[:, :stop], out=out[:, start:stop])
+            patterns.append(pattern)
+        ctx.save_for_backward(q, k, v, *patterns)
+        ctx.scale, ctx.shape = scale, (batch, heads, count, head_dim)
+        return out.view(ctx.shape)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        q, k, v, *patterns = ctx.saved_tensors
+        batch, heads, count, head_dim = ctx.shape
+        gradient = gradient.reshape(batch * heads, count, head_dim)
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for index, pattern in enumerate(patterns):
+            start, stop = index * BLOCK_ROWS, min((index + 1) * BLOCK_ROWS, count)
+            rows = gradient[:, start:stop]
+            dv[:, :stop] += pattern.transpose(1, 2) @ rows
+            d_pattern = rows @ v[:, :stop].transpose(1, 2)
+            d_scores = torch._softmax_backward_data(d_pattern, pattern, -1, q.dtype)
+            torch.bmm(d_scores, k[:, :stop], out=dq[:, start:stop])
+            dk[:, :stop] += d_scores.transpose(1, 2) @ q[:, start:stop]
+        dq *= ctx.scale
+        return dq.view(ctx.shape), dk.view(ctx.shape), dv.view(ctx.shape), None, None
+
+
+def _hide(scores: Tensor, mask: Mask, count: int, start: int, stop: int, batch: int) -> None:
+    """Fill the forbidden pairs of a block of rows with −∞, in place."""
+    rows = slice(start, stop)
+    if mask.is_plain_causal:
+        # only the last square of the block has forbidden pairs
+        square = mask.dense(count, count, scores.device, rows, rows)
+        assert square is not None
+        scores[:, :, start:stop].masked_fill_(~square[0], -torch.inf)
+        return
+    allowed = mask.dense(count, count, scores.device, rows, slice(0, stop))
+    assert allowed is not None
+    by_head = scores.view(batch, -1, stop - start, stop)
+    by_head.masked_fill_(~allowed, -torch.inf)

@@ -1,0 +1,165 @@
+"""The small parts: linear maps, norms, the MLP, and the residual they hang on.
+
+Knows: one vector a position. Attention is elsewhere. Weights may be float32 masters while the
+stream is bfloat16: each part casts its own weights to the type of what it is given, once a call.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from yantai.core.config import Activation, ModelConfig
+
+
+class Linear(nn.Module):
+    """y = x·Wᵀ + b, with W kept in its own type and used in that of x."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False):
+        super().__init__()
+        self.inputs = inputs
+        self.outputs = outputs
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """One matrix product."""
+        bias = self.bias.to(x.dtype) if self.bias is not None else None
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class Joint(nn.Module):
+    """Several `Linear`s that read the same input, computed as one product and handed out apart.
+
+    The parameters stay separate (their names, shards, adapters and files are those of the parts);
+    only the product is shared. If a part has been replaced from outside by something that is no
+    plain `Linear`, every part is computed for itself.
+    """
+
+    def __init__(self, inputs: int, parts: dict[str, int], *, bias: bool = False):
+        super().__init__()
+        for name, outputs in parts.items():
+            self.add_module(name, Linear(inputs, outputs, bias=bias))
+        self._names = tuple(parts)
+        self._packed: tuple[Tensor, Tensor | None] | None = None
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The maps, in the order of their outputs."""
+        return [getattr(self, name) for name in self._names]
+
+    def pack(self) -> None:
+        """Lay the weights end to end for inference; the parts become views of one memory."""
+        parts = self.parts
+        if not all(type(part) is Linear for part in parts):
+            return
+        weight = torch.cat([part.weight.detach() for part in parts])
+        has_bias = parts[0].bias is not None
+        bias = torch.cat([part.bias.detach() for part in parts]) if has_bias else None
+        start = 0
+        for part in parts:
+            part.weight.data = weight[start : start + part.outputs]
+            start += part.outputs
+        self._packed = (weight, bias)
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """The outputs of all parts, concatenated."""
+        if self._packed is not None:
+            return F.linear(x, *self._packed)
+        parts = self.parts
+        if not all(type(part) is Linear for part in parts):
+            return torch.cat([part(x) for part in parts], dim=-1)
+        weight = torch.cat([part.weight for part in parts]).to(x.dtype)
+        has_bias = parts[0].bias is not None
+        bias = torch.cat([part.bias for part in parts]).to(x.dtype) if has_bias else None
+        return F.linear(x, weight, bias)
+
+    def _apply(self, *args, **kwargs):
+        self._packed = None  # a move or a cast makes new weights
+        return super()._apply(*args, **kwargs)
+
+
+class RMSNorm(nn.Module):
+    """g·x/√(mean(x²)+ε) (arXiv 1910.07467, eq. 4); the mean is taken in float32."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Scale each vector to unit mean square."""
+        if x.dtype == torch.bfloat16:
+            return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+        # float32 even inside a float64 model, as the reference implementation has it
+        wide = x.float()
+        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight.to(x.dtype) * scaled.to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """g·(x−μ)/√(σ²+ε)+b (arXiv 1607.06450, eq. 4)."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.bias = nn.Parameter(torch.empty(dim))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Centre and scale each vector."""
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, self.eps)
+
+
+def make_norm(kind: Literal["rms", "layer"], dim: int, eps: float) -> nn.Module:
+    """The norm of that kind."""
+    return (RMSNorm if kind == "rms" else LayerNorm)(dim, eps)
+
+
+def activate(kind: Activation, x: Tensor) -> Tensor:
+    """The pointwise non-linearity of that name."""
+    if kind == "silu":
+        return F.silu(x)
+    if kind == "gelu_tanh":
+        return F.gelu(x, approximate="tanh")
+    if kind == "gelu":
+        return F.gelu(x)
+    if kind == "relu":
+        return F.relu(x)
+    return F.relu(x).square()
+
+
+class MLP(nn.Module):
+    """W₂·act(W₁x), or gated W₂·(act(W₁x) ⊙ W₃x) (arXiv 2002.05202, eq. 6)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.activation: Activation = config.activation
+        self.gated = config.gated
+        parts = {"gate": config.hidden} if config.gated else {}
+        self.up = Joint(config.dim, parts | {"value": config.hidden}, bias=config.bias_mlp)
+        self.down = Linear(config.hidden, config.dim, bias=config.bias_mlp)
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Each position for itself."""
+        up = self.up(x)
+        if not self.gated:
+            return self.down(activate(self.activation, up))
+        gate, value = up.chunk(2, dim=-1)
+        return self.down(activate(self.activation, gate) * value)
+
+
+class Point(nn.Module):
+    """A named place to look inside: a hook here sees (and may replace) what flows by."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What came in."""
+        return x
+
+
+def look(point: Point, x: Tensor) -> Tensor:
+    """Show `x` to whoever hooked the point; free when nobody did."""
+    return point(x) if point._forward_hooks else x

@@ -1,0 +1,100 @@
+"""Who may look at whom, as a description; it becomes a dense matrix only when a kernel asks.
+
+Knows: positions, documents, padding. A `Mask` is made once a forward and passed down. Masks are
+joined with `&`: a key is seen if every condition allows it.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Conditions on (query, key) pairs. The empty mask allows everything.
+
+    Attributes:
+        causal: a query sees no later key.
+        window: a query sees only the latest `window` keys, itself included.
+        documents: "batch position" ids; a query sees only keys of its own document.
+        valid: "batch key" booleans; False marks padding, which nobody sees.
+        query_start: the place of the first query among the keys (above 0 behind a cache).
+    """
+
+    causal: bool = False
+    window: int | None = None
+    documents: Tensor | None = None
+    valid: Tensor | None = None
+    query_start: int = 0
+
+    def __and__(self, other: "Mask") -> "Mask":
+        """Both conditions. Two different windows give the smaller one.
+
+        >>> Mask(causal=True) & Mask(window=8)
+        Mask(causal=True, window=8, documents=None, valid=None, query_start=0)
+        """
+        windows = [window for window in (self.window, other.window) if window is not None]
+        joined = {
+            "causal": self.causal or other.causal,
+            "window": min(windows) if windows else None,
+            "query_start": max(self.query_start, other.query_start),
+        }
+        for name in ("documents", "valid"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            assert mine is None or theirs is None, f"two masks both say which {name}"
+            joined[name] = mine if mine is not None else theirs
+        return replace(self, **joined)
+
+    @property
+    def is_plain_causal(self) -> bool:
+        """Whether the causal condition is the only one, so that a fast kernel needs no matrix."""
+        return self.causal and self.window is None and self.documents is None and self.valid is None
+
+    def dense(
+        self,
+        query_count: int,
+        key_count: int,
+        device: torch.device,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+    ) -> Bool[Tensor, "#batch 1 query key"] | None:
+        """The matrix of allowed pairs for some rows and columns, or None where all are allowed."""
+        query = (torch.arange(query_count, device=device) + self.query_start)[rows, None]
+        key = torch.arange(key_count, device=device)[None, columns]
+        allowed: Tensor | None = None
+        if self.causal:
+            allowed = query >= key
+        if self.window is not None:
+            near = query - key < self.window
+            allowed = near if allowed is None else allowed & near
+        allowed = None if allowed is None else allowed[None, None]
+        if self.documents is not None:
+            queries = self.documents[:, self.query_start :][:, :query_count][:, rows]
+            same = (queries[:, :, None] == self.documents[:, None, columns])[:, None]
+            allowed = same if allowed is None else allowed & same
+        if self.valid is not None:
+            valid = self.valid[:, None, None, columns]
+            allowed = valid if allowed is None else allowed & valid
+        return allowed
+
+
+def causal() -> Mask:
+    """No later key."""
+    return Mask(causal=True)
+
+
+def window(count: int) -> Mask:
+    """Only the latest `count` keys."""
+    return Mask(window=count)
+
+
+def same_document(ids: Tensor) -> Mask:
+    """Only keys of the query's own document; ids have shape "batch position"."""
+    return Mask(documents=ids)
+
+
+def valid_keys(valid: Tensor) -> Mask:
+    """No padding; `valid` has shape "batch key"."""
+    return Mask(valid=valid)

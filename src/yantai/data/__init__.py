@@ -1,0 +1,1 @@
+"""From documents to batches in an order that is a function of (seed, step)."""

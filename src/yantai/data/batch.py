@@ -1,0 +1,76 @@
+"""What a model is fed: rows of ids with their targets, documents and positions.
+
+Knows: arrays. Knows nothing of where they come from or what is learned from them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+IGNORED = -1
+"""The target of a position that teaches nothing."""
+
+Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence of a batch; all arrays have the same length.
+
+    Attributes:
+        ids: the tokens that are read.
+        targets: the token to predict behind each, or `IGNORED`.
+        documents: which document of the row each token belongs to; padding is −1.
+        positions: the place of each token within its document.
+        name: where the row comes from, for a person who must find it.
+    """
+
+    ids: Array
+    targets: Array
+    documents: Array
+    positions: Array
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows side by side, as tensors of shape "batch position" (int64).
+
+    Attributes:
+        single_document: no row holds a border, so causality alone is mask enough.
+        target_count: positions with a target.
+        names: one a row.
+    """
+
+    ids: Tensor
+    targets: Tensor
+    documents: Tensor
+    positions: Tensor
+    single_document: bool
+    target_count: int
+    names: tuple[str, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        moved = (
+            tensor.to(device, non_blocking=True)
+            for tensor in (self.ids, self.targets, self.documents, self.positions)
+        )
+        return Batch(*moved, self.single_document, self.target_count, self.names)
+
+
+def collate(rows: list[Row]) -> Batch:
+    """Put rows of equal length side by side."""
+    stacked = [
+        torch.from_numpy(np.stack([getattr(row, field) for row in rows]))
+        for field in ("ids", "targets", "documents", "positions")
+    ]
+    return Batch(
+        *stacked,
+        single_document=all(int(row.documents[-1]) == int(row.documents[0]) for row in rows),
+        target_count=int(sum((row.targets != IGNORED).sum() for row in rows)),
+        names=tuple(row.name for row in rows),
+    )

@@ -1,0 +1,1 @@
+"""Any model over any text → numbers with intervals."""

@@ -1,0 +1,82 @@
+"""Intervals and paired tests: how much a number can be believed.
+
+Knows: lists of numbers. Knows no models. All resampling is seeded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval, and what chance alone would give."""
+
+    value: float
+    low: float
+    high: float
+    chance: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high, "chance": self.chance}
+
+
+def proportion(successes: int, trials: int, chance: float | None = None) -> Estimate:
+    """A share with Wilson's score interval (Wilson 1927), which is right near 0 and 1 too.
+
+    >>> estimate = proportion(9, 10)
+    >>> round(estimate.low, 3), round(estimate.high, 3)
+    (0.596, 0.982)
+    """
+    if trials == 0:
+        return Estimate(0.0, 0.0, 1.0, chance)
+    z, share = 1.959964, successes / trials
+    middle = share + z * z / (2 * trials)
+    spread = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return Estimate(
+        share, max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale), chance
+    )
+
+
+def ratio(tops: Sequence[float], bottoms: Sequence[float], seed: int = 0) -> Estimate:
+    """Σtops/Σbottoms with a bootstrap interval over the pairs (Efron 1979, percentiles)."""
+    top, bottom = np.asarray(tops, float), np.asarray(bottoms, float)
+    value = float(top.sum() / bottom.sum())
+    if len(top) < 2:
+        return Estimate(value, float("nan"), float("nan"))
+    sums = _resampled_ratio(top, bottom, seed)
+    low, high = np.quantile(sums, (0.025, 0.975))
+    return Estimate(value, float(low), float(high))
+
+
+def _resampled_ratio(top: np.ndarray, bottom: np.ndarray, seed: int) -> np.ndarray:
+    generator = np.random.Generator(np.random.Philox(seed))
+    rows = generator.integers(len(top), size=(RESAMPLES, len(top)))
+    return top[rows].sum(1) / bottom[rows].sum(1)
+
+
+def paired_ratio_difference(
+    tops: Sequence[float], other_tops: Sequence[float], bottoms: Sequence[float], seed: int = 0
+) -> dict[str, Any]:
+    """Whether two models differ on the same pieces of text: the paired bootstrap of the difference.
+
+    Returns:
+        The difference (first minus second) with its interval, and the verdict in words: "no
+        difference shown" where the interval holds 0.
+    """
+    difference = np.asarray(tops, float) - np.asarray(other_tops, float)
+    estimate = ratio(difference, bottoms, seed)
+    if not np.isfinite(estimate.low):
+        verdict = "no difference shown (one piece of text alone cannot show one)"
+    elif estimate.low <= 0 <= estimate.high:
+        verdict = "no difference shown"
+    else:
+        verdict = "the first is lower" if estimate.value < 0 else "the second is lower"
+    return {**estimate.as_dict(), "verdict": verdict}

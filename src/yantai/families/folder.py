@@ -1,0 +1,206 @@
+"""A model folder in Hugging Face's form: config.json, model.safetensors, generation_config.json.
+
+Knows: files of a model. The tables of `rules.py` say what the names mean. Nothing is unpickled;
+tensors that are missing, extra or misshapen are errors that name them, before a weight is used.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from yantai.base.errors import ModelFileError, UsageError
+from yantai.base.files import write_json
+from yantai.core.initialise import build_meta, materialise
+from yantai.core.model import Transformer
+from yantai.families.rules import Family
+from yantai.families.table import family_of
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+MAX_CONFIG_BYTES = 10_000_000
+
+
+def read_config_json(folder: Path) -> dict[str, Any]:
+    """The folder's config.json as a table.
+
+    Raises:
+        UsageError: there is no such folder.
+        ModelFileError: the file is missing, too large or not a JSON table.
+    """
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise UsageError("E206", folder, "no such folder", expected="a model folder")
+    if not path.is_file():
+        _refuse_pickles(folder)
+        raise ModelFileError("E401", path, "the file is missing", do="is this a model folder?")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ModelFileError(
+            "E401", path, "too large", expected=f"under {MAX_CONFIG_BYTES:,} bytes"
+        )
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError("E401", path, f"not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ModelFileError("E401", path, "not a table", got=type(value).__name__)
+    return value
+
+
+def _refuse_pickles(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        if path.suffix in PICKLES:
+            raise ModelFileError(
+                "E406",
+                path,
+                "pickle files are never opened, they can run code",
+                do="convert it: transformers' save_pretrained writes safetensors",
+            )
+
+
+def load_folder(
+    folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> tuple[Transformer, Family, dict[str, Any]]:
+    """Read a model folder.
+
+    Args:
+        folder: holds config.json and model.safetensors.
+        dtype: the type of the weights in memory; None keeps that of the file.
+        device: where to put them.
+
+    Returns:
+        The model in evaluation mode, its family, and config.json as it was.
+
+    Raises:
+        ModelFileError: anything about the files is not as the config says.
+    """
+    theirs = read_config_json(folder)
+    where = str(folder / CONFIG)
+    family = family_of(theirs.get("model_type"), where)
+    config = family.read_config(theirs, where)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        _refuse_pickles(folder)
+        raise ModelFileError("E403", path, "the file is missing")
+    try:
+        with safe_open(path, framework="pt") as file:
+            named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError("E404", path, f"not a whole safetensors file ({error})") from error
+    meta = build_meta(config)
+    ours = to_ours(named, meta, family, path)
+    stored = next(iter(ours.values())).dtype
+    model = materialise(meta, device, dtype or stored)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(ours[name])
+    return model.eval(), family, theirs
+
+
+def to_ours(
+    named: dict[str, Tensor], meta: Transformer, family: Family, where: object
+) -> dict[str, Tensor]:
+    """Their tensors → ours, each checked against the shape that the config gives."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in meta.named_parameters()}
+    rows = family.rows(set(shapes), meta.config.layers)
+    wanted = {row.theirs.format(**index) for row, index in rows}
+    named = _with_prefix(named, wanted, family)
+    if meta.config.tied:
+        _drop_tied_copy(named, family, where)
+    extra = [
+        name
+        for name in named
+        if name not in wanted and not any(re.fullmatch(row, name) for row in family.ignored)
+    ]
+    missing = sorted(wanted - set(named))
+    if missing or extra:
+        what = f"missing tensor {missing[0]!r}" if missing else f"extra tensor {sorted(extra)[0]!r}"
+        total = f"{len(missing)} missing, {len(extra)} extra"
+        raise ModelFileError(
+            "E403", where, what, got=total, do="config.json and weights must be of one model"
+        )
+    ours: dict[str, Tensor] = {}
+    for row, index in rows:
+        ours |= row.read(named, index)
+    for name, shape in shapes.items():
+        if tuple(ours[name].shape) != shape:
+            raise ModelFileError(
+                "E403",
+                f"{where}:{name}",
+                "wrong shape",
+                expected=shape,
+                got=tuple(ours[name].shape),
+            )
+    return ours
+
+
+def _with_prefix(named: dict[str, Tensor], wanted: set[str], family: Family) -> dict[str, Tensor]:
+    """Some files leave the prefix out of every name; nothing else is guessed."""
+    if not family.prefix or any(name in wanted for name in named):
+        return dict(named)
+    return {family.prefix + name: tensor for name, tensor in named.items()}
+
+
+def _drop_tied_copy(named: dict[str, Tensor], family: Family, where: object) -> None:
+    """A tied head may be stored a second time, if it is the same numbers."""
+    names = {
+        row.ours: row.theirs
+        for row in family.tensors
+        if row.ours in ("head.weight", "embed.tokens.weight")
+    }
+    head, embedding = names["head.weight"], names["embed.tokens.weight"]
+    if head not in named:
+        return
+    if embedding in named and not torch.equal(named[head], named[embedding]):
+        raise ModelFileError(
+            "E403", f"{where}:{head}", "the config ties the head, the file has another one"
+        )
+    del named[head]
+
+
+def to_theirs(model: Transformer, family: Family) -> dict[str, Tensor]:
+    """Our tensors under their names, contiguous, a tied head once."""
+    ours = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    theirs: dict[str, Tensor] = {}
+    for row, index in family.rows(set(ours), model.config.layers):
+        theirs |= row.write(ours, index)
+    return {name: tensor.contiguous().cpu() for name, tensor in theirs.items()}
+
+
+def save_folder(
+    model: Transformer,
+    family: Family,
+    folder: Path,
+    *,
+    special: dict[str, int] | None = None,
+    generation: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write what `transformers` opens, into an existing folder.
+
+    Args:
+        model: what to write.
+        family: whose names to use; it must be able to express the model.
+        folder: usually one from `files.new_folder`, so that it appears whole.
+        special: `bos_token_id` and the like, for both config files.
+        generation: further entries of generation_config.json.
+        dtype: the type in the file; None keeps that of the weights.
+    """
+    tensors = to_theirs(model, family)
+    if dtype is not None:
+        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    config = family.write_config(model.config) | {"torch_dtype": stored} | (special or {})
+    write_json(folder / CONFIG, config)
+    write_json(folder / GENERATION, (special or {}) | (generation or {}))
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    with (folder / WEIGHTS).open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,45 @@
+"""The table of families. A new one is a line here; the contract test runs over it."""
+
+from yantai.base.config import nearest
+from yantai.base.errors import ModelFileError, UsageError
+from yantai.families.gpt2 import GPT2
+from yantai.families.llama import LLAMA, QWEN3
+from yantai.families.rules import Family
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (LLAMA, QWEN3, GPT2)}
+
+
+def family_named(name: str) -> Family:
+    """The family of that name.
+
+    Raises:
+        UsageError: no such family; the message names the nearest.
+    """
+    if name not in FAMILIES:
+        guess = nearest(name, list(FAMILIES))
+        raise UsageError(
+            "E201",
+            "family",
+            f"unknown {name!r}",
+            expected=" or ".join(FAMILIES),
+            do=f"did you mean '{guess}'?" if guess else None,
+        )
+    return FAMILIES[name]
+
+
+def family_of(model_type: object, where: str) -> Family:
+    """The family that a config.json names.
+
+    Raises:
+        ModelFileError: the file names none, or one that is not supported.
+    """
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise ModelFileError(
+            "E402",
+            f"{where}:model_type",
+            "a model type that is not supported",
+            expected=" or ".join(FAMILIES),
+            got=model_type,
+            do="convert the model to one of these",
+        )
+    return FAMILIES[model_type]

@@ -1,0 +1,1 @@
+"""Using a trained model: sampling, generation, the object that people hold in their hands."""

@@ -1,0 +1,320 @@
+"""The object that people hold: a model, its tokenizer, its chat format.
+
+Knows: text at the door, ids inside. Everything it does is a few lines over the rooms below.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from yantai.base.config import build
+from yantai.base.device import DTYPES, choose_device, choose_dtype
+from yantai.base.errors import ModelFileError, UsageError
+from yantai.base.files import new_folder, read_json
+from yantai.core.head import token_log_probabilities
+from yantai.core.mask import valid_keys
+from yantai.core.model import Transformer
+from yantai.families.folder import GENERATION, load_folder, save_folder
+from yantai.families.rules import Family
+from yantai.infer.generate import generate_ids, prepare, steps
+from yantai.infer.settings import Generation
+from yantai.text.chat import ChatFormat, Message
+from yantai.text.tokenizer import TURN_END, Tokenizer
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """One token of a text and ln p(token | what stands before)."""
+
+    token: str
+    id: int
+    log_probability: float
+
+
+class LanguageModel:
+    """A causal language model with its tokenizer.
+
+    Args:
+        transformer: the weights.
+        family: whose names its folder uses.
+        tokenizer: None for a folder without one: ids in, logits out.
+        eos_ids: tokens that end a text.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        family: Family,
+        tokenizer: Tokenizer | None = None,
+        eos_ids: frozenset[int] = frozenset(),
+    ):
+        self.transformer, self.family = prepare(transformer), family
+        self._tokenizer = tokenizer
+        self.eos_ids = eos_ids
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            ModelFileError: the folder has none.
+        """
+        if self._tokenizer is None:
+            raise ModelFileError(
+                "E405", "tokenizer.json", "the model folder has no tokenizer", do="pass ids instead"
+            )
+        return self._tokenizer
+
+    @property
+    def chat_format(self) -> ChatFormat:
+        """The renderer of conversations."""
+        return ChatFormat(self.tokenizer)
+
+    def _encode(self, prompt: str) -> list[int]:
+        ids = self.tokenizer.prompt(prompt)
+        if not ids and self.tokenizer.bos_id is not None:
+            return [self.tokenizer.bos_id]
+        return ids
+
+    @overload
+    def generate(self, prompt: str, **settings: Any) -> str | list[str]: ...
+    @overload
+    def generate(self, prompt: Sequence[str], **settings: Any) -> list[str]: ...
+    def generate(self, prompt: str | Sequence[str], **settings: Any) -> str | list[str]:
+        """Continue one prompt or several; settings are those of `Generation`.
+
+        Returns:
+            The prompt with its continuation, special tokens left out: a text, or a list of them
+            for several prompts or `num_return_sequences` above 1.
+
+        >>> model.generate("Once upon a time", max_new_tokens=50, temperature=0.7)  # doctest: +SKIP
+        """
+        chosen = build(Generation, settings, "generate")
+        single = isinstance(prompt, str)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        encoded = [self._encode(text) for text in prompts]
+        texts = []
+        repeated = [text for text in prompts for _ in range(chosen.num_return_sequences)]
+        starts = [len(ids) for ids in encoded for _ in range(chosen.num_return_sequences)]
+        rows = generate_ids(self.transformer, encoded, chosen, self.eos_ids)
+        for text, start, row in zip(repeated, starts, rows, strict=True):
+            texts.append(text + cut_at_stop(self.tokenizer.decode(row[start:]), chosen.stop))
+        return texts[0] if single and len(texts) == 1 else texts
+
+    def stream(self, prompt: str | Sequence[int], **settings: Any) -> Iterator[str]:
+        """The continuation alone, in pieces of whole characters, as they come.
+
+        Args:
+            prompt: a text, or ids (a rendered conversation).
+        """
+        chosen = build(Generation, settings, "stream")
+        ids = self._encode(prompt) if isinstance(prompt, str) else list(prompt)
+        ends = self._turn_ends()
+        decoder = self.tokenizer.stream()
+        held = _HoldBack(chosen.stop)
+        for (token,) in steps(self.transformer, [ids], chosen, ends):
+            if token is None or token in ends:
+                break
+            piece = held.feed(decoder.feed(token))
+            if piece:
+                yield piece
+            if held.stopped:
+                return
+        rest = held.feed(decoder.finish()) + held.finish()
+        if rest:
+            yield rest
+
+    @overload
+    def chat(self, messages: Sequence[Message], *, stream: Literal[True], **settings: Any) -> Iterator[str]: ...
+    @overload
+    def chat(self, messages: Sequence[Message], *, stream: Literal[False] = False, **settings: Any) -> str: ...
+    def chat(
+        self, messages: Sequence[Message], *, stream: bool = False, **settings: Any
+    ) -> str | Iterator[str]:
+        """The assistant's next message.
+
+        Args:
+            messages: tables with `role` and `content`. A conversation that has outgrown the
+                context loses its oldest exchanges first (see `text/chat.py`).
+            stream: give the text in pieces as it comes.
+            settings: those of `Generation`; `max_new_tokens` is 256 by default, or what fits.
+        """
+        room = self.transformer.config.max_positions
+        if settings.get("max_new_tokens") is None and settings.get("max_length") is None:
+            settings["max_new_tokens"] = min(256, max(1, room // 2))
+        new_tokens = build(Generation, settings, "chat").new_tokens(0)
+        if new_tokens >= room:
+            raise UsageError("E201", "max_new_tokens", "leaves no room", expected=f"under {room}")
+        _, rendered = self.chat_format.fit(messages, room - new_tokens)
+        pieces = self.stream(rendered.ids, **settings)
+        return pieces if stream else "".join(pieces)
+
+    def chat_batch(
+        self, conversations: Sequence[Sequence[Message]], *, batch: int = 32, **settings: Any
+    ) -> list[str]:
+        """The assistant's next message in each of many conversations, several at a time.
+
+        Args:
+            conversations: each a list of messages.
+            batch: how many are continued together; the result does not depend on it.
+            settings: those of `Generation`; `max_new_tokens` is needed.
+        """
+        chosen = build(Generation, settings, "chat_batch")
+        room = self.transformer.config.max_positions - chosen.new_tokens(0)
+        chat, ends = self.chat_format, self._turn_ends()
+        prompts = [chat.fit(messages, room)[1].ids for messages in conversations]
+        # neighbours of like length waste no padding
+        order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+        replies = [""] * len(prompts)
+        for start in range(0, len(order), batch):
+            numbers = order[start : start + batch]
+            rows = generate_ids(
+                self.transformer, [prompts[number] for number in numbers], chosen, ends
+            )
+            for number, row in zip(numbers, rows, strict=True):
+                text = self.tokenizer.decode(row[len(prompts[number]) :])
+                replies[number] = cut_at_stop(text, chosen.stop)
+        return replies
+
+    def _turn_ends(self) -> frozenset[int]:
+        turn_end = self.tokenizer.control.get(TURN_END)
+        return self.eos_ids | ({turn_end} if turn_end is not None else set())
+
+    @torch.inference_mode()
+    def logits(
+        self, ids: Tensor | Sequence[int] | Sequence[Sequence[int]], mask: Tensor | None = None
+    ) -> Tensor:
+        """Float[batch, position, vocab]: the logits of the next token at each position.
+
+        Args:
+            ids: one row or a batch of equal rows.
+            mask: 1 for tokens, 0 for padding (on either side), of the shape of `ids`.
+        """
+        tensor = torch.as_tensor(ids, device=next(self.transformer.parameters()).device)
+        tensor = tensor[None] if tensor.ndim == 1 else tensor
+        if mask is None:
+            return self.transformer(tensor)
+        valid = torch.as_tensor(mask, device=tensor.device).bool()
+        positions = (valid.long().cumsum(-1) - 1).clamp_min(0)
+        return self.transformer(tensor, mask=valid_keys(valid), positions=positions)
+
+    @torch.inference_mode()
+    def score(self, text: str) -> list[TokenScore]:
+        """ln p of each token of a text, for sentences and rankings; its first token counts too.
+
+        Raises:
+            UsageError: the text is empty or longer than the context.
+        """
+        plain = self.tokenizer.encode(text)
+        start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
+        ids = ([start] if start is not None else []) + plain
+        limit = self.transformer.config.max_positions
+        if len(ids) < 2 or len(ids) > limit + 1:
+            raise UsageError("E201", "text", "no tokens, or too many", expected=f"1 to {limit}")
+        device = next(self.transformer.parameters()).device
+        row = torch.tensor([ids], device=device)
+        hidden = self.transformer.hidden(row[:, :-1])[0]
+        config = self.transformer.config
+        logs = token_log_probabilities(
+            hidden, self.transformer.head.weight, row[0, 1:], config.softcap
+        )
+        return [
+            TokenScore(self.tokenizer.decode([id], skip_special=False), id, float(log))
+            for id, log in zip(ids[1:], logs, strict=True)
+        ]
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `yantai.load` and `transformers` open."""
+        tokenizer = self._tokenizer
+        special = {"eos_token_id": min(self.eos_ids)} if self.eos_ids else {}
+        if tokenizer is not None and tokenizer.bos_id is not None:
+            special["bos_token_id"] = tokenizer.bos_id
+        if tokenizer is not None and tokenizer.pad_id is not None:
+            special["pad_token_id"] = tokenizer.pad_id
+        with new_folder(Path(folder)) as temporary:
+            save_folder(self.transformer, self.family, temporary, special=special)
+            if tokenizer is not None:
+                tokenizer.save(temporary)
+
+
+def load(
+    path: str | Path, *, dtype: str | None = None, device: str = "auto"
+) -> LanguageModel:
+    """Open a model folder.
+
+    Args:
+        path: a folder that Yantai or `transformers` wrote.
+        dtype: float32, bfloat16, float64; `auto` is the fastest on the device; None keeps the
+            type of the file.
+        device: cpu, cuda or auto.
+
+    Raises:
+        ModelFileError: the folder is not a model, or not a supported one.
+    """
+    folder = Path(path)
+    place = choose_device(device)
+    kind = None if dtype is None else choose_dtype(dtype, place)
+    assert kind is None or kind in DTYPES.values()
+    transformer, family, theirs = load_folder(folder, dtype=kind, device=place)
+    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+    if tokenizer is not None and tokenizer.vocab_size > transformer.config.vocab_size:
+        raise ModelFileError(
+            "E405",
+            folder / "tokenizer.json",
+            "ids reach beyond the embedding",
+            expected=f"at most {transformer.config.vocab_size}",
+            got=tokenizer.vocab_size,
+            do="the tokenizer and the weights must be of one model",
+        )
+    return LanguageModel(transformer, family, tokenizer, _eos_ids(folder, theirs, tokenizer))
+
+
+def _eos_ids(folder: Path, theirs: dict[str, Any], tokenizer: Tokenizer | None) -> frozenset[int]:
+    """From generation_config.json, else config.json, else the tokenizer."""
+    generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+    for table in (generation, theirs):
+        value = table.get("eos_token_id") if isinstance(table, dict) else None
+        if isinstance(value, int):
+            return frozenset({value})
+        if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
+            return frozenset(value)
+    return frozenset({tokenizer.eos_id} if tokenizer and tokenizer.eos_id is not None else ())
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first stop text.
+
+    >>> cut_at_stop("one. two. three", ("two",))
+    'one. '
+    """
+    places = [place for place in (text.find(word) for word in stop) if place >= 0]
+    return text[: min(places)] if places else text
+
+
+class _HoldBack:
+    """Holds back the end of a stream as long as it could be the beginning of a stop text."""
+
+    def __init__(self, stop: Sequence[str]):
+        self.stop, self.held, self.stopped = tuple(stop), "", False
+
+    def feed(self, piece: str) -> str:
+        text = self.held + piece
+        cut = cut_at_stop(text, self.stop)
+        if len(cut) < len(text):
+            self.held, self.stopped = "", True
+            return cut
+        keep = max(
+            (size for word in self.stop for size in range(1, len(word)) if text.endswith(word[:size])),
+            default=0,
+        )
+        self.held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def finish(self) -> str:
+        return "" if self.stopped else self.held
+
+

@@ -1,0 +1,83 @@
+"""A chat in the terminal.
+
+Knows: lines in, pieces of text out, the conversation so far. What happens when it outgrows the
+context is the policy of `text/chat.py`.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from yantai.base.errors import YantaiError
+from yantai.base.log import say
+from yantai.infer.language_model import LanguageModel, load
+from yantai.life.settings import Chat
+
+PROMPT = "› "
+
+
+def chat(settings: Chat, emit: Callable[[str], None]) -> dict[str, Any]:
+    """`yantai chat`: returns the messages at the end."""
+    model = load(settings.model, dtype=settings.dtype, device=settings.device)
+    if sys.stdin.isatty():
+        say("Type a message. /reset starts over, /exit or Ctrl-D ends.")
+    asked = {"max_new_tokens": settings.max_new_tokens, "seed": settings.seed}
+    for name in ("temperature", "top_p"):
+        if getattr(settings, name) is not None:
+            asked[name] = getattr(settings, name)
+    return {"messages": converse(model, _lines(), emit, system=settings.system, settings=asked)}
+
+
+def _lines() -> Iterable[str]:
+    interactive = sys.stdin.isatty()
+    while True:
+        try:
+            if interactive:
+                sys.stderr.write(PROMPT)
+                sys.stderr.flush()
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            return
+        if not line:
+            return
+        yield line.rstrip("\n")
+
+
+def converse(
+    model: LanguageModel,
+    lines: Iterable[str],
+    emit: Callable[[str], None],
+    *,
+    system: str | None = None,
+    settings: dict[str, Any] | None = None,
+) -> list[dict[str, str]]:
+    """Answer line after line; an error is told and the conversation goes on."""
+    start = [{"role": "system", "content": system}] if system else []
+    messages = list(start)
+    room = model.transformer.config.max_positions
+    settings = dict(settings or {})
+    settings["max_new_tokens"] = min(settings.get("max_new_tokens", 256), max(1, room // 2))
+    for line in lines:
+        if line.strip() in ("/exit", "/quit"):
+            break
+        if line.strip() == "/reset":
+            messages = list(start)
+            say("(a new conversation)")
+            continue
+        if not line.strip():
+            continue
+        messages.append({"role": "user", "content": line})
+        reply = ""
+        try:
+            for piece in model.chat(messages, stream=True, **settings):
+                emit(piece)
+                reply += piece
+        except KeyboardInterrupt:
+            say(" (stopped)")
+        except YantaiError as error:
+            say(f"error[{error.code}] {error}")
+            messages.pop()
+            continue
+        emit("\n")
+        messages.append({"role": "assistant", "content": reply})
+    return messages

@@ -1,0 +1,185 @@
+"""Before an hour is spent: is this machine fit, can this recipe run, can these files be read?
+
+Knows: what to look at and what is worth saying. Every finding is a line with a level (ok, note,
+problem); a problem makes the exit status 2.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yantai.base.config import build, read_yaml
+from yantai.base.device import (
+    available_memory_bytes,
+    choose_device,
+    choose_dtype,
+    describe_machine,
+    fix_threads,
+    has_fast_bfloat16,
+)
+from yantai.base.errors import UsageError, YantaiError
+from yantai.core.cost import count, training_bytes
+from yantai.core.initialise import build_meta
+from yantai.families.folder import CONFIG
+from yantai.families.table import family_named
+from yantai.infer.language_model import load
+from yantai.life.settings import Doctor
+from yantai.text.document import DocumentReader
+from yantai.text.tokenizer import script_of
+from yantai.train.pretrain import fill_in, model_config
+from yantai.train.recipe import Pretrain
+
+Finding = tuple[str, str]
+
+
+def doctor(settings: Doctor, emit: Callable[[str], None]) -> dict[str, Any]:
+    """`yantai doctor`.
+
+    Raises:
+        UsageError: something was found that would stop or spoil the run; it is in the list.
+    """
+    findings = _machine()
+    what = settings.what
+    if what is not None:
+        if not what.exists():
+            raise UsageError("E206", what, "no such file or folder")
+        if what.is_file() and what.suffix in (".yaml", ".yml"):
+            findings += _guard(_recipe, what, settings)
+        elif what.is_dir() and (what / CONFIG).is_file():
+            findings += _guard(_model, what, settings)
+        else:
+            findings += _guard(_data, what, settings)
+    for level, line in findings:
+        emit(f"{level:8}{line}\n")
+    problems = [line for level, line in findings if level == "problem"]
+    if problems:
+        raise UsageError("E203", what or "machine", f"{len(problems)} problems: {problems[0]}")
+    return {"findings": [{"level": level, "line": line} for level, line in findings]}
+
+
+def _guard(
+    check: Callable[[Path, Doctor], list[Finding]], what: Path, settings: Doctor
+) -> list[Finding]:
+    try:
+        return check(what, settings)
+    except YantaiError as error:
+        return [("problem", f"[{error.code}] {error}")]
+
+
+def _machine() -> list[Finding]:
+    device = choose_device()
+    threads = fix_threads()
+    facts = describe_machine(device)
+    findings = [
+        ("ok", f"{facts['processor']}, {facts['cores']} cores, {threads} threads"),
+        ("ok", f"Python {facts['python']}, torch {facts['torch']}, device {device.type}"),
+    ]
+    wide, narrow = _product_speed(torch.float32, device), _product_speed(torch.bfloat16, device)
+    line = f"products: float32 {wide:,.0f} GFLOP/s, bfloat16 {narrow:,.0f} GFLOP/s"
+    findings.append(("ok", line))
+    if has_fast_bfloat16(device) and narrow < wide:
+        findings.append(("note", "bfloat16 is slower than float32 here: use --dtype float32"))
+    if not has_fast_bfloat16(device):
+        findings.append(("note", "no bfloat16 instructions: training runs in float32"))
+    free = available_memory_bytes(device)
+    findings.append(("ok" if free > 2e9 else "note", f"{free / 1e9:.1f} GB of memory free"))
+    disk = shutil.disk_usage(Path.cwd()).free
+    findings.append(("ok" if disk > 5e9 else "note", f"{disk / 1e9:.0f} GB of disk free here"))
+    return findings
+
+
+def _product_speed(dtype: torch.dtype, device: torch.device, size: int = 1024) -> float:
+    """GFLOP/s of a square product, best of five."""
+    left = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        left @ left
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best / 1e9
+
+
+def _recipe(path: Path, settings: Doctor) -> list[Finding]:
+    values = read_yaml(path)
+    verb = values.pop("verb", "pretrain")
+    if verb != "pretrain":
+        return [("note", f"{path}: recipes of the verb {verb!r} are not examined")]
+    recipe = fill_in(build(Pretrain, values, str(path)))
+    family = family_named(recipe.family)
+    findings = [("ok", f"{path}: every key is known")]
+    config = model_config(recipe, family, recipe.vocab_size)
+    cost = count(build_meta(config), recipe.context or 1)
+    device = choose_device(recipe.device)
+    memory = training_bytes(
+        cost,
+        config,
+        batch=recipe.batch or 1,
+        context=recipe.context or 1,
+        compute_bytes=choose_dtype(recipe.dtype, device).itemsize,
+        copies=2,
+    )
+    free = available_memory_bytes(device)
+    level = "problem" if memory > free else "ok"
+    size = f"{cost.parameters / 1e6:.1f} M parameters"
+    findings.append((level, f"{size}, about {memory / 1e9:.2f} GB of {free / 1e9:.1f} GB free"))
+    for name, rate in (("rate", recipe.rate), ("matrix_rate", recipe.matrix_rate)):
+        if rate is not None and not 1e-6 <= rate <= 0.3:
+            findings.append(("problem", f"{name} {rate} is far from sane (1e-6 to 0.3)"))
+    if recipe.out.joinpath("recipe.json").exists() and not recipe.resume:
+        findings.append(("problem", f"{recipe.out} holds a run already; use --resume"))
+    for documents in (*recipe.data, *recipe.valid):
+        findings += _data(documents, settings)
+    return findings
+
+
+def _data(path: Path, settings: Doctor) -> list[Finding]:
+    """Read everything once: what is bad is named, what is there is counted."""
+    reader = DocumentReader([path], text_field=settings.text_field)
+    languages: dict[str, int] = {}
+    size = longest = 0
+    seen: set[int] = set()
+    duplicates = 0
+    for document in reader:
+        language = script_of(document.text[:2000])
+        languages[language] = languages.get(language, 0) + 1
+        size += document.size_bytes
+        longest = max(longest, document.size_bytes)
+        mark = hash(document.text)
+        duplicates += mark in seen
+        seen.add(mark)
+    total = sum(languages.values())
+    shares = ", ".join(f"{count:,} {language}" for language, count in sorted(languages.items()))
+    findings = [("ok", f"{path}: {total:,} documents ({shares}), {size / 1e6:.1f} MB")]
+    if total == 0:
+        findings.append(("problem", f"{path}: no document with text"))
+    if duplicates:
+        findings.append(("note", f"{path}: {duplicates:,} documents occur more than once"))
+    for reason, number in reader.account.dropped.items():
+        findings.append(("note", f"{path}: {number:,} rows left out: {reason}"))
+    return findings
+
+
+def _model(path: Path, settings: Doctor) -> list[Finding]:
+    model = load(path)
+    config = model.transformer.config
+    cost = count(model.transformer, config.max_positions)
+    findings = [
+        (
+            "ok",
+            f"{path}: {model.family.name}, {cost.parameters / 1e6:.2f} M parameters, "
+            f"context {config.max_positions:,}, vocabulary {config.vocab_size:,}",
+        )
+    ]
+    if not (path / "tokenizer.json").is_file():
+        findings.append(("note", f"{path}: no tokenizer; ids in, logits out"))
+    elif model.tokenizer.chat_template is None:
+        findings.append(("note", f"{path}: no chat template; `yantai chat` uses ChatML"))
+    if not model.eos_ids:
+        findings.append(("note", f"{path}: no end-of-text token; generation stops by length only"))
+    return findings

@@ -1,0 +1,173 @@
+"""The whole life of a small model on one machine, in about five minutes.
+
+Knows: the order of the stages and how the minutes are shared. Text comes from the village, so no
+data is needed and every score has a truth.
+
+    DIR/village.jsonl → DIR/pretrain/ → DIR/chat/ → DIR/model/ → DIR/scores.json, receipt.json
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yantai.base.device import choose_device, fix_threads
+from yantai.base.errors import UsageError
+from yantai.base.files import FolderLock, new_folder, write_json
+from yantai.base.log import duration, say
+from yantai.infer.language_model import load
+from yantai.life.chat import chat
+from yantai.life.settings import Chat, Quickstart
+from yantai.life.village_scores import LANGUAGES, score_all
+from yantai.text.village import Village
+from yantai.train.chat_tune import ChatTuning, chat_tune
+from yantai.train.plan import energy_estimate
+from yantai.train.pretrain import pretrain
+from yantai.train.receipt import file_hashes, receipt
+from yantai.train.recipe import Pretrain
+
+PRETRAIN_SHARE, CHAT_SHARE = 0.52, 0.22
+DOCUMENTS_PER_MINUTE, ROWS_PER_MINUTE = 4000, 2400
+PEOPLE = 24
+
+
+def quickstart(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, Any]:
+    """`yantai quickstart`.
+
+    Raises:
+        UsageError: the folder holds something already.
+    """
+    out = settings.out
+    if out.exists() and any(path.name != ".lock" for path in out.iterdir()):
+        raise UsageError(
+            "E204", out, "is not empty", do=f"choose another --out, or remove {out} first"
+        )
+    with FolderLock(out):
+        result = _live(settings, emit)
+    if settings.serve and not settings.no_serve and sys.stdin.isatty() and sys.stdout.isatty():
+        say(f"\nYour model is in {out / 'model'}. Ask it something, in English or Chinese.")
+        chat(Chat(model=out / "model"), emit)
+    return result
+
+
+def _live(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, Any]:
+    out, began = settings.out, time.monotonic()
+    fix_threads(settings.threads)
+    village = Village(seed=settings.seed, people=PEOPLE)
+    _write_village(village, out / "village.jsonl", settings.minutes)
+    _title(2, "pretraining on its stories")
+    tokens = _pretrain(settings, out)
+    _title(3, "learning to converse")
+    tuned = _tune(settings, village, out)
+    with new_folder(out / "model") as folder:
+        shutil.copytree(out / "chat" / "model", folder, dirs_exist_ok=True)
+    _title(4, "scores")
+    scores = score_all(load(out / "model", dtype="auto"), village)
+    write_json(out / "scores.json", scores)
+    emit(_table(scores))
+    seconds = time.monotonic() - began
+    device = choose_device()
+    energy = energy_estimate(seconds, device, torch.get_num_threads())
+    facts = {
+        "seconds": round(seconds, 1),
+        "tokens": tokens["tokens"] + tuned["tokens"],
+        "parameters": tuned["parameters"],
+        "energy": energy,
+        "facts_in_the_world": len(village.world.facts),
+    }
+    outputs = {f"model/{name}": digest for name, digest in file_hashes(out / "model").items()}
+    inputs = {"village": {"seed": settings.seed, "people": PEOPLE}}
+    write_json(
+        out / "receipt.json", receipt("quickstart", settings, inputs, outputs, facts, device)
+    )
+    weights = outputs["model/model.safetensors"]
+    emit(
+        f"{duration(seconds)}, {facts['tokens']:,} tokens, {energy['watt_hours']:.1f} Wh by "
+        f"estimate ({energy['basis']})\nweights sha256 {weights[:16]}… · {out / 'receipt.json'}\n"
+    )
+    return {"model": str(out / "model"), "scores": scores, **facts}
+
+
+def _title(number: int, text: str) -> None:
+    say(f"\n[{number}/4] {text}")
+
+
+def _write_village(village: Village, path: Path, minutes: float) -> None:
+    _title(1, f"a village of {PEOPLE} people, {len(village.world.facts)} facts")
+    count = max(2000, int(DOCUMENTS_PER_MINUTE * minutes))
+    size = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in village.documents(count, languages=LANGUAGES):
+            size += file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    for language in LANGUAGES:
+        story = next(iter(village.stories(1, language)))
+        say(f"  {story.text[:160]}…")
+    say(f"  {count:,} documents, {size / 1e6:.1f} million characters")
+
+
+def _pretrain(settings: Quickstart, out: Path) -> dict[str, Any]:
+    return pretrain(
+        Pretrain(
+            data=(out / "village.jsonl",),
+            out=out / "pretrain",
+            minutes=settings.minutes * PRETRAIN_SHARE,
+            seed=settings.seed,
+            threads=settings.threads,
+            **RECIPE,
+        )
+    )
+
+
+def _tune(settings: Quickstart, village: Village, out: Path) -> dict[str, Any]:
+    count = max(1000, int(ROWS_PER_MINUTE * settings.minutes))
+    rows = [row["messages"] for row in village.dialogues(count, languages=LANGUAGES)]
+    tuning = ChatTuning(
+        model=out / "pretrain" / "model",
+        out=out / "chat",
+        minutes=settings.minutes * CHAT_SHARE,
+        seed=settings.seed,
+        threads=settings.threads,
+        **TUNING,
+    )
+    return chat_tune(tuning, rows)
+
+
+RECIPE: dict[str, Any] = {
+    "size": "tiny",
+    "vocab_size": 3072,
+    "context": 512,
+    "batch": 16,
+    "valid_tokens": 32_768,
+    "weight_decay": 0.02,
+}
+TUNING: dict[str, Any] = {
+    "size": "tiny",
+    "context": 512,
+    "batch": 16,
+    "matrix_rate": 0.01,
+    "rate": 2e-3,
+    "valid_tokens": 16_384,
+    "weight_decay": 0.0,
+}
+
+
+def _table(scores: dict[str, dict[str, Any]]) -> str:
+    lines = []
+    for name, row in scores.items():
+        cells = []
+        for language in LANGUAGES:
+            item = row[language]
+            if name.startswith("bits"):
+                cells.append(f"{language} {item['value']:.3f} [{item['low']:.3f}, {item['high']:.3f}]")
+            else:
+                chance = f"chance {item['chance']:.0%}"
+                cells.append(
+                    f"{language} {item['value']:.1%} [{item['low']:.1%}, {item['high']:.1%}] {chance}"
+                )
+        lines.append(f"  {name:30} " + "   ".join(cells))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,110 @@
+"""The flags of the verbs that are no training: names, ranges, help. Imports no torch."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from yantai.base.config import Config
+from yantai.infer.settings import Generation
+
+
+class _OnModel(Config):
+    dtype: Literal["auto", "bfloat16", "float32", "float64"] = Field(
+        "auto", description="type of the arithmetic; auto is the fastest here"
+    )
+    device: str = Field("auto", description="cpu, cuda, or auto")
+
+
+class Generate(Generation, _OnModel):
+    """Continue a text.
+
+    Example: yantai generate run/model "Once upon a time" --temperature 0.7
+    """
+
+    model: Path = Field(description="a model folder")
+    prompt: str = Field("", description="the text to continue")
+
+
+class Chat(_OnModel):
+    """Talk to a model in the terminal; /reset starts over, /exit or Ctrl-D ends.
+
+    Example: yantai chat quickstart/model
+    """
+
+    model: Path = Field(description="a model folder")
+    system: str | None = Field(None, description="a system message")
+    max_new_tokens: int = Field(256, ge=1, description="longest answer, tokens")
+    temperature: float | None = Field(None, ge=0, le=100, description="0 or absent is greedy")
+    top_p: float | None = Field(None, gt=0, le=1, description="draw among this probability mass")
+    seed: int = Field(0, ge=0, description="decides what is drawn")
+
+
+class Evaluate(_OnModel):
+    """Loss, perplexity and bits per byte of a model on documents, with 95 % intervals.
+
+    Example: yantai evaluate run/model --data held-out/ --json
+    """
+
+    model: Path = Field(description="a model folder")
+    data: tuple[Path, ...] = Field(description="documents: files or folders")
+    against: Path | None = Field(None, description="a second model, compared on the same text")
+    context: int | None = Field(None, ge=2, description="tokens a window; the model's by default")
+    stride: int | None = Field(None, ge=1, description="how far windows slide; half by default")
+    text_field: str = Field("text", description="the field of JSON rows that holds the text")
+    encoding: str = Field("utf-8", description="encoding of text files")
+    seed: int = Field(0, ge=0, description="of the bootstrap")
+    dtype: Literal["auto", "bfloat16", "float32", "float64"] = Field(
+        "float32", description="type of the arithmetic"
+    )
+
+
+class TrainTokenizer(Config):
+    """Learn a byte-level BPE vocabulary and report how well it fits each language.
+
+    Example: yantai tokenizer books/ --vocab-size 8192 --out tokenizer
+    """
+
+    documents: tuple[Path, ...] = Field(description="documents: files or folders")
+    out: Path = Field(description="the tokenizer's folder")
+    vocab_size: int = Field(8192, ge=261, description="entries, bytes and special tokens included")
+    kind: Literal["bpe", "characters"] = Field("bpe", description="what a token is")
+    text_field: str = Field("text", description="the field of JSON rows that holds the text")
+    on_bad_row: Literal["stop", "quarantine"] = Field("stop", description="what a bad row does")
+    encoding: str = Field("utf-8", description="encoding of text files")
+    seed: int = Field(0, ge=0, description="recorded; training a vocabulary draws nothing")
+
+
+class Doctor(Config):
+    """Check this machine, and a recipe, documents or a model, before an hour is spent.
+
+    Example: yantai doctor recipes/novel.yaml
+    """
+
+    what: Path | None = Field(None, description="a recipe, documents, or a model folder")
+    text_field: str = Field("text", description="the field of JSON rows that holds the text")
+    seed: int = Field(0, ge=0, description="of the trial products")
+
+
+class Verify(Config):
+    """Walk the chain of hashes of a run or model folder; the broken link is named.
+
+    Example: yantai verify run
+    """
+
+    folder: Path = Field(description="a run's folder or a model folder")
+    seed: int = Field(0, ge=0, description="recorded only")
+
+
+class Quickstart(Config):
+    """The whole life of a small model on this machine: text, training, scores, a chat.
+
+    Example: yantai quickstart --minutes 5
+    """
+
+    out: Path = Field(Path("quickstart"), description="the folder that everything goes to")
+    minutes: float = Field(5.0, gt=0.2, le=600, description="about how long it may take")
+    serve: bool = Field(True, description="end on a chat, where there is a terminal")
+    no_serve: bool = Field(False, description="end after the scores")
+    seed: int = Field(7, ge=0, description="of the village and of the training")
+    threads: int | None = Field(None, ge=1, description="CPU threads")

@@ -1,0 +1,154 @@
+"""What the simple verbs do: a few lines each over the rooms below.
+
+Every function takes its settings and `emit`, which shows text to a person, and returns the table
+that `--json` prints.
+"""
+
+from collections.abc import Callable, Iterator
+from math import log
+from pathlib import Path
+from typing import Any
+
+from yantai.base.files import FolderLock, new_folder, read_json, write_json
+from yantai.evaluate.compare import paired_ratio_difference
+from yantai.evaluate.text_loss import TextLoss, text_loss
+from yantai.infer.language_model import LanguageModel, load
+from yantai.infer.settings import Generation
+
+from yantai.life.settings import Evaluate, Generate, TrainTokenizer
+from yantai.text.chat import CHATML
+from yantai.text.document import DocumentReader
+from yantai.text.tokenizer import Tokenizer, compression_report
+from yantai.train.pretrain import pretrain as run_pretrain
+from yantai.train.receipt import file_hashes, versions
+from yantai.train.recipe import Pretrain
+
+Emit = Callable[[str], None]
+
+
+def pretrain(settings: Pretrain, emit: Emit) -> dict[str, Any]:
+    """`yantai pretrain`."""
+    if settings.resume and (settings.out / "recipe.json").is_file():
+        settings = _with_saved(settings)
+    result = run_pretrain(settings)
+    emit(f"{result['model']}\n")
+    return result
+
+
+def _with_saved(settings: Pretrain) -> Pretrain:
+    """On a resume, what is not given again is what the run was started with."""
+    saved = read_json(settings.out / "recipe.json")["settings"]
+    given = settings.model_fields_set
+    kept = {
+        key: value
+        for key, value in saved.items()
+        if key in Pretrain.model_fields and key not in given
+    }
+    return Pretrain.model_validate({**kept, **{key: getattr(settings, key) for key in given}})
+
+
+def tokenizer(settings: TrainTokenizer, emit: Emit) -> dict[str, Any]:
+    """`yantai tokenizer`."""
+
+    def reader() -> DocumentReader:
+        bad_rows = settings.out / "quarantine" if settings.on_bad_row == "quarantine" else None
+        return DocumentReader(
+            list(settings.documents),
+            text_field=settings.text_field,
+            policy=settings.on_bad_row,
+            quarantine=bad_rows,
+            encoding=settings.encoding,
+        )
+
+    def texts(source: DocumentReader) -> Iterator[str]:
+        return (document.text for document in source)
+
+    with FolderLock(settings.out.parent / f".{settings.out.name}.lock"):
+        source = reader()
+        trained = Tokenizer.train(texts(source), settings.vocab_size, settings.kind)
+        trained.chat_template = CHATML
+        report = compression_report(trained, texts(reader()))
+        with new_folder(settings.out) as folder:
+            trained.save(folder)
+            write_json(folder / "report.json", report)
+            write_json(
+                folder / "receipt.json",
+                {
+                    "stage": "tokenizer",
+                    "settings": settings.model_dump(mode="json"),
+                    "inputs": {"sources": source.sources, "rows": source.account.as_dict()},
+                    "outputs": file_hashes(folder),
+                    "versions": versions(),
+                },
+            )
+    emit(f"{settings.out}: {trained.vocab_size:,} entries\n")
+    for language, row in report.items():
+        emit(
+            f"  {language}: {row['documents']:,.0f} documents, {row['bytes_per_token']:.2f} bytes "
+            f"and {row['characters_per_token']:.2f} characters a token\n"
+        )
+    return {"tokenizer": str(settings.out), "vocab_size": trained.vocab_size, "languages": report}
+
+
+def generate(settings: Generate, emit: Emit) -> dict[str, Any]:
+    """`yantai generate`."""
+    model = load(settings.model, dtype=settings.dtype, device=settings.device)
+    own = {
+        key: getattr(settings, key)
+        for key in settings.model_fields_set
+        if key in Generation.model_fields
+    }
+    if settings.num_return_sequences == 1:
+        emit(settings.prompt)
+        text = settings.prompt
+        for piece in model.stream(settings.prompt, **own):
+            emit(piece)
+            text += piece
+        emit("\n")
+        return {"texts": [text]}
+    texts = model.generate(settings.prompt, **own)
+    found = [texts] if isinstance(texts, str) else texts
+    emit("\n---\n".join(found) + "\n")
+    return {"texts": found}
+
+
+def evaluate(settings: Evaluate, emit: Emit) -> dict[str, Any]:
+    """`yantai evaluate`."""
+    scored = _score(settings, settings.model)
+    report = scored.report(settings.seed)
+    interval = report["intervals"]["bits_per_byte"]
+    emit(
+        f"loss {report['loss']:.4f} nats a token · perplexity {report['perplexity']:.2f} · "
+        f"bits per byte {report['bits_per_byte']:.4f} "
+        f"(95 %: {interval['low']:.4f} to {interval['high']:.4f})\n"
+        f"{report['documents']:,} documents, {report['tokens']:,} tokens, "
+        f"{report['bytes']:,} bytes\n"
+    )
+    if settings.against is not None:
+        report["against"] = _compare(settings, scored)
+        other = report["against"]
+        emit(
+            f"against {settings.against}: {other['value']:+.4f} bits per byte "
+            f"(95 %: {other['low']:+.4f} to {other['high']:+.4f}): {other['verdict']}\n"
+        )
+    return report
+
+
+def _score(settings: Evaluate, folder: Path) -> TextLoss:
+    model: LanguageModel = load(folder, dtype=settings.dtype, device=settings.device)
+    reader = DocumentReader(
+        list(settings.data), text_field=settings.text_field, encoding=settings.encoding
+    )
+    return text_loss(model, reader, context=settings.context, stride=settings.stride)
+
+
+def _compare(settings: Evaluate, scored: TextLoss) -> dict[str, Any]:
+    """The paired bootstrap over documents: both models on the same pieces."""
+    assert settings.against is not None
+    other = _score(settings, settings.against)
+    bits = [
+        [value / log(2) for value in part.document_losses] for part in (scored, other)
+    ]
+    return paired_ratio_difference(*bits, scored.document_bytes, settings.seed)
+
+

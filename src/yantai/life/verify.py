@@ -1,0 +1,118 @@
+"""The chain of hashes from data to weights, walked link by link.
+
+Knows: receipts, manifests, folders of a run. A chain that holds says which links were checked; one
+that does not names the first broken link.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from yantai.base.errors import ModelFileError, UsageError
+from yantai.base.files import read_json, sha256_file
+from yantai.data.shards import MANIFEST, Shards
+from yantai.life.settings import Verify
+from yantai.text.tokenizer import Tokenizer
+from yantai.train.store import problem_of
+
+
+def verify(settings: Verify, emit: Callable[[str], None]) -> dict[str, Any]:
+    """`yantai verify`.
+
+    Raises:
+        ModelFileError: E409, naming the broken link.
+    """
+    folder = settings.folder
+    if not folder.is_dir():
+        raise UsageError("E206", folder, "no such folder")
+    links: list[str] = []
+    notes: list[str] = []
+    if (folder / "recipe.json").is_file():
+        _verify_run(folder, links, notes)
+    elif (folder / "receipt.json").is_file():
+        _verify_outputs(folder, links)
+    else:
+        raise UsageError(
+            "E206", folder, "no receipt.json here", expected="a run's folder or a model folder"
+        )
+    for line in links:
+        emit(f"holds: {line}\n")
+    for line in notes:
+        emit(f"note: {line}\n")
+    return {"holds": True, "links": links, "notes": notes}
+
+
+def _broken(where: object, what: str, expected: object = None, got: object = None) -> ModelFileError:
+    return ModelFileError("E409", where, what, expected=expected, got=got)
+
+
+def _verify_outputs(folder: Path, links: list[str]) -> dict[str, Any]:
+    """Every file is the one that the folder's receipt names, and there is no other."""
+    receipt = read_json(folder / "receipt.json")
+    outputs = receipt.get("outputs", {})
+    for name, digest in outputs.items():
+        path = folder / name
+        if not path.is_file():
+            raise _broken(path, "the file of the receipt is missing")
+        got = sha256_file(path)
+        if got != digest:
+            raise _broken(path, "not the file of the receipt", digest[:12], got[:12])
+    present = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "receipt.json"
+    }
+    if receipt.get("stage") == "model" and present - set(outputs):
+        extra = sorted(present - set(outputs))[0]
+        raise _broken(folder / extra, "a file that the receipt does not know")
+    links.append(f"{folder}: {len(outputs)} files are those of its receipt")
+    return receipt
+
+
+def _verify_run(run: Path, links: list[str], notes: list[str]) -> None:
+    """sources → tokens → weights, tokenizer → tokens, checkpoints."""
+    tokenizer = Tokenizer.load(run / "tokenizer")
+    shards = {}
+    for manifest in sorted((run / "tokens").glob(f"*/{MANIFEST}")):
+        part = Shards.open(manifest.parent, verify=True)
+        if part.tokenizer_hash != tokenizer.hash:
+            raise _broken(manifest, "the tokens were made by another tokenizer")
+        shards[manifest.parent.name] = part
+        links.append(f"{manifest.parent}: shards hold, made by {run / 'tokenizer'}")
+        _verify_sources(read_json(manifest)["sources"], links, notes)
+    train = [part.hash for name, part in sorted(shards.items()) if name.startswith("train")]
+    for name in ("model", "last"):
+        folder = run / name
+        if not folder.is_dir():
+            notes.append(f"{folder}: not there (yet)")
+            continue
+        inputs = _verify_outputs(folder, links).get("inputs", {})
+        if inputs.get("tokenizer") != tokenizer.hash:
+            raise _broken(folder / "receipt.json", "made with another tokenizer")
+        if train and inputs.get("tokens") != train:
+            raise _broken(folder / "receipt.json", "trained on other tokens", train)
+        links.append(f"{folder}: made from these tokens and this tokenizer")
+    if (run / "receipt.json").is_file():
+        _verify_outputs(run, links)
+    for path in sorted((run / "checkpoints").glob("step-*")):
+        problem = problem_of(path)
+        if problem is not None:
+            raise _broken(path, problem)
+        links.append(f"{path}: holds")
+
+
+def _verify_sources(
+    sources: list[dict[str, Any]], links: list[str], notes: list[str]
+) -> None:
+    """The raw files, where they still are."""
+    there = 0
+    for source in sources:
+        path = Path(source["path"])
+        if not path.is_file():
+            notes.append(f"{path}: the source is no longer there")
+            continue
+        got = sha256_file(path)
+        if got != source["sha256"]:
+            raise _broken(path, "the source has changed", source["sha256"][:12], got[:12])
+        there += 1
+    links.append(f"{there} source files are those that were read")

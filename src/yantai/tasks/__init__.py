@@ -1,0 +1,1 @@
+"""What to learn: example → batch → loss → metrics."""

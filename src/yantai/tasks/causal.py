@@ -1,0 +1,24 @@
+"""Predict the next token: pretraining on text and tuning on conversations are both this.
+
+Knows: a row's ids, targets and documents. They differ only in which targets a row has.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from yantai.core.mask import Mask, same_document
+from yantai.core.model import Transformer
+from yantai.data.batch import Batch
+
+
+@dataclass(frozen=True)
+class Causal:
+    """−Σ ln p(targetₜ | ids≤ₜ), nobody looking across a document's border."""
+
+    name: str = "causal"
+
+    def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:
+        """The sum over the batch's targets, natural logarithm."""
+        mask = Mask() if batch.single_document else same_document(batch.documents)
+        return model.loss_sum(batch.ids, batch.targets, mask, batch.positions)

@@ -1,0 +1,21 @@
+"""The few things that a task must say; the trainer asks for nothing else.
+
+Knows: a model, a batch, a loss. Knows nothing of steps or files.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from yantai.core.model import Transformer
+from yantai.data.batch import Batch
+
+
+class Task(Protocol):
+    """What is learned from a batch."""
+
+    name: str
+
+    def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:
+        """The sum of the losses of the batch's targets; the trainer divides by their count."""
+        ...

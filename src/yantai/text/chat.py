@@ -1,0 +1,316 @@
+"""Messages → ids and the mask of what is learned: one renderer for training, evaluation, serving.
+
+Knows: templates in Jinja, control tokens, spans. Knows nothing of models. No torch.
+
+How a message is kept from forging a control token:
+
+1. Wherever a message spells a control token, or begins or ends with a part of one, a guard
+   character that occurs nowhere in the input is put inside.
+2. The template is rendered, in a sandbox with limits.
+3. The result is cut at the control tokens, which now can only be the template's own; they become
+   ids. What lies between is text: the guards are taken out and it is encoded as text.
+
+What is learned is what the template puts between `{% generation %}` and `{% endgeneration %}`;
+text is cut at those borders too, so a prompt's ids are always a prefix of the training ids.
+
+When a conversation outgrows the context, `fit` drops the oldest exchanges, never the system
+message and never the last message; if those alone do not fit, it is an error.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from yantai.base.errors import DataError, ModelFileError
+from yantai.text.tokenizer import Tokenizer
+
+ROLES = ("system", "user", "assistant")
+MAX_TEMPLATE_CHARACTERS = 100_000
+MAX_OUTPUT_CHARACTERS = 8_000_000
+MAX_RANGE = 10_000
+
+CHATML = """\
+{{- bos_token }}
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' }}
+{%- if message.role == 'assistant' %}
+{%- generation %}{{- message.content + '<|im_end|>' }}{%- endgeneration %}
+{%- else %}
+{{- message.content + '<|im_end|>' }}
+{%- endif %}
+{{- '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as the model sees it.
+
+    Attributes:
+        ids: token ids.
+        learn: for each id, whether the model is to learn to produce it.
+        text: the rendered text, control tokens spelled out.
+    """
+
+    ids: list[int]
+    learn: list[bool]
+    text: str
+
+
+class _Generation(Extension):
+    """`{% generation %}…{% endgeneration %}` puts a mark before and behind what it encloses."""
+
+    tags = {"generation"}  # noqa: RUF012 - the library's way
+
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
+
+    def _mark(self, caller) -> str:
+        start, stop = self.environment.globals["_marks"]
+        return f"{start}{caller()}{stop}"
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """No attribute escapes, no long ranges, no format strings."""
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if attr in ("format", "format_map"):
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+
+def _short_range(*arguments: int) -> range:
+    values = range(*arguments)
+    if len(values) > MAX_RANGE:
+        raise SecurityError(f"a range of {len(values)} passes the limit of {MAX_RANGE}")
+    return values
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)
+
+
+class ChatFormat:
+    """The renderer of one tokenizer and its template.
+
+    Raises:
+        ModelFileError: the template is too long or is not Jinja; the message has its line.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: str | None = None):
+        self.tokenizer = tokenizer
+        self.template = template or tokenizer.chat_template or CHATML
+        if len(self.template) > MAX_TEMPLATE_CHARACTERS:
+            raise ModelFileError(
+                "E407", "chat_template", "too long", expected=MAX_TEMPLATE_CHARACTERS
+            )
+        self._environment = _Sandbox(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, "jinja2.ext.loopcontrols"],
+        )
+        self._environment.globals.update(
+            range=_short_range,
+            raise_exception=_raise,
+            strftime_now=lambda form: datetime.now().strftime(form),
+        )
+        for name in ("cycler", "joiner", "lipsum"):
+            self._environment.globals.pop(name, None)
+        self._environment.filters["tojson"] = functools.partial(_to_json)
+        try:
+            self._compiled = self._environment.from_string(self.template)
+        except TemplateSyntaxError as error:
+            raise ModelFileError("E407", f"chat_template:{error.lineno}", str(error)) from error
+        names = sorted(tokenizer.control, key=len, reverse=True)
+        self._controls = re.compile("|".join(re.escape(name) for name in names) or r"(?!)")
+
+    @property
+    def marks_generation(self) -> bool:
+        """Whether the template says what is learned; without it the format cannot train."""
+        return re.search(r"\{%-?\s*generation\b", self.template) is not None
+
+    def render(self, messages: Sequence[Message], *, reply: bool = False) -> Rendered:
+        """Render a conversation.
+
+        Args:
+            messages: tables with `role` and `content`.
+            reply: end with the beginning of an assistant's turn, for it to be continued.
+
+        Raises:
+            DataError: a message is malformed; its index is named.
+            ModelFileError: the template fails or passes a limit; its line is named.
+        """
+        check_messages(messages)
+        guard, start, stop = _unused_characters(self.template, messages)
+        guarded = [
+            message | {"content": self._guard(message["content"], guard)} for message in messages
+        ]
+        text = self._run(guarded, reply, (start, stop))
+        ids: list[int] = []
+        learn: list[bool] = []
+        learning = False
+        for piece in re.split(f"({start}|{stop})", text):
+            if piece in (start, stop):
+                learning = piece == start
+                continue
+            new = self._encode(piece, guard)
+            ids += new
+            learn += [learning] * len(new)
+        clean = text.translate({ord(mark): None for mark in (guard, start, stop)})
+        return Rendered(ids, learn, clean)
+
+    def _guard(self, content: str, guard: str) -> str:
+        content = self._controls.sub(lambda found: found[0][0] + guard + found[0][1:], content)
+        for name in self.tokenizer.control:
+            for length in range(len(name) - 1, 0, -1):
+                if content.endswith(name[:length]):
+                    content += guard
+                if content.startswith(name[-length:]):
+                    content = guard + content
+        return content
+
+    def _encode(self, text: str, guard: str) -> list[int]:
+        ids: list[int] = []
+        position = 0
+        for found in self._controls.finditer(text):
+            ids += self._encode_text(text[position : found.start()], guard)
+            ids.append(self.tokenizer.control[found[0]])
+            position = found.end()
+        return ids + self._encode_text(text[position:], guard)
+
+    def _encode_text(self, text: str, guard: str) -> list[int]:
+        text = text.replace(guard, "")
+        return self.tokenizer.encode(text) if text else []
+
+    def _run(self, messages: list[Message], reply: bool, marks: tuple[str, str]) -> str:
+        names = {
+            key: value.get("content") if isinstance(value, dict) else value
+            for key, value in self.tokenizer.settings.items()
+            if key.endswith("_token")
+        }
+        self._environment.globals["_marks"] = marks
+        parts: list[str] = []
+        size = 0
+        try:
+            for part in self._compiled.generate(
+                messages=messages, add_generation_prompt=reply, **names
+            ):
+                size += len(part)
+                if size > MAX_OUTPUT_CHARACTERS:
+                    raise SecurityError(f"the output passes {MAX_OUTPUT_CHARACTERS} characters")
+                parts.append(part)
+        except Exception as error:  # a template can raise anything
+            line = _template_line(error)
+            raise ModelFileError(
+                "E407", f"chat_template{line}", str(error) or repr(error)
+            ) from error
+        return "".join(parts)
+
+    def training_row(self, messages: Sequence[Message], where: object = "messages") -> Rendered:
+        """Render for training.
+
+        Raises:
+            ModelFileError: the template does not mark what is learned.
+            DataError: nothing in the row is learned.
+        """
+        if not self.marks_generation:
+            raise ModelFileError(
+                "E407",
+                "chat_template",
+                "does not mark what is learned",
+                expected="{% generation %} … {% endgeneration %} round the assistant's words",
+            )
+        rendered = self.render(messages)
+        if not any(rendered.learn):
+            raise DataError("E307", where, "nothing to learn: no assistant message with content")
+        return rendered
+
+    def fit(self, messages: Sequence[Message], budget: int) -> tuple[list[Message], Rendered]:
+        """The conversation as a prompt of at most `budget` tokens, oldest exchanges dropped.
+
+        Raises:
+            DataError: the system message and the last message alone are too long.
+        """
+        kept = list(messages)
+        first = 1 if kept and kept[0]["role"] == "system" else 0
+        while True:
+            rendered = self.render(kept, reply=True)
+            if len(rendered.ids) <= budget:
+                return kept, rendered
+            if len(kept) - first <= 1:
+                raise DataError(
+                    "E312",
+                    f"messages[{len(messages) - 1}]",
+                    "too long for the model's context",
+                    expected=f"at most {budget} tokens",
+                    got=len(rendered.ids),
+                    do="shorten it",
+                )
+            del kept[first]
+            while len(kept) - first > 1 and kept[first]["role"] != "user":
+                del kept[first]
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Refuse what is no conversation.
+
+    Raises:
+        DataError: naming the index of the message and the field.
+    """
+    if not messages:
+        raise DataError("E312", "messages", "empty", expected="at least one message")
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, dict):
+            raise DataError("E312", where, "not a table", got=type(message).__name__)
+        if message.get("role") not in ROLES:
+            raise DataError(
+                "E312",
+                f"{where}.role",
+                "unknown",
+                expected=", ".join(ROLES),
+                got=message.get("role"),
+            )
+        if not isinstance(message.get("content"), str):
+            got = type(message.get("content")).__name__
+            raise DataError("E312", f"{where}.content", "not a text", got=got)
+        if message["role"] == "system" and index:
+            raise DataError("E312", where, "a system message stands first or not at all")
+
+
+def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _unused_characters(template: str, messages: Sequence[Message]) -> tuple[str, str, str]:
+    used = set(template).union(*(message["content"] for message in messages))
+    free = (chr(code) for code in range(0xE000, 0xF900) if chr(code) not in used)
+    try:
+        return next(free), next(free), next(free)
+    except StopIteration:
+        raise DataError("E312", "messages", "every private-use character is in use") from None
+
+
+def _template_line(error: Exception) -> str:
+    trace = error.__traceback__
+    line = ""
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = f":{trace.tb_lineno}"
+        trace = trace.tb_next
+    return line

@@ -1,0 +1,322 @@
+"""Text ↔ ids, over Hugging Face `tokenizers`.
+
+Knows: byte-level BPE (and single characters), special tokens, the files that
+`transformers.AutoTokenizer` opens. Knows nothing of models or of chat.
+
+Two rules hold everywhere:
+
+- Text is only ever text. A user who writes `<|im_end|>` gets the ids of those ten characters; a
+  control token is put in by its id, by code that means it (`chat.py`, `data/shards.py`).
+- Streaming decodes bytes, so no character is ever cut.
+"""
+
+import codecs
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as Backend
+
+from yantai.base.errors import DataError, ModelFileError
+from yantai.base.files import write_atomic, write_json
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+# The pre-tokenizer of Qwen2, letter for letter: llama.cpp, onnxruntime-genai and vLLM know it.
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+BOS, EOS, PAD, UNKNOWN = "<|bos|>", "<|endoftext|>", "<|pad|>", "<|unk|>"
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+SPECIALS = (BOS, EOS, PAD, TURN_START, TURN_END)
+MAX_TOKENIZER_BYTES = 200_000_000
+Kind = Literal["bpe", "characters"]
+
+
+class Tokenizer:
+    """A tokenizer and the ids of its special tokens.
+
+    Attributes:
+        bos_id, eos_id, pad_id: ids, or None where the tokenizer has no such token.
+        control: every special token and its id; none of them can come out of encoding text.
+        chat_template: the Jinja source that travels with the tokenizer, or None.
+    """
+
+    def __init__(self, backend: Backend, settings: dict[str, Any] | None = None):
+        self._backend = backend
+        # the flag that makes a special token's name in a text plain text; it is not in the file
+        self._backend.encode_special_tokens = True
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self.settings = settings or {}
+        added = backend.get_added_tokens_decoder()
+        self.control = {token.content: id for id, token in added.items() if token.special}
+        self.bos_id = self._special_id("bos_token")
+        self.eos_id = self._special_id("eos_token")
+        self.pad_id = self._special_id("pad_token")
+        self.chat_template: str | None = self.settings.get("chat_template")
+
+    def _special_id(self, key: str) -> int | None:
+        value = self.settings.get(key)
+        content = value.get("content") if isinstance(value, dict) else value
+        return self._backend.token_to_id(content) if isinstance(content, str) else None
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int = 8192, kind: Kind = "bpe") -> "Tokenizer":
+        """Learn a vocabulary.
+
+        Args:
+            texts: documents; read once, as a stream.
+            vocab_size: entries, the five special tokens and 256 bytes included (BPE).
+            kind: byte-level BPE, or one token for each character that occurs.
+
+        Raises:
+            DataError: there is no text.
+        """
+        if kind == "characters":
+            backend = _character_backend(texts)
+        else:
+            backend = Backend(models.BPE())
+            split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated")
+            plain_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            backend.pre_tokenizer = pre_tokenizers.Sequence([split, plain_bytes])
+            backend.decoder = decoders.ByteLevel()
+            trainer = trainers.BpeTrainer(
+                vocab_size=vocab_size,
+                special_tokens=list(SPECIALS),
+                initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+                show_progress=False,
+            )
+            counted = _Counted(texts)
+            backend.train_from_iterator(counted, trainer)
+            if not counted.characters:
+                raise DataError("E305", "tokenizer", "there is no text to learn a vocabulary from")
+        bos = backend.token_to_id(BOS)
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, bos)]
+        )
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": BOS,
+            "eos_token": EOS,
+            "pad_token": PAD,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 1_000_000_000,
+        }
+        return cls(backend, settings)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Read tokenizer.json, tokenizer_config.json and chat_template.jinja of a folder.
+
+        Raises:
+            ModelFileError: a file is missing or cannot be read.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelFileError(
+                "E405", path, "the file is missing", do="give a folder made by `yantai tokenizer`"
+            )
+        if path.stat().st_size > MAX_TOKENIZER_BYTES:
+            raise ModelFileError("E405", path, "too large", got=path.stat().st_size)
+        try:
+            backend = Backend.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises bare Exception
+            raise ModelFileError("E405", path, f"not a tokenizer ({error})") from error
+        settings = _read_settings(folder / "tokenizer_config.json")
+        template = folder / "chat_template.jinja"
+        if template.is_file():
+            settings["chat_template"] = template.read_text(encoding="utf-8")
+        return cls(backend, settings)
+
+    def save(self, folder: Path) -> None:
+        """Write the files that `load` and `transformers.AutoTokenizer` read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "tokenizer.json", self._backend.to_str(pretty=True))
+        settings = {key: value for key, value in self.settings.items() if key != "chat_template"}
+        write_json(folder / "tokenizer_config.json", settings)
+        if self.chat_template:
+            write_atomic(folder / "chat_template.jinja", self.chat_template)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 of what decides the ids: the same for the same vocabulary in any folder."""
+        return hashlib.sha256(self._backend.to_str(pretty=False).encode()).hexdigest()
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows that an embedding needs."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, and of nothing but the text."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of many texts, on all cores."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids of a text with the special tokens that its beginning takes (one BOS, if any)."""
+        return self._backend.encode(text, add_special_tokens=True).ids
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of ids; bytes that form no character show as U+FFFD."""
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special)
+
+    def token(self, id: int) -> str:
+        """The piece behind an id, as the vocabulary spells it."""
+        return self._backend.id_to_token(id) or ""
+
+    def stream(self, *, skip_special: bool = True) -> "StreamDecoder":
+        """A decoder that is fed one id at a time."""
+        return StreamDecoder(self, skip_special)
+
+    @functools.cached_property
+    def _token_bytes(self) -> list[bytes] | None:
+        """The bytes of each id, where the vocabulary spells bytes; None for other kinds."""
+        if type(self._backend.decoder).__name__ != "ByteLevel":
+            return None
+        to_byte = {char: byte for byte, char in _byte_characters().items()}
+        table = []
+        for id in range(self.vocab_size):
+            piece = self.token(id)
+            if piece in self.control or any(char not in to_byte for char in piece):
+                table.append(piece.encode())
+            else:
+                table.append(bytes(to_byte[char] for char in piece))
+        return table
+
+
+class StreamDecoder:
+    """Ids in, text out, as soon as whole characters are there.
+
+    Bytes wait until their character is complete; `finish` gives what can never be completed as
+    U+FFFD, just as decoding everything at once would.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool):
+        self._tokenizer = tokenizer
+        self._skip = frozenset(tokenizer.control.values()) if skip_special else frozenset()
+        self._table = tokenizer._token_bytes
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._ids: list[int] = []
+        self._shown = ""
+
+    def feed(self, id: int) -> str:
+        """The text that this id completes; often one piece, sometimes nothing yet."""
+        if id in self._skip:
+            return ""
+        if self._table is not None:
+            return self._utf8.decode(self._table[id] if 0 <= id < len(self._table) else b"")
+        self._ids.append(id)
+        text = self._tokenizer.decode(self._ids, skip_special=False)
+        if text.endswith("\ufffd") or not text.startswith(self._shown):
+            return ""
+        new, self._shown = text[len(self._shown) :], text
+        return new
+
+    def finish(self) -> str:
+        """What is left at the end."""
+        if self._table is not None:
+            return self._utf8.decode(b"", final=True)
+        text = self._tokenizer.decode(self._ids, skip_special=False)
+        return text[len(self._shown) :]
+
+
+class _Counted:
+    """An iterable that knows afterwards how much went through it."""
+
+    def __init__(self, texts: Iterable[str]):
+        self._texts = texts
+        self.characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self._texts:
+            self.characters += len(text)
+            yield text
+
+
+def _character_backend(texts: Iterable[str]) -> Backend:
+    characters = sorted({character for text in texts for character in text})
+    if not characters:
+        raise DataError("E305", "tokenizer", "there is no text to learn a vocabulary from")
+    vocabulary = {piece: id for id, piece in enumerate((*SPECIALS, UNKNOWN, *characters))}
+    backend = Backend(models.BPE(vocabulary, [], unk_token=UNKNOWN))
+    backend.add_special_tokens([*SPECIALS, UNKNOWN])
+    backend.decoder = decoders.Fuse()
+    return backend
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelFileError("E405", path, f"not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ModelFileError("E405", path, "not a table", got=type(value).__name__)
+    return value
+
+
+@functools.cache
+def _byte_characters() -> dict[int, str]:
+    """GPT-2's printable stand-in for each byte (arXiv 1905.02019 came with this table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {byte: chr(byte) for byte in printable}
+    others = (byte for byte in range(256) if byte not in table)
+    return table | {byte: chr(256 + index) for index, byte in enumerate(others)}
+
+
+_HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+def script_of(text: str) -> str:
+    """`zh` where at least a fifth of the letters are Han characters, else `en`.
+
+    >>> script_of("砚台 is an inkstone"), script_of("inkstone")
+    ('en', 'en')
+    >>> script_of("砚台是磨墨的文具")
+    'zh'
+    """
+    han = len(_HAN.findall(text))
+    letters = sum(character.isalpha() for character in text)
+    return "zh" if letters and han / letters >= 0.2 else "en"
+
+
+def compression_report(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, dict[str, float]]:
+    """How well the vocabulary fits each language: bytes and characters a token, and totals."""
+    totals: dict[str, list[int]] = {}
+    batch: list[str] = []
+
+    def count() -> None:
+        for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
+            row = totals.setdefault(script_of(text), [0, 0, 0, 0])
+            sizes = (1, len(text.encode()), len(text), len(ids))
+            totals[script_of(text)] = [a + b for a, b in zip(row, sizes, strict=True)]
+        batch.clear()
+
+    for text in texts:
+        batch.append(text)
+        if len(batch) == 1024:
+            count()
+    count()
+    return {
+        language: {
+            "documents": documents,
+            "bytes": size,
+            "tokens": tokens,
+            "bytes_per_token": round(size / max(tokens, 1), 4),
+            "characters_per_token": round(characters / max(tokens, 1), 4),
+        }
+        for language, (documents, size, characters, tokens) in sorted(totals.items())
+    }

@@ -1,0 +1,384 @@
+"""The training loop.
+
+Knows: a model, a task, batches, optimisers, a folder. Knows nothing of text or of families: what
+to predict is the task's business, how a model is written is `export`'s.
+
+`Run.train` reads like a page. Everything random in a step is a function of (seed, step), so what
+was interrupted after any step goes on with the same bits.
+"""
+
+import contextlib
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from yantai.base.device import mix_seed, peak_memory_bytes
+from yantai.base.errors import Interrupted, NumericsError, StorageError
+from yantai.base.log import MetricsFile, ProgressLine, duration, say
+from yantai.core.cost import Cost
+from yantai.core.model import Transformer
+from yantai.data.batch import Batch
+from yantai.data.loader import Loader
+from yantai.tasks.task import Task
+from yantai.train.optim import Average, Optimizer, clip_gradients
+from yantai.train.plan import Peak
+from yantai.train.recipe import Training
+from yantai.train.schedule import factor
+from yantai.train.state import Progress, check_same_run, gather, load_tensors, to_arrays
+from yantai.train.store import Store
+from yantai.train.watch import first_bad, stop_on_nonfinite
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run says of itself."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    loss: float
+    best_loss: float | None
+    tokens_per_second: float
+    peak_memory_bytes: int
+
+
+class _Rewind(Exception):  # noqa: N818 - a way back, not an error
+    """Go back to the last checkpoint and leave out the step that spiked."""
+
+
+@dataclass
+class Run:
+    """One training run: its parts are built outside, the loop is here.
+
+    Attributes:
+        model: float32 weights; `compute_dtype` says what it multiplies in.
+        task, loader: what is learned, from which batches.
+        valid: validation batches; empty for none.
+        settings: the recipe, with every None filled in.
+        progress: where it stands.
+        store: its checkpoints.
+        export: writes the model as a folder of the given name below the run's.
+        cost, peak: for the share of the machine's limit.
+    """
+
+    model: Transformer
+    task: Task
+    loader: Loader
+    valid: list[Batch]
+    settings: Training
+    optimizer: Optimizer
+    average: Average | None
+    progress: Progress
+    store: Store
+    folder: Path
+    export: Callable[[str], None]
+    cost: Cost
+    peak: Peak
+    device: torch.device
+    board: Any = None
+
+    def __post_init__(self) -> None:
+        self.metrics = MetricsFile(self.folder / "metrics.jsonl")
+        self.line = ProgressLine()
+        self.storage_problem: StorageError | None = None
+        self._last_save = time.monotonic()
+        self._step_seconds: deque[float] = deque(maxlen=50)
+        self._loss = float("nan")
+        self._aside = 0.0
+        if self.settings.recompute:
+            self.model.decoder.around = lambda block, *inputs: checkpoint(
+                block, *inputs, use_reentrant=False
+            )
+
+    def train(self) -> Outcome:
+        """Step until the horizon; returns when the model is saved.
+
+        Raises:
+            Interrupted: a signal came; the state is saved.
+            NumericsError: a number is not finite, or the loss jumped and the policy is to stop.
+            StorageError: the last state could not be saved anywhere.
+        """
+        progress = self.progress
+        self._clock = time.monotonic() - progress.seconds
+        with _listen() as signals:
+            while progress.step < progress.horizon.at(progress.step):
+                began = time.perf_counter()
+                try:
+                    row = self.step()
+                except _Rewind:
+                    self.resume(None)
+                    continue
+                self._step_seconds.append(time.perf_counter() - began)
+                progress.seconds = time.monotonic() - self._clock
+                self._ask_the_clock()
+                if self._validation_due():
+                    row["valid_loss"] = self.validate()
+                self._log(row)
+                if self._save_due():
+                    self.save()
+                if signals:
+                    self._stop_for(signals[0])
+        return self._finish()
+
+    def step(self) -> dict[str, Any]:
+        """One optimiser step: forward, backward, check, clip, update."""
+        progress, settings = self.progress, self.settings
+        step = progress.step
+        batches = self.loader.batches(step)
+        targets = sum(batch.target_count for batch in batches)
+        loss = self._forward_backward(step, batches, targets)
+        norm = float(clip_gradients(self.model.parameters(), settings.clip))
+        stop_on_nonfinite(step, loss, norm, self.model, batches)
+        share = factor(
+            settings.schedule,
+            step,
+            progress.horizon.at(step),
+            warmup=settings.warmup or 0,
+            cooldown=settings.cooldown,
+        )
+        if self._may_update(step, loss, batches):
+            self.optimizer.step(share, step)
+            if self.average is not None:
+                self.average.update(step)
+        self.optimizer.zero_gradients()
+        progress.step += 1
+        progress.tokens += sum(batch.ids.numel() for batch in batches)
+        self._loss = loss
+        return {
+            "step": progress.step,
+            "loss": loss,
+            "gradient_norm": norm,
+            "rate_factor": share,
+            "tokens": progress.tokens,
+            "epoch": round(self.loader.epoch_of(step), 4),
+        }
+
+    def _forward_backward(self, step: int, batches: list[Batch], targets: int) -> float:
+        """Gradients of the mean over all targets of the step, however it is cut into batches."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for micro, batch in enumerate(batches):
+            if self.model.config.dropout:
+                torch.manual_seed(mix_seed(self.settings.seed, "dropout", step, micro))
+            loss = self.task.loss_sum(self.model, batch.to(self.device)) / max(1, targets)
+            loss.backward()
+            total += loss.detach()
+        return float(total)
+
+    def _may_update(self, step: int, loss: float, batches: list[Batch]) -> bool:
+        """Apply the spike policy."""
+        policy, watch = self.settings.on_spike, self.progress.spikes
+        if step in watch.passed:
+            return False
+        if policy == "off" or not watch.is_spike(loss, step):
+            return True
+        rows = "; ".join(name for batch in batches for name in batch.names[:2])
+        say(f"step {step}: the loss jumped to {loss:.4f}; policy {policy}; rows: {rows}")
+        if policy == "stop":
+            raise NumericsError(
+                "E602", f"step {step}", "the loss jumped", got=f"{loss:.4f} (rows: {rows})"
+            )
+        watch.passed.append(step)
+        if policy == "rewind" and self.store.newest() is not None:
+            self.optimizer.zero_gradients()
+            raise _Rewind
+        return False
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """The mean loss a target over the validation batches; a better one is exported."""
+        began = time.perf_counter()
+        with self._averaged():
+            self.model.eval()
+            total, targets = 0.0, 0
+            for batch in self.valid:
+                total += float(self.task.loss_sum(self.model, batch.to(self.device)))
+                targets += batch.target_count
+            self.model.train()
+            loss = total / max(1, targets)
+            stop_on_nonfinite(self.progress.step, loss, 0.0, self.model, self.valid[:1])
+            best = self.progress.best_loss
+            better = best is None or loss < best
+            if better and self._guard_storage(lambda: self.export("model")):
+                self.progress.best_loss, self.progress.best_step = loss, self.progress.step
+        self._aside = time.perf_counter() - began
+        return loss
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        if self.average is None:
+            yield
+            return
+        self.average.swap()
+        try:
+            yield
+        finally:
+            self.average.swap()
+
+    def save(self) -> None:
+        """Write a checkpoint; a full disk is told, survived, and tried again later."""
+        bad = first_bad(gather(self.model, self.optimizer, self.average).items())
+        if bad is not None:
+            name, index, value = bad
+            raise NumericsError(
+                "E601", f"step {self.progress.step}, {name}{index}", "not finite", got=value
+            )
+        self._guard_storage(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        self.metrics.sync()
+        tensors = to_arrays(gather(self.model, self.optimizer, self.average))
+        self.store.save(self.progress.step, tensors, self.progress.state())
+        self._last_save = time.monotonic()
+        self.storage_problem = None
+
+    def _guard_storage(self, write: Callable[[], None]) -> bool:
+        try:
+            write()
+        except StorageError as error:
+            say(f"error[{error.code}] {error}; training goes on, the older state stands")
+            self.storage_problem = error
+            self._last_save = time.monotonic()
+            return False
+        return True
+
+    def resume(self, allowed: tuple[str, ...] | None) -> None:
+        """Load the newest good checkpoint, if there is one.
+
+        Args:
+            allowed: fields that may differ from the saved run; None when a run rewinds itself.
+        """
+        found = self.store.newest()
+        if found is None:
+            self.metrics.cut_after(0)
+            return
+        state = found.state()
+        if allowed is not None:
+            for line in check_same_run(state["fingerprint"], self.progress.fingerprint, allowed):
+                say(f"note: {line}")
+        load_tensors(found, gather(self.model, self.optimizer, self.average))
+        self.progress.load(state)
+        self.metrics.cut_after(self.progress.step)
+        self._loss = next((row["loss"] for row in self.metrics.rows()[-1:]), self._loss)
+        say(f"resuming at step {self.progress.step}")
+
+    def _ask_the_clock(self) -> None:
+        horizon = self.progress.horizon
+        if horizon.seconds is None or len(self._step_seconds) < 6:
+            return
+        recent = sorted(self._step_seconds)
+        typical = sum(recent[: len(recent) - 1]) / (len(recent) - 1)
+        reserve = (2 * self._aside if self._aside else 2 * typical * len(self.valid)) + typical
+        before = len(horizon.decisions)
+        horizon.decide(self.progress.step, self.progress.seconds, typical, reserve)
+        if len(horizon.decisions) > before:
+            steps = horizon.decisions[-1][1]
+            say(f"plan: {steps:,} steps in {duration(horizon.seconds)}")
+
+    def _validation_due(self) -> bool:
+        step, horizon = self.progress.step, self.progress.horizon.at(self.progress.step)
+        if not self.valid:
+            return False
+        every = self.settings.valid_every or max(1, horizon // 8)
+        return step % every == 0 or step == horizon
+
+    def _save_due(self) -> bool:
+        if self.settings.save_every is not None:
+            return self.progress.step % self.settings.save_every == 0
+        return time.monotonic() - self._last_save >= self.settings.save_minutes * 60
+
+    def _log(self, row: dict[str, Any]) -> None:
+        step, horizon = row["step"], self.progress.horizon.at(row["step"])
+        tokens = self.loader.batch_size * self.loader.accumulate * (self.settings.context or 1)
+        speed = tokens / (sum(self._step_seconds) / len(self._step_seconds))
+        share = speed * self.cost.training_flops / self.peak.flops
+        row |= {
+            "seconds": round(self.progress.seconds, 3),
+            "tokens_per_second": round(speed),
+            "share_of_peak": round(share, 4),
+        }
+        with contextlib.suppress(StorageError):  # the row waits for a later one
+            self.metrics.append(row)
+        if self.board is not None:
+            for name in ("loss", "valid_loss", "gradient_norm", "tokens_per_second"):
+                if name in row:
+                    self.board.add_scalar(name, row[name], step)
+        known = horizon < 1_000_000_000
+        left = (horizon - step) * tokens / speed if known else 0.0
+        best = self.progress.best_loss
+        shown = (
+            f"step {step:,}" + (f"/{horizon:,}" if known else ""),
+            f"loss {row['loss']:.4f}",
+            f"valid {best:.4f}" if best is not None else "",
+            f"{speed:,.0f} tok/s",
+            f"{share:.0%} of peak",
+            f"{duration(left)} left" if known else "",
+        )
+        self.line.show(" · ".join(part for part in shown if part), final=step == horizon)
+
+    def _stop_for(self, number: int) -> None:
+        self.save()
+        if not self.valid or self.progress.best_step is None:
+            with self._averaged():
+                self._guard_storage(lambda: self.export("model"))
+        name = signal.Signals(number).name
+        if self.storage_problem is not None:
+            raise self.storage_problem
+        raise Interrupted(
+            "E701", f"step {self.progress.step}", f"{name} came, the state is saved", do="--resume"
+        )
+
+    def _finish(self) -> Outcome:
+        self.save()
+        with self._averaged():
+            if self.progress.best_step is None:
+                self._guard_storage(lambda: self.export("model"))
+            self._guard_storage(lambda: self.export("last"))
+        if self.storage_problem is not None:
+            raise self.storage_problem
+        progress = self.progress
+        return Outcome(
+            steps=progress.step,
+            tokens=progress.tokens,
+            seconds=progress.seconds,
+            loss=self._loss,
+            best_loss=progress.best_loss,
+            tokens_per_second=progress.tokens / max(progress.seconds, 1e-9),
+            peak_memory_bytes=peak_memory_bytes(self.device),
+        )
+
+
+@contextlib.contextmanager
+def _listen() -> Iterator[list[int]]:
+    """Collect signals; after the first, Ctrl-C has its usual effect at once."""
+    received: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        # a closed terminal sends SIGHUP twice: only an impatient Ctrl-C may cut the save short
+        if signal.SIGINT in before:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+        if len(received) == 1:
+            say(f"{signal.Signals(number).name}: finishing the step and saving")
+
+    try:
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup's choice stands
+                before[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: the caller handles signals
+        pass
+    try:
+        yield received
+    finally:
+        with contextlib.suppress(ValueError):
+            for number, handler in before.items():
+                signal.signal(number, handler)

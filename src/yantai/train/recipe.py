@@ -1,0 +1,104 @@
+"""What a training run is, as data: every flag of `yantai pretrain`, checked before anything starts.
+
+Knows: names, ranges, contradictions. Imports no torch, so that `--help` is quick.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from yantai.base.config import Config
+
+SpikePolicy = Literal["skip", "rewind", "stop", "off"]
+
+
+class Training(Config):
+    """How any model is trained, whatever it learns; None takes the size's value."""
+
+    minutes: float | None = Field(None, gt=0, description="budget: wall time of the training loop")
+    steps: int | None = Field(None, ge=1, description="budget: optimiser steps")
+    tokens: float | None = Field(None, ge=1, description="budget: training tokens")
+    context: int | None = Field(None, ge=8, description="tokens a row")
+    batch: int | None = Field(None, ge=1, description="rows a batch")
+    accumulate: int = Field(1, ge=1, description="batches a step")
+    optimizer: Literal["muon", "adamw", "adam", "sgd"] = Field(
+        "muon", description="muon trains matrices, AdamW the rest"
+    )
+    rate: float | None = Field(None, gt=0, description="peak rate of AdamW, Adam or SGD")
+    matrix_rate: float | None = Field(None, gt=0, description="peak rate of Muon")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of matrices")
+    schedule: Literal["wsd", "cosine", "linear", "constant"] = Field(
+        "wsd", description="how the rate moves"
+    )
+    warmup: int | None = Field(None, ge=0, description="steps of warm-up")
+    cooldown: float = Field(0.6, gt=0, le=1, description="last share of a wsd schedule")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 never clips")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the stream and attention")
+    ema: float | None = Field(None, gt=0, lt=1, description="keep averaged weights, this decay")
+    recompute: bool = Field(False, description="recompute blocks in the backward to save memory")
+    dtype: Literal["auto", "bfloat16", "float32", "float64"] = Field(
+        "auto", description="type of the arithmetic; weights stay float32"
+    )
+    device: str = Field("auto", description="cpu, cuda, or auto")
+    threads: int | None = Field(None, ge=1, description="CPU threads; fixed for a run")
+    seed: int = Field(0, ge=0, description="decides first weights, order and dropout")
+    valid_every: int | None = Field(None, ge=1, description="steps between validations")
+    valid_tokens: int = Field(65_536, ge=1, description="validation tokens while training")
+    save_minutes: float = Field(5.0, ge=0, description="minutes between checkpoints")
+    save_every: int | None = Field(None, ge=1, description="steps between checkpoints instead")
+    keep: int = Field(2, ge=1, description="checkpoints kept")
+    on_spike: SpikePolicy = Field("skip", description="what to do when the loss jumps")
+    spike_sigmas: float = Field(6.0, gt=0, description="how far above its recent mean is a jump")
+    tensorboard: bool = Field(False, description="also write TensorBoard files")
+    allow_change: tuple[str, ...] = Field((), description="fields that a resume may change")
+    deterministic: bool = Field(False, description="deterministic kernels on a GPU (slower)")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "Training":
+        given = [name for name in ("minutes", "steps", "tokens") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"one budget at a time: {' and '.join(given)} were given")
+        return self
+
+
+class Pretrain(Training):
+    """Train a language model on documents, from raw text to RUN/model.
+
+    Example: yantai pretrain --data books/ --out run --size tiny --minutes 5
+    """
+
+    data: tuple[Path, ...] = Field((), description="documents: files or folders")
+    out: Path = Field(description="the run's folder")
+    valid: tuple[Path, ...] = Field(
+        (), description="documents to validate on; else 2 % are held out"
+    )
+    weights: tuple[float, ...] = Field((), description="shares of the --data paths in the mixture")
+    tokenizer: Path | None = Field(None, description="a tokenizer's folder; else one is trained")
+    vocab_size: int = Field(4096, ge=261, description="entries of a new tokenizer")
+    token_kind: Literal["bpe", "characters"] = Field("bpe", description="kind of a new tokenizer")
+    from_: Path | None = Field(None, alias="from", description="continue from this model folder")
+    size: str = Field("tiny", description="the one dial: nano micro tiny small medium base gpt2 …")
+    family: str = Field("qwen3", description="llama, qwen3 or gpt2")
+    objective: Literal["causal"] = Field("causal", description="what is learned from text")
+    resume: bool = Field(False, description="continue the run in --out")
+    text_field: str = Field("text", description="the field of JSON rows that holds the text")
+    on_bad_row: Literal["stop", "quarantine"] = Field("stop", description="what a bad row does")
+    encoding: str = Field("utf-8", description="encoding of text files")
+    layers: int | None = Field(None, ge=1, description="instead of the size's")
+    dim: int | None = Field(None, ge=1, description="instead of the size's")
+    heads: int | None = Field(None, ge=1, description="instead of the size's")
+    kv_heads: int | None = Field(None, ge=1, description="grouped key-value heads")
+    hidden: int | None = Field(None, ge=1, description="instead of the size's")
+    tied: bool = Field(True, description="head and embedding share their matrix")
+    softcap: float | None = Field(None, gt=0, description="logit soft cap (not exportable)")
+
+
+HIDDEN = (
+    "allow_change cooldown clip deterministic dim encoding heads hidden keep kv_heads layers "
+    "objective on_spike save_every save_minutes softcap spike_sigmas tensorboard text_field "
+    "threads tied token_kind valid_every valid_tokens warmup weights device dtype recompute "
+    "matrix_rate on_bad_row"
+)
+HIDDEN_FLAGS = frozenset(HIDDEN.split(" "))
+"""Settings that a recipe or the command line takes but `--help` does not list."""

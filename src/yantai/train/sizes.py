@@ -1,0 +1,110 @@
+"""One dial for a whole run: a size names widths, context, batch and rates.
+
+Knows: numbers. The small sizes are ours, tuned on two CPU cores (see LOG.md); the others are the
+published tables of GPT-2 (Radford et al. 2019, table 2) and GPT-3 (arXiv 2005.14165, table 2.1).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from yantai.base.config import nearest
+from yantai.base.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Size:
+    """A row of the table.
+
+    Attributes:
+        layers, dim, heads: of the model; head_dim is dim / heads.
+        context: tokens a sequence.
+        batch: sequences a step.
+        rate: AdamW's peak rate for a GPT-2-type run (the published one where there is one).
+        matrix_rate: Muon's peak rate.
+        tokens: the horizon if no budget is given, in tokens a parameter (arXiv 2203.15556: 20).
+    """
+
+    layers: int
+    dim: int
+    heads: int
+    context: int
+    batch: int
+    rate: float
+    matrix_rate: float = 0.02
+    tokens: float = 20.0
+
+
+SIZES: dict[str, Size] = {
+    "nano": Size(3, 128, 2, 256, 32, 6e-3),
+    "micro": Size(4, 192, 3, 256, 32, 5e-3),
+    "tiny": Size(4, 256, 4, 256, 32, 4e-3),
+    "small": Size(6, 384, 6, 256, 32, 3e-3),
+    "medium": Size(8, 512, 8, 512, 32, 2e-3),
+    "base": Size(12, 768, 12, 1024, 64, 1e-3),
+    "large": Size(24, 1024, 16, 2048, 128, 6e-4),
+    "gpt2": Size(12, 768, 12, 1024, 512, 6e-4),
+    "gpt2-medium": Size(24, 1024, 16, 1024, 512, 3e-4),
+    "gpt2-large": Size(36, 1280, 20, 1024, 512, 2.5e-4),
+    "gpt2-xl": Size(48, 1600, 25, 1024, 512, 2e-4),
+    "gpt3-small": Size(12, 768, 12, 2048, 256, 6e-4),
+    "gpt3-medium": Size(24, 1024, 16, 2048, 256, 3e-4),
+    "gpt3-large": Size(24, 1536, 16, 2048, 256, 2.5e-4),
+    "gpt3-xl": Size(24, 2048, 24, 2048, 512, 2e-4),
+    "gpt3-2.7b": Size(32, 2560, 32, 2048, 512, 1.6e-4),
+    "gpt3-6.7b": Size(32, 4096, 32, 2048, 1024, 1.2e-4),
+    "gpt3-13b": Size(40, 5140, 40, 2048, 1024, 1e-4),
+    "gpt3-175b": Size(96, 12288, 96, 2048, 1600, 0.6e-4),
+}
+"""GPT-3 XL and 13B have 24 heads of 128 and 40 of 128 beside widths of 2048 and 5140."""
+
+_HEAD_DIMS = {"gpt3-xl": 128, "gpt3-13b": 128}
+
+
+def size_named(name: str) -> Size:
+    """A row of the table.
+
+    Raises:
+        UsageError: no such size; the nearest is named.
+    """
+    if name not in SIZES:
+        guess = nearest(name, list(SIZES))
+        raise UsageError(
+            "E201",
+            "size",
+            f"unknown {name!r}",
+            expected=", ".join(SIZES),
+            do=f"did you mean '{guess}'?" if guess else None,
+        )
+    return SIZES[name]
+
+
+def model_fields(name: str, family: str) -> dict[str, Any]:
+    """The fields of `ModelConfig` that a size and a family decide; vocabulary and context are open.
+
+    A gated MLP has three matrices where a plain one has two, so its width is 8/3·dim instead of
+    4·dim, rounded up to a multiple of 64 (arXiv 2002.05202, section 3).
+    """
+    size = size_named(name)
+    common: dict[str, Any] = {
+        "layers": size.layers,
+        "dim": size.dim,
+        "heads": size.heads,
+        "kv_heads": size.heads,
+        "head_dim": _HEAD_DIMS.get(name, size.dim // size.heads),
+        "max_positions": size.context,
+        "tied": True,
+    }
+    if family == "gpt2":
+        return common | {
+            "hidden": 4 * size.dim,
+            "norm": "layer",
+            "norm_eps": 1e-5,
+            "position": "learned",
+            "bias_qkv": True,
+            "bias_out": True,
+            "bias_mlp": True,
+            "gated": False,
+            "activation": "gelu_tanh",
+        }
+    gated = -(-8 * size.dim // 3 // 64) * 64
+    return common | {"hidden": gated, "qk_norm": family == "qwen3"}
