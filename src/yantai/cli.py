@@ -96,7 +96,7 @@ def _parameters(verb: Verb, model: type[BaseModel]) -> list[inspect.Parameter]:
             if positional
             else inspect.Parameter.KEYWORD_ONLY
         )
-        annotation = Annotated[field.annotation, note]  # ty: ignore[invalid-type-form]
+        annotation = Annotated[field.annotation, note]
         found.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
     # Python wants what has no default first
     found.sort(key=lambda item: (item.kind, item.default is not inspect.Parameter.empty))
@@ -132,7 +132,7 @@ def _command(name: str, verb: Verb) -> Callable[..., Any]:
             _emit(json.dumps(result, ensure_ascii=False, default=str) + "\n")
 
     parameters = _parameters(verb, model)
-    run.__signature__ = inspect.Signature(parameters)  # ty: ignore[unresolved-attribute]
+    run.__signature__ = inspect.Signature(parameters)  # ty: ignore[missing-attribute]
     run.__annotations__ = {item.name: item.annotation for item in parameters}
     run.__doc__ = inspect.cleandoc(model.__doc__ or "")
     return run

@@ -91,6 +91,14 @@ def test_text_by_blank_line(tmp_path):
     assert reader.account.rows_in == reader.account.rows_out == 2
 
 
+def test_a_line_of_spaces_has_the_limit_of_a_row_too(tmp_path):
+    path = write(tmp_path, "a.txt", b"one\n" + b" " * 3_000_000 + b"\n\ntwo")
+    reader = quarantined(path, split="blank_line", max_row_bytes=1000)
+    assert texts(reader) == ["two"]
+    [(record, raw)] = read_quarantine(tmp_path / "q")
+    assert record["reason"] == "larger than the limit" and raw == path.read_bytes()[:3_000_005]
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     content=st.text(alphabet="ab \t\r\n", max_size=60),

@@ -20,11 +20,12 @@ from yantai.text.village import (
 )
 from yantai.text.village.dice import Dice, permute
 from yantai.text.village.grammar import plots
-from yantai.text.village.lexicon import lexicon
+from yantai.text.village.lexicon import LABELS, lexicon
 from yantai.text.village.plan import capacity, make_plan
 from yantai.text.village.questions import named
 
 LANGUAGES = ("en", "zh")
+KINDS = {label: kind for kind, label in LABELS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +105,16 @@ def test_shuffle_keeps_the_items(items, seed):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_two_documents_are_alike(village, language):
-    texts = [row["text"] for row in village.documents(12000, (language,))]
+    texts = [row["text"] for row in village.documents(10000, (language,))]
     assert len(set(texts)) == len(texts)
 
 
 def test_no_two_plans_are_alike(village):
     full = {
         (plan.key(), tuple(sorted((k, v.id) for k, v in plan.events[0][1].items())))
-        for plan in (make_plan(index, village.world) for index in range(30000))
+        for plan in (make_plan(index, village.world) for index in range(20000))
     }
-    assert len(full) == 30000
+    assert len(full) == 20000
     assert capacity(24) > 1_000_000
 
 
@@ -154,10 +155,9 @@ def test_parallel_texts_say_the_same(village):
 def test_spans_are_exact(village, language):
     labels = set()
     for story in [*village.stories(200, language), *village.portraits(40, language)]:
-        cores = {item.id: item.core(language) for item in lexicon().all_items()}
         assert any(span.label == "PERSON" for span in story.entities)
         for start, end, label, item in story.entities:
-            assert story.text[start:end] == cores[item]
+            assert story.text[start:end] == lexicon().item(KINDS[label], item).core(language)
             labels.add(label)
         for person in story.world.items:  # no name is left unmarked
             name = person.core(language)
@@ -182,8 +182,8 @@ def test_sentiment_has_three_values_and_follows_the_end(village):
 def test_length_of_stories(village):
     for story in village.stories(400, "en"):
         assert 6 <= len(story.sentences) <= 16
-        assert 45 <= len(story.text.split()) <= 230, story.text
-        assert 70 <= len(story.parallel) <= 420, story.parallel
+        assert 45 <= len(story.text.split()) <= 200, story.text
+        assert 70 <= len(story.parallel) <= 330, story.parallel
 
 
 def test_story_is_frozen(village):

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from yantai.text.village import Village, check
 from yantai.text.village.dice import Dice
+from yantai.text.village.grammar import groups
 from yantai.text.village.lexicon import lexicon
 from yantai.text.village.story import JOIN
+from yantai.text.village.template import Writer
 
 LANGUAGES = ("en", "zh")
-COUNT = 200
+COUNT = 120
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +33,12 @@ def swap_one(text, old, new, dice):
 
 
 def other_name(story, dice):
-    names = [p.core(story.language) for p in story.world.items if p not in story.plan.roles.values()]
-    return swap_one(story.text, story.plan.roles["hero"].core(story.language), dice.pick(names), dice)
+    names = [
+        p.core(story.language) for p in story.world.items if p not in story.plan.roles.values()
+    ]
+    return swap_one(
+        story.text, story.plan.roles["hero"].core(story.language), dice.pick(names), dice
+    )
 
 
 def stranger(story, dice):
@@ -71,6 +77,16 @@ def drop(story, dice):
     return JOIN[story.language].join(pieces)
 
 
+def drop_needed(story, dice):
+    """Drops a sentence that the plot cannot do without."""
+    steps = story.plan.plot.steps
+    spare = {p for step in steps if step.optional for p in step.options}
+    needed = {p for step in steps if not step.optional for p in step.options} - spare
+    pieces = list(story.sentences)
+    pieces.pop(dice.pick([i for i, (p, _) in enumerate(story.plan.events) if p in needed]))
+    return JOIN[story.language].join(pieces)
+
+
 def double(story, dice):
     pieces = list(story.sentences)
     at = dice.below(len(pieces))
@@ -101,16 +117,14 @@ def mix(story, dice):
 
 
 def weather(story, dice):
-    other = Village().story(story.index + 1 + dice.below(300), story.language)
-    openings = [s for s, (p, _) in zip(other.sentences, other.plan.events, strict=True)
-                if p.name.startswith("sky.")]
-    mine = [i for i, (p, _) in enumerate(story.plan.events) if p.name.startswith("sky.")]
-    if not openings or not mine:
-        return story.text
-    if other.plan.events[0][1]["weather"] is story.plan.events[0][1]["weather"]:
-        return story.text
+    """A remark on another weather than the story's, where the story speaks of the outdoors."""
+    said = [i for i, (p, _) in enumerate(story.plan.events) if p.name.startswith(("sky.", "land."))]
+    now = story.plan.events[0][1]["weather"]
+    other = [p for p in groups()["sky"] if now not in p.needs["weather"]]
     pieces = list(story.sentences)
-    pieces[mine[0]] = openings[0]
+    for place in said[:1]:
+        wording = dice.pick(dice.pick(other).pool(story.language, False))
+        pieces[place] = Writer(story.world, story.language).fill(wording, {}, dice)
     return JOIN[story.language].join(pieces)
 
 
@@ -125,18 +139,19 @@ def truncated(story, dice):
 
 # the share of truly changed texts that must be caught, by kind of mutation
 MUTATIONS = {
-    "a name": (other_name, 0.97),
+    "a name": (other_name, 0.99),
     "a stranger": (stranger, 0.99),
     "a trade": (of_kind("TRADE", "trade"), 0.97),
     "an animal": (of_kind("ANIMAL", "pet"), 0.97),
     "a food": (of_kind("FOOD", "food"), 0.97),
     "a treasure": (of_kind("OBJECT", "treasure"), 0.97),
-    "a place": (of_kind("PLACE", "place"), 0.80),
-    "a pronoun": (pronoun, 0.95),
+    "a place": (of_kind("PLACE", "place"), 0.93),
+    "a pronoun": (pronoun, 0.98),
     "the weather": (weather, 0.95),
-    "a sentence dropped": (drop, 0.70),
+    "any sentence dropped": (drop, 0.75),
+    "a needed sentence dropped": (drop_needed, 0.99),
     "a sentence doubled": (double, 0.99),
-    "neighbours swapped": (swap_neighbours, 0.85),
+    "neighbours swapped": (swap_neighbours, 0.97),
     "all shuffled": (shuffle, 0.99),
     "cut in half": (cut, 0.99),
     "two stories mixed": (mix, 0.99),
@@ -159,13 +174,16 @@ def caught_share(village, language, mutate, count=COUNT):
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_mutations_are_caught(village, language, name):
     mutate, wanted = MUTATIONS[name]
-    share, changed = caught_share(village, language, mutate)
-    assert changed >= 30
+    count = 3 * COUNT if name == "the weather" else COUNT
+    share, changed = caught_share(village, language, mutate, count)
+    assert changed >= 20
     assert share >= wanted, f"{name} in {language}: {share:.3f} of {changed}"
 
 
 def test_problems_name_the_sentence_and_the_reason(village):
-    story = next(s for s in village.stories(200, "en") if s.facts and s.facts[0].relation == "trade")
+    story = next(
+        s for s in village.stories(200, "en") if s.facts and s.facts[0].relation == "trade"
+    )
     trade = story.facts[0].value
     new = next(t for t in lexicon()["trade"] if t is not trade)
     text = story.text.replace(trade.core("en"), new.core("en"), 1)

@@ -20,11 +20,10 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.heads, self.kv_heads = config.heads, config.kv_heads
         self.head_dim = config.head_dim
         self.scale = config.head_dim**-0.5 if config.scale_scores else 1.0
         self.dropout = config.dropout
-        inner, kv_inner = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        inner, kv_inner = config.heads * self.head_dim, config.kv_heads * self.head_dim
         widths = {"q": inner, "k": kv_inner, "v": kv_inner}
         self.qkv = Joint(config.dim, widths, bias=config.bias_qkv)
         self.out = Linear(inner, config.dim, bias=config.bias_out)
@@ -44,8 +43,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch query dim"]:
         """Each query gathers the values of the keys it may see."""
         batch, count, _ = x.shape
-        joint = self.qkv(x).view(batch, count, -1, self.head_dim)  # batch query heads+2kv head_dim
-        q, k, v = joint.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        q, k, v = (part.view(batch, count, -1, self.head_dim) for part in self.qkv(x))
         if self.has_qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:

@@ -8,13 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from yantai.core.config import ModelConfig
+from yantai.core.position import Rotary, rotary_angles
 
 
 class Cache:
     """A static key-value cache: room for `length` positions of `batch` sequences.
 
-    All sequences of a batch fill it together; shorter prompts are padded on the left, and the
-    mask's `valid` keeps the padding unseen.
+    It also keeps the angles of all its positions. All sequences of a batch fill it together;
+    shorter prompts are padded on the left, and the mask's `valid` keeps the padding unseen.
     """
 
     def __init__(
@@ -31,6 +32,10 @@ class Cache:
         self.layers = [(layer[0], layer[1]) for layer in self.store]
         self.length = length
         self.filled = 0
+        self.rotary: Rotary | None = None
+        if config.position == "rotary":
+            places = torch.arange(length, device=device)[None]
+            self.rotary = rotary_angles(places, config, dtype)
 
     def extend(
         self,

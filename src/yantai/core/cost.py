@@ -46,32 +46,23 @@ def count(model: Transformer, context: int) -> Cost:
     mean_keys = (seen + 1) / 2 if seen == context else seen
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        matrix_parameters=sum(
-            module.weight.numel() for module in model.modules() if isinstance(module, Linear)
-        ),
+        matrix_parameters=sum(inputs * outputs for inputs, outputs in matrix_shapes(model)),
         attention_flops=config.layers * 4 * config.heads * config.head_dim * mean_keys,
     )
 
 
 def matrix_shapes(model: nn.Module) -> list[tuple[int, int]]:
-    """(inputs, outputs) of every product of a forward pass, joint ones as the one they are."""
-    from yantai.core.layers import Joint
-
-    shapes, inside = [], set()
-    for module in model.modules():
-        if isinstance(module, Joint):
-            inside.update(id(part) for part in module.parts)
-            outputs = sum(part.outputs for part in module.parts)
-            shapes.append((module.parts[0].inputs, outputs))
-        elif isinstance(module, Linear) and id(module) not in inside:
-            shapes.append((module.inputs, module.outputs))
-    return shapes
+    """(inputs, outputs) of every matrix product of a forward pass in training."""
+    linears = (module for module in model.modules() if isinstance(module, Linear))
+    return [(module.inputs, module.outputs) for module in linears]
 
 
 def training_bytes(
     cost: Cost, config: ModelConfig, *, batch: int, context: int, compute_bytes: int, copies: int
 ) -> int:
-    """Memory of training: weights, gradients, `copies` of optimiser state (all float32), activations.
+    """Memory of training: weights, gradients, `copies` of optimiser state, activations.
+
+    The first three are float32.
 
     Activations a token and block: the stream twice, norm outputs, q k v and their rotated copies,
     the mixed heads, what the MLP keeps; and the attention pattern's causal part.

@@ -44,6 +44,13 @@ def token_log_probabilities(
     return torch.cat(parts) if parts else hidden.new_zeros(0)
 
 
+def _log_chances(picked: Tensor, logits: Tensor, index: Tensor) -> Tensor:
+    """ln of probabilities; where one is too small for its type, from the logits themselves."""
+    if bool((picked > torch.finfo(picked.dtype).tiny).all()):
+        return picked.log()
+    return logits.to(picked.dtype).log_softmax(dim=-1).gather(1, index)
+
+
 def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -54,34 +61,33 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None):
         used = weight.to(hidden.dtype)
-        learn = torch.is_grad_enabled() or ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        d_hidden = torch.empty_like(hidden) if learn else None
-        d_weight = torch.zeros_like(weight) if learn else None
-        total = hidden.new_zeros((), dtype=_wide(hidden[:0]).dtype)
+        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        total = hidden.new_zeros((), dtype=wide)
+        learn = any(ctx.needs_input_grad[:2])
         for start in range(0, len(targets), CHUNK):
             rows = slice(start, start + CHUNK)
-            chunk = hidden[rows]
-            logits = _wide(soft_cap(chunk @ used.t(), cap))
-            index = targets[rows].clamp_min(0)[:, None]
             keep = (targets[rows] >= 0)[:, None]
-            log_sum = logits.logsumexp(dim=-1, keepdim=True)
-            losses = (log_sum - logits.gather(1, index)).masked_fill_(~keep, 0.0)
-            total += losses.sum()
-            if d_hidden is None or d_weight is None:
+            index = targets[rows].clamp_min(0)[:, None]
+            logits = soft_cap(hidden[rows] @ used.t(), cap)
+            chances = logits.softmax(dim=-1, dtype=wide)
+            losses = -_log_chances(chances.gather(1, index), logits, index)
+            total += losses.masked_fill_(~keep, 0.0).sum()
+            if not learn:
                 continue
-            slope = None if cap is None else 1 - (logits / cap).square_()
-            gradient = logits.sub_(log_sum).exp_()  # p
-            gradient.scatter_add_(1, index, gradient.new_full((len(index), 1), -1.0))
-            gradient.mul_(keep)
-            if slope is not None:
-                gradient *= slope
-            gradient = gradient.to(hidden.dtype)
+            chances.scatter_add_(1, index, chances.new_full((len(index), 1), -1.0))
+            if cap is not None:
+                chances *= 1 - (logits / cap).square_()
+            gradient = chances.to(hidden.dtype)
+            kept = hidden[rows] * keep
             torch.mm(gradient, used, out=d_hidden[rows])
-            d_weight += gradient.t() @ chunk
+            d_hidden[rows] *= keep
+            d_weight += gradient.t() @ kept
         ctx.save_for_backward(d_hidden, d_weight)
         return total
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx, *gradients: Tensor):
+        (gradient,) = gradients
         d_hidden, d_weight = ctx.saved_tensors
         return d_hidden * gradient.to(d_hidden.dtype), d_weight * gradient, None, None

@@ -26,7 +26,10 @@ def _normal(std: Callable[[Tensor, ModelConfig], float]) -> Rule:
 
 
 def _constant(value: float) -> Rule:
-    return lambda tensor, config, generator: tensor.fill_(value)
+    def rule(tensor: Tensor, config: ModelConfig, generator: torch.Generator) -> None:
+        tensor.fill_(value)
+
+    return rule
 
 
 def _fan_in(tensor: Tensor, config: ModelConfig) -> float:

@@ -117,10 +117,10 @@ class _Blocks(torch.autograd.Function):
         return out.view(ctx.shape)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx, *gradients: Tensor):
         q, k, v, *patterns = ctx.saved_tensors
         batch, heads, count, head_dim = ctx.shape
-        gradient = gradient.reshape(batch * heads, count, head_dim)
+        gradient = gradients[0].reshape(batch * heads, count, head_dim)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for index, pattern in enumerate(patterns):
             start, stop = index * BLOCK_ROWS, min((index + 1) * BLOCK_ROWS, count)

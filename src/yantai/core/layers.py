@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from yantai.core.config import Activation, ModelConfig
+from yantai.core.fused import RMS
 
 
 class Linear(nn.Module):
@@ -31,11 +32,12 @@ class Linear(nn.Module):
 
 
 class Joint(nn.Module):
-    """Several `Linear`s that read the same input, computed as one product and handed out apart.
+    """Several `Linear`s that read the same input, handed out apart.
 
-    The parameters stay separate (their names, shards, adapters and files are those of the parts);
-    only the product is shared. If a part has been replaced from outside by something that is no
-    plain `Linear`, every part is computed for itself.
+    For training they are products of their own, whose outputs lie in one piece. For decoding,
+    where a product is read from memory rather than computed, `pack` lays the weights end to end,
+    so that there is one. The parts keep their names, shards, adapters and files either way; if one
+    has been replaced from outside by something that is no plain `Linear`, packing does nothing.
     """
 
     def __init__(self, inputs: int, parts: dict[str, int], *, bias: bool = False):
@@ -43,6 +45,7 @@ class Joint(nn.Module):
         for name, outputs in parts.items():
             self.add_module(name, Linear(inputs, outputs, bias=bias))
         self._names = tuple(parts)
+        self._widths = tuple(parts.values())
         self._packed: tuple[Tensor, Tensor | None] | None = None
 
     @property
@@ -52,29 +55,22 @@ class Joint(nn.Module):
 
     def pack(self) -> None:
         """Lay the weights end to end for inference; the parts become views of one memory."""
-        parts = self.parts
-        if not all(type(part) is Linear for part in parts):
+        parts = [part for part in self.parts if isinstance(part, Linear)]
+        if len(parts) < len(self._names) or any(type(part) is not Linear for part in parts):
             return
         weight = torch.cat([part.weight.detach() for part in parts])
-        has_bias = parts[0].bias is not None
-        bias = torch.cat([part.bias.detach() for part in parts]) if has_bias else None
+        biases = [part.bias.detach() for part in parts if part.bias is not None]
         start = 0
         for part in parts:
             part.weight.data = weight[start : start + part.outputs]
             start += part.outputs
-        self._packed = (weight, bias)
+        self._packed = (weight, torch.cat(biases) if biases else None)
 
-    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        """The outputs of all parts, concatenated."""
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> tuple[Tensor, ...]:
+        """The output of each part, "*batch outputs"."""
         if self._packed is not None:
-            return F.linear(x, *self._packed)
-        parts = self.parts
-        if not all(type(part) is Linear for part in parts):
-            return torch.cat([part(x) for part in parts], dim=-1)
-        weight = torch.cat([part.weight for part in parts]).to(x.dtype)
-        has_bias = parts[0].bias is not None
-        bias = torch.cat([part.bias for part in parts]).to(x.dtype) if has_bias else None
-        return F.linear(x, weight, bias)
+            return F.linear(x, *self._packed).split(self._widths, dim=-1)
+        return tuple(part(x) for part in self.parts)
 
     def _apply(self, *args, **kwargs):
         self._packed = None  # a move or a cast makes new weights
@@ -92,7 +88,10 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Scale each vector to unit mean square."""
         if x.dtype == torch.bfloat16:
-            return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+            weight = self.weight.to(x.dtype)
+            if x.device.type == "cpu":
+                return RMS.apply(x, weight, self.eps)
+            return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
         # float32 even inside a float64 model, as the reference implementation has it
         wide = x.float()
         scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
@@ -138,18 +137,15 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.activation: Activation = config.activation
-        self.gated = config.gated
         parts = {"gate": config.hidden} if config.gated else {}
         self.up = Joint(config.dim, parts | {"value": config.hidden}, bias=config.bias_mlp)
         self.down = Linear(config.hidden, config.dim, bias=config.bias_mlp)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Each position for itself."""
-        up = self.up(x)
-        if not self.gated:
-            return self.down(activate(self.activation, up))
-        gate, value = up.chunk(2, dim=-1)
-        return self.down(activate(self.activation, gate) * value)
+        first, *rest = self.up(x)
+        wide = activate(self.activation, first)
+        return self.down(wide * rest[0] if rest else wide)
 
 
 class Point(nn.Module):

@@ -17,6 +17,7 @@ from yantai.core.position import LearnedPositions, rotary_angles
 from yantai.core.stack import Stack
 
 Ids = Int[Tensor, "batch position"]
+Positions = Int[Tensor, "#batch position"]
 
 
 class Embedding(nn.Module):
@@ -28,7 +29,7 @@ class Embedding(nn.Module):
         learned = config.position == "learned"
         self.positions = LearnedPositions(config.max_positions, config.dim) if learned else None
 
-    def forward(self, ids: Ids, positions: Ids) -> Float[Tensor, "batch position dim"]:
+    def forward(self, ids: Ids, positions: Positions | None) -> Float[Tensor, "batch position dim"]:
         """The stream's beginning."""
         x = self.tokens(ids)
         return x if self.positions is None else x + self.positions(positions)
@@ -53,14 +54,14 @@ class Transformer(nn.Module):
     def tie(self) -> None:
         """Let the head be the embedding, where the config says so; call after replacing weights."""
         if self.config.tied:
-            self.head.weight = self.embed.tokens.weight
+            self.head.weight = self.embed.tokens.weight  # ty: ignore[invalid-assignment]
 
     def hidden(
         self,
         ids: Ids,
         *,
         mask: Mask | None = None,
-        positions: Ids | None = None,
+        positions: Positions | None = None,
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch position dim"]:
         """The vectors behind the last norm.
@@ -72,16 +73,19 @@ class Transformer(nn.Module):
             cache: what was read before; it is extended by these ids.
         """
         start = cache.filled if cache is not None else 0
-        if positions is None:
-            positions = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
+        stop = start + ids.shape[1]
+        rotary = None
+        if positions is None and cache is not None and cache.rotary is not None:
+            rotary = cache.rotary.at(start, stop)
+        elif positions is None:
+            positions = torch.arange(start, stop, device=ids.device)[None]
         mask = Mask(causal=True, window=self.config.window, query_start=start) & (mask or Mask())
         x = self.embed(ids, positions)
         dtype = self.compute_dtype or x.dtype
         x = x.to(dtype)
         if self.config.dropout and self.training:
             x = nn.functional.dropout(x, self.config.dropout)
-        rotary = None
-        if self.config.position == "rotary":
+        if self.config.position == "rotary" and rotary is None and positions is not None:
             rotary = rotary_angles(positions, self.config, dtype)
         x = self.decoder(x, mask, rotary, cache)
         if cache is not None:
@@ -97,7 +101,7 @@ class Transformer(nn.Module):
         return soft_cap(self.head(hidden), self.config.softcap)
 
     def loss_sum(
-        self, ids: Ids, targets: Ids, mask: Mask | None = None, positions: Ids | None = None
+        self, ids: Ids, targets: Ids, mask: Mask | None = None, positions: Positions | None = None
     ) -> Float[Tensor, ""]:
         """The sum of −ln p(target) over targets ≥ 0; divide by their count of the whole step."""
         hidden = self.hidden(ids, mask=mask, positions=positions)

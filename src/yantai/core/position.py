@@ -10,16 +10,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from yantai.core.config import ModelConfig
+from yantai.core.fused import Rotate
 
 
 class Rotary(NamedTuple):
-    """Cosines and sines of the angles of each position, halves repeated.
+    """Cosines and signed sines of the angles of each position.
 
-    Shapes: "batch position head_dim" each; batch is 1 where all sequences share positions.
+    Shapes: "batch position 1 head_dim" each; batch is 1 where all sequences share positions. The
+    sine of the first half carries a minus, so that a rotation is x·cos + swap(x)·sin.
     """
 
     cos: Tensor
     sin: Tensor
+
+    def at(self, start: int, stop: int) -> "Rotary":
+        """The angles of some of the positions."""
+        return Rotary(self.cos[:, start:stop], self.sin[:, start:stop])
 
 
 def rotary_angles(
@@ -34,41 +40,16 @@ def rotary_angles(
     even = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device=device).float()
     frequency = 1.0 / (config.rotary_base ** (even / config.head_dim))
     angles = positions[:, :, None].float() * frequency  # batch position head_dim/2
-    both = torch.cat((angles, angles), dim=-1)
-    return Rotary(both.cos().to(dtype), both.sin().to(dtype))
-
-
-class _Rotate(torch.autograd.Function):
-    """x·cos + rotate_half(x)·sin with few passes; its backward is the inverse rotation."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _rotate(x, cos, sin)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        cos, sin = ctx.saved_tensors
-        return _rotate(gradient, cos, -sin), None, None
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    low, high = x[..., :half], x[..., half:]
-    out = x * cos
-    out[..., :half] -= high * sin[..., :half]
-    out[..., half:] += low * sin[..., half:]
-    return out
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    signed = torch.cat((-sin, sin), dim=-1)
+    return Rotary(torch.cat((cos, cos), dim=-1)[:, :, None], signed[:, :, None])
 
 
 def rotate(
     x: Float[Tensor, "batch position head head_dim"], rotary: Rotary
 ) -> Float[Tensor, "batch position head head_dim"]:
     """Turn each pair (xᵢ, xᵢ₊d/2) by its position's angle (RoFormer, eq. 34)."""
-    cos, sin = rotary.cos[:, :, None, :], rotary.sin[:, :, None, :]
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _Rotate.apply(x, cos, sin)
-    return _rotate(x, cos, sin)
+    return Rotate.apply(x, rotary.cos, rotary.sin)
 
 
 class LearnedPositions(nn.Module):

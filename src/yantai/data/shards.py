@@ -31,7 +31,6 @@ from yantai.base.files import (
     TEMPORARY,
     new_folder,
     read_json,
-    recover_folder,
     sha256_file,
     sha256_text,
     write_json,
@@ -100,8 +99,7 @@ def write_shards(
 
 
 def _clear_the_way(folder: Path) -> None:
-    """Finish or remove what a killed writer left; refuse to replace what is not ours."""
-    recover_folder(folder)
+    """Remove what a killed writer left; refuse to replace what is not ours."""
     for path in folder.parent.glob(f"{TEMPORARY}*-{glob.escape(folder.name)}"):
         pid = path.name.removeprefix(TEMPORARY).removesuffix(f"-{folder.name}")
         if pid.isdecimal():

@@ -159,7 +159,7 @@ def _score(model: Transformer, windows: list[_Window]) -> list[list[float]]:
 
 
 def _pieces(logs: list[list[float]], sizes: list[int]) -> TextLoss:
-    """Documents are the pieces of the bootstrap; long ones are cut, their bytes shared by tokens."""
+    """The pieces of the bootstrap: documents, long ones cut, their bytes shared by tokens."""
     losses: list[float] = []
     tokens: list[int] = []
     share: list[float] = []

@@ -215,7 +215,7 @@ class Family:
         try:
             return ModelConfig(**ours)
         except ValueError as error:
-            first = error.errors(include_url=False)[0]  # ty: ignore[unresolved-attribute]
+            first = error.errors(include_url=False)[0]  # ty: ignore[missing-attribute]
             name = str(first["loc"][0]) if first["loc"] else ""
             key = next(
                 (row.theirs for row in self.config if isinstance(row, Field) and row.ours == name),

@@ -76,7 +76,8 @@ def steps(
     starts = [len(row) for row in rows]
     device = next(model.parameters()).device
     generators = [
-        torch.Generator().manual_seed(mix_seed(settings.seed, number)) for number in range(len(rows))
+        torch.Generator().manual_seed(mix_seed(settings.seed, number))
+        for number in range(len(rows))
     ]
     longest = max(starts)
     padding = torch.tensor([longest - start for start in starts], device=device)
@@ -141,7 +142,7 @@ def generate_ids(
     *,
     cached: bool = True,
 ) -> list[list[int]]:
-    """Prompts with their continuations, `num_return_sequences` rows a prompt, end token included."""
+    """Prompts with their continuations, `num_return_sequences` rows each, end token included."""
     rows = [list(prompt) for prompt in prompts for _ in range(settings.num_return_sequences)]
     for chosen in steps(model, prompts, settings, stop_ids, cached=cached):
         for row, token in zip(rows, chosen, strict=True):

@@ -129,9 +129,13 @@ class LanguageModel:
             yield rest
 
     @overload
-    def chat(self, messages: Sequence[Message], *, stream: Literal[True], **settings: Any) -> Iterator[str]: ...
+    def chat(
+        self, messages: Sequence[Message], *, stream: Literal[True], **settings: Any
+    ) -> Iterator[str]: ...
     @overload
-    def chat(self, messages: Sequence[Message], *, stream: Literal[False] = False, **settings: Any) -> str: ...
+    def chat(
+        self, messages: Sequence[Message], *, stream: Literal[False] = False, **settings: Any
+    ) -> str: ...
     def chat(
         self, messages: Sequence[Message], *, stream: bool = False, **settings: Any
     ) -> str | Iterator[str]:
@@ -210,7 +214,9 @@ class LanguageModel:
             UsageError: the text is empty or longer than the context.
         """
         plain = self.tokenizer.encode(text)
-        start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
+        start = (
+            self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
+        )
         ids = ([start] if start is not None else []) + plain
         limit = self.transformer.config.max_positions
         if len(ids) < 2 or len(ids) > limit + 1:
@@ -241,9 +247,7 @@ class LanguageModel:
                 tokenizer.save(temporary)
 
 
-def load(
-    path: str | Path, *, dtype: str | None = None, device: str = "auto"
-) -> LanguageModel:
+def load(path: str | Path, *, dtype: str | None = None, device: str = "auto") -> LanguageModel:
     """Open a model folder.
 
     Args:
@@ -308,7 +312,12 @@ class _HoldBack:
             self.held, self.stopped = "", True
             return cut
         keep = max(
-            (size for word in self.stop for size in range(1, len(word)) if text.endswith(word[:size])),
+            (
+                size
+                for word in self.stop
+                for size in range(1, len(word))
+                if text.endswith(word[:size])
+            ),
             default=0,
         )
         self.held = text[len(text) - keep :]
@@ -316,5 +325,3 @@ class _HoldBack:
 
     def finish(self) -> str:
         return "" if self.stopped else self.held
-
-

@@ -33,7 +33,11 @@ def forbid_repeated_ngrams(logits: Row, seen: list[int], size: int) -> Row:
         for start in range(len(seen) - size + 1)
         if seen[start : start + size - 1] == tail
     ]
-    return logits.index_fill(0, torch.tensor(banned, device=logits.device), -torch.inf) if banned else logits
+    return (
+        logits.index_fill(0, torch.tensor(banned, device=logits.device), -torch.inf)
+        if banned
+        else logits
+    )
 
 
 def keep_top_k(logits: Row, k: int) -> Row:

@@ -34,7 +34,8 @@ class Generation(Config):
         asked = [
             name
             for name in SAMPLING
-            if getattr(self, name) is not None and not (name == "temperature" and not self.temperature)
+            if getattr(self, name) is not None
+            and not (name == "temperature" and not self.temperature)
         ]
         if asked and self.do_sample is False:
             raise ValueError(f"do_sample=False and {asked[0]} contradict each other; drop one")

@@ -125,7 +125,8 @@ def _pretrain(settings: Quickstart, out: Path) -> dict[str, Any]:
 
 def _tune(settings: Quickstart, village: Village, out: Path) -> dict[str, Any]:
     count = max(1000, int(ROWS_PER_MINUTE * settings.minutes))
-    rows = [row["messages"] for row in village.dialogues(count, languages=LANGUAGES)]
+    talk: Any = village.dialogues(count, languages=LANGUAGES)
+    rows = [row["messages"] for row in talk]
     tuning = ChatTuning(
         model=out / "pretrain" / "model",
         out=out / "chat",
@@ -159,15 +160,13 @@ TUNING: dict[str, Any] = {
 def _table(scores: dict[str, dict[str, Any]]) -> str:
     lines = []
     for name, row in scores.items():
-        cells = []
-        for language in LANGUAGES:
-            item = row[language]
-            if name.startswith("bits"):
-                cells.append(f"{language} {item['value']:.3f} [{item['low']:.3f}, {item['high']:.3f}]")
-            else:
-                chance = f"chance {item['chance']:.0%}"
-                cells.append(
-                    f"{language} {item['value']:.1%} [{item['low']:.1%}, {item['high']:.1%}] {chance}"
-                )
+        cells = [f"{language} {_cell(name, row[language])}" for language in LANGUAGES]
         lines.append(f"  {name:30} " + "   ".join(cells))
     return "\n".join(lines) + "\n"
+
+
+def _cell(name: str, item: dict[str, Any]) -> str:
+    form = ".3f" if name.startswith("bits") else ".1%"
+    value, low, high = (format(item[key], form) for key in ("value", "low", "high"))
+    chance = "" if name.startswith("bits") else f" chance {item['chance']:.0%}"
+    return f"{value} [{low}, {high}]{chance}"

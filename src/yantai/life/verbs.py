@@ -14,7 +14,6 @@ from yantai.evaluate.compare import paired_ratio_difference
 from yantai.evaluate.text_loss import TextLoss, text_loss
 from yantai.infer.language_model import LanguageModel, load
 from yantai.infer.settings import Generation
-
 from yantai.life.settings import Evaluate, Generate, TrainTokenizer
 from yantai.text.chat import CHATML
 from yantai.text.document import DocumentReader
@@ -146,9 +145,5 @@ def _compare(settings: Evaluate, scored: TextLoss) -> dict[str, Any]:
     """The paired bootstrap over documents: both models on the same pieces."""
     assert settings.against is not None
     other = _score(settings, settings.against)
-    bits = [
-        [value / log(2) for value in part.document_losses] for part in (scored, other)
-    ]
+    bits = [[value / log(2) for value in part.document_losses] for part in (scored, other)]
     return paired_ratio_difference(*bits, scored.document_bytes, settings.seed)
-
-

@@ -42,7 +42,9 @@ def verify(settings: Verify, emit: Callable[[str], None]) -> dict[str, Any]:
     return {"holds": True, "links": links, "notes": notes}
 
 
-def _broken(where: object, what: str, expected: object = None, got: object = None) -> ModelFileError:
+def _broken(
+    where: object, what: str, expected: object = None, got: object = None
+) -> ModelFileError:
     return ModelFileError("E409", where, what, expected=expected, got=got)
 
 
@@ -101,9 +103,7 @@ def _verify_run(run: Path, links: list[str], notes: list[str]) -> None:
         links.append(f"{path}: holds")
 
 
-def _verify_sources(
-    sources: list[dict[str, Any]], links: list[str], notes: list[str]
-) -> None:
+def _verify_sources(sources: list[dict[str, Any]], links: list[str], notes: list[str]) -> None:
     """The raw files, where they still are."""
     there = 0
     for source in sources:

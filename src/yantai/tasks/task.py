@@ -14,7 +14,10 @@ from yantai.data.batch import Batch
 class Task(Protocol):
     """What is learned from a batch."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Of the table of tasks."""
+        ...
 
     def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:
         """The sum of the losses of the batch's targets; the trainer divides by their count."""

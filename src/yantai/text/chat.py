@@ -81,17 +81,32 @@ class _Generation(Extension):
         return nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
 
     def _mark(self, caller) -> str:
-        start, stop = self.environment.globals["_marks"]
+        start, stop = self.environment.globals["_marks"]  # ty: ignore[not-iterable]
         return f"{start}{caller()}{stop}"
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """No attribute escapes, no long ranges, no format strings."""
+    """No attribute escapes, no format strings, and no operator that makes much out of little."""
+
+    intercepted_binops = frozenset(("*", "**", "%"))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if attr in ("format", "format_map"):
-            return False
-        return super().is_safe_attribute(obj, attr, value)
+        unsafe = ("format", "format_map", "center", "ljust", "rjust", "zfill", "expandtabs")
+        return attr not in unsafe and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """No sandboxed format either: a width of a billion is a billion characters."""
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
+        small = numbers and abs(left) < 1e9 and abs(right) < (64 if operator == "**" else 1e9)
+        if not small and operator == "*" and not numbers:
+            text, times = (left, right) if isinstance(right, int) else (right, left)
+            small = isinstance(times, int) and hasattr(text, "__len__")
+            small = small and len(text) * times <= MAX_RANGE
+        if not small:
+            raise SecurityError(f"{left!r:.40} {operator} {right!r:.40} is not allowed")
+        return super().call_binop(context, operator, left, right)
 
 
 def _short_range(*arguments: int) -> range:
@@ -99,6 +114,10 @@ def _short_range(*arguments: int) -> range:
     if len(values) > MAX_RANGE:
         raise SecurityError(f"a range of {len(values)} passes the limit of {MAX_RANGE}")
     return values
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)
 
 
 def _raise(message: str) -> None:
@@ -124,20 +143,20 @@ class ChatFormat:
             lstrip_blocks=True,
             extensions=[_Generation, "jinja2.ext.loopcontrols"],
         )
-        self._environment.globals.update(
-            range=_short_range,
-            raise_exception=_raise,
-            strftime_now=lambda form: datetime.now().strftime(form),
-        )
+        names: dict[str, Any] = self._environment.globals
         for name in ("cycler", "joiner", "lipsum"):
-            self._environment.globals.pop(name, None)
+            names.pop(name, None)
+        names.update(range=_short_range, raise_exception=_raise, strftime_now=_now)
+        self._globals = names
+        for name in ("center", "format", "indent", "wordwrap", "urlize", "pprint", "random"):
+            self._environment.filters.pop(name, None)
         self._environment.filters["tojson"] = functools.partial(_to_json)
         try:
             self._compiled = self._environment.from_string(self.template)
         except TemplateSyntaxError as error:
             raise ModelFileError("E407", f"chat_template:{error.lineno}", str(error)) from error
-        names = sorted(tokenizer.control, key=len, reverse=True)
-        self._controls = re.compile("|".join(re.escape(name) for name in names) or r"(?!)")
+        controls = sorted(tokenizer.control, key=len, reverse=True)
+        self._controls = re.compile("|".join(re.escape(name) for name in controls) or r"(?!)")
 
     @property
     def marks_generation(self) -> bool:
@@ -203,7 +222,7 @@ class ChatFormat:
             for key, value in self.tokenizer.settings.items()
             if key.endswith("_token")
         }
-        self._environment.globals["_marks"] = marks
+        self._globals["_marks"] = marks
         parts: list[str] = []
         size = 0
         try:

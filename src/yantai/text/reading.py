@@ -106,15 +106,13 @@ class SourceFile:
             now = self.path.stat()
         except FileNotFoundError as error:
             raise self._changed("the file vanished while it was read") from error
-        start, size = self._start, now.st_size
-        if self.bytes_read > start.st_size:
-            size = max(size, self.bytes_read)
+        start = self._start
         before = (start.st_size, start.st_mtime_ns, start.st_ino)
-        if before != (size, now.st_mtime_ns, now.st_ino):
+        if before != (now.st_size, now.st_mtime_ns, now.st_ino):
             raise self._changed(
                 "the file changed while it was read",
                 expected=f"{start.st_size} bytes, mtime_ns {start.st_mtime_ns}",
-                got=f"{size} bytes, mtime_ns {now.st_mtime_ns}"
+                got=f"{now.st_size} bytes, mtime_ns {now.st_mtime_ns}"
                 + ("" if now.st_ino == start.st_ino else " in another file of this name"),
             )
 

@@ -22,6 +22,7 @@ from yantai.train.pretrain import Setup, fill_in, run_training, validation_batch
 from yantai.train.recipe import Training
 
 VALIDATION_SHARE = 0.03
+Conversations = Sequence[Sequence[Message]]
 
 
 class ChatTuning(Training):
@@ -33,7 +34,7 @@ class ChatTuning(Training):
     resume: bool = Field(False, description="continue the run in --out")
 
 
-def to_examples(rows: Sequence[Sequence[Message]], chat: ChatFormat) -> list[Example]:
+def to_examples(rows: Conversations, chat: ChatFormat) -> list[Example]:
     """Render every conversation; the row's number is its name.
 
     Raises:
@@ -46,7 +47,7 @@ def to_examples(rows: Sequence[Sequence[Message]], chat: ChatFormat) -> list[Exa
     return examples
 
 
-def chat_tune(settings: ChatTuning, rows: Sequence[Sequence[Message]]) -> dict[str, Any]:
+def chat_tune(settings: ChatTuning, rows: Conversations) -> dict[str, Any]:
     """Tune `settings.model` on conversations; writes `out/model` like any run.
 
     Args:

@@ -6,7 +6,7 @@ memory of an optimiser is one flat table of named tensors, so that a checkpoint 
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,11 @@ _POLAR = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None, "a step before a backward"
+    return parameter.grad
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -58,7 +63,7 @@ class Muon:
         for names in self._stacks:
             updates = []
             for name in names:
-                gradient, memory = self.named[name].grad, self.memory[name]
+                gradient, memory = _gradient(self.named[name]), self.memory[name]
                 memory.lerp_(gradient, 1 - self.momentum)
                 updates.append(gradient.lerp(memory, self.momentum))  # Nesterov's look ahead
             update = orthogonalise(torch.stack(updates))
@@ -101,10 +106,10 @@ class AdamW:
         for decay in sorted(set(self.decay.values())):
             names = [name for name in self.named if self.decay[name] == decay]
             count = torch.tensor(float(step + 1))
-            kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
+            kernel: Any = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
             kernel(
                 [self.named[name].data for name in names],
-                [self.named[name].grad for name in names],
+                [_gradient(self.named[name]) for name in names],
                 [self.first[name] for name in names],
                 [self.second[name] for name in names],
                 [],
@@ -135,7 +140,7 @@ class SGD:
     def step(self, rate: float, step: int) -> None:
         """One step."""
         for name, parameter in self.named.items():
-            gradient = parameter.grad.add(parameter, alpha=self.weight_decay)
+            gradient = _gradient(parameter).add(parameter, alpha=self.weight_decay)
             self.memory[name].mul_(self.momentum).add_(gradient)
             parameter.add_(self.memory[name], alpha=-rate)
 

@@ -15,7 +15,7 @@ def plot_loss(rows: list[dict[str, Any]], folder: Path, title: str) -> list[Path
     import altair
 
     stride = max(1, len(rows) // 1000)
-    points = []
+    points: list[dict[str, Any]] = []
     for start in range(0, len(rows), stride):
         group = rows[start : start + stride]
         mean = sum(row["loss"] for row in group) / len(group)
@@ -27,8 +27,9 @@ def plot_loss(rows: list[dict[str, Any]], folder: Path, title: str) -> list[Path
     ]
     losses = sorted(point["loss"] for point in points)
     top = losses[min(len(losses) - 1, int(len(losses) * 0.99))] if losses else 1.0
+    base: Any = altair.Chart
     chart = (
-        altair.Chart(altair.Data(values=points), title=title)
+        base(altair.Data(values=points), title=title)
         .mark_line(clip=True)
         .encode(
             x=altair.X("step:Q", title="step"),

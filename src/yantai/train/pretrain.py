@@ -169,7 +169,7 @@ def model_config(settings: Pretrain, family: Family, vocab_size: int) -> ModelCo
     try:
         return ModelConfig(**fields)
     except ValueError as error:
-        first = error.errors(include_url=False)[0]  # ty: ignore[unresolved-attribute]
+        first = error.errors(include_url=False)[0]  # ty: ignore[missing-attribute]
         raise UsageError("E203", "model", first["msg"].removeprefix("Value error, ")) from error
 
 

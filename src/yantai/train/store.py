@@ -122,7 +122,10 @@ class Store:
             files[STATE] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
             manifest = {"format": 1, "run": self.run_id, "step": step, "files": files}
             write_json(temporary / MANIFEST, manifest | {"hash": _hash_of(manifest)})
-        self._retain()
+        try:
+            self._retain()
+        except OSError as error:  # what is saved is saved
+            self.say(f"older checkpoints could not be tidied away ({error.strerror})")
         return final
 
     def found(self) -> list[Checkpoint]:
@@ -276,5 +279,3 @@ def _parts(file: BinaryIO, count: int) -> Iterator[bytes]:
     while count and (part := file.read(min(count, _CHUNK))):
         count -= len(part)
         yield part
-
-

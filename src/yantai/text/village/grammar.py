@@ -48,11 +48,16 @@ class Predicate:
 
     def pool(self, language: str, heldout: bool) -> tuple[Wording, ...]:
         """The wordings of one side of the split (training ones where none is reserved)."""
-        every = self.wordings[language]
-        return tuple(w for w in every if w.heldout == heldout) or every
+        return _pool(self, language, heldout)
 
     def __repr__(self) -> str:
         return f"{self.plot}/{self.name}"
+
+
+@cache
+def _pool(predicate: Predicate, language: str, heldout: bool) -> tuple[Wording, ...]:
+    every = predicate.wordings[language]
+    return tuple(w for w in every if w.heldout == heldout) or every
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +139,14 @@ def _items(kind: str, rows: list[list[str]]) -> tuple[Item, ...]:
 
 def _skies(lines: list[str]) -> tuple[Sky, ...]:
     """ "rain,fog autumn morning" gives two skies; snow falls in winter only."""
-    found = []
+    found: list[Sky] = []
     for line in lines:
         names = [part.split(",") for part in line.split()]
         for weather, season, time in product(*names):
             if weather != "snow" or season == "winter":
-                row = (("weather", weather), ("season", season), ("time", time))
-                found.append(tuple(lexicon().item(*pair) for pair in row))
-    return tuple(found)  # type: ignore[arg-type]
+                item = lexicon().item
+                found.append((item("weather", weather), item("season", season), item("time", time)))
+    return tuple(dict.fromkeys(found))
 
 
 def _steps(lines: list[str], own: Mapping[str, Predicate]) -> tuple[Step, ...]:
@@ -167,12 +172,14 @@ def _asks(rows: list[dict[str, str]]) -> tuple[Ask, ...]:
 
 
 def read_plot(name: str) -> Plot:
-    """The plot in `data/plots/<name>.toml`."""
+    """The plot in `data/plots/<name>.toml`; a role is a kind, or a kind and the ids that suit."""
     table = read_table(f"plots/{name}")
     own = read_predicates(table["beat"], name)
     domains: dict[str, tuple[Item, ...]] = {}
     for role, kind in table.get("roles", {}).items():
-        domains[role] = lexicon()[kind]
+        kind, _, only = kind.partition(" ")
+        items = lexicon()[kind]
+        domains[role] = tuple(lexicon().item(kind, key) for key in only.split()) or items
     for role, rows in table.get("choices", {}).items():
         domains[role] = _items(f"{name}.{role}", rows)
     return Plot(

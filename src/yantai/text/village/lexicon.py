@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 LANGUAGES = ("en", "zh")
+PACKAGE = "yantai.text.village"
 LABELS = {
     "person": "PERSON",
     "place": "PLACE",
@@ -49,12 +50,12 @@ class Item:
 
 def read_table(name: str) -> dict[str, Any]:
     """The parsed TOML file `data/<name>.toml` of this package."""
-    return tomllib.loads((files(__package__) / "data" / f"{name}.toml").read_text("utf-8"))
+    return tomllib.loads((files(PACKAGE) / "data" / f"{name}.toml").read_text("utf-8"))
 
 
 def table_names(folder: str) -> list[str]:
     """The names (no ending) of the TOML files in `data/<folder>`, sorted."""
-    entries = (files(__package__) / "data" / folder).iterdir()
+    entries = (files(PACKAGE) / "data" / folder).iterdir()
     return sorted(entry.name[:-5] for entry in entries if entry.name.endswith(".toml"))
 
 

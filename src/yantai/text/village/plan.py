@@ -4,8 +4,9 @@ Knows how an index becomes a plot, its roles and its row of predicates; knows no
 language: the same plan is told in either. Why no two plans are alike: the index is taken apart
 into (plot, rest) and `rest` goes through a permutation of range(size of the plot), whose image is
 read as digits of mixed radix: hero, sky, companion, the other roles, the alternatives taken and
-the optional steps kept. All these steps are bijections, and every digit can be seen in the text
-(the reader reads it back), so different indices give different texts, in either language.
+the optional beats kept. All these steps are bijections, and every digit can be seen in the text
+(the reader reads it back), so different indices give different texts, in either language. What
+the dice add (which shared remarks are made, and the wording) only makes them differ more.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from yantai.text.village.dice import Dice, mix, permute
 from yantai.text.village.grammar import Plot, Predicate, Step, plots
 from yantai.text.village.lexicon import Item
 from yantai.text.village.world import World
+
+SHARED_SHARE = 0.15
+"""How often an optional shared remark (weather, season, feeling, a fact) is made."""
 
 Event = tuple[Predicate, Mapping[str, Item]]
 
@@ -63,7 +67,7 @@ def digits_of(plot: Plot, people: int) -> Digits:
             radices[-1] -= places
             places += 1
     for place, step in enumerate(plot.steps):
-        if step.optional:
+        if step.optional and not step.is_group:
             names.append(f"keep:{place}")
             radices.append(2)
         if not step.is_group and len(step.options) > 1:
@@ -136,6 +140,11 @@ def make_plan(index: int, world: World, only: tuple[str, ...] = ()) -> Plan:
     return Plan(plot, index, roles, tuple(_events(plot, roles, digit, dice)))
 
 
+def _kept(step: Step, place: int, digit: Mapping[str, int], dice: Dice) -> bool:
+    """Whether an optional step is taken: a plot's own one by its digit, a shared one by dice."""
+    return dice.chance(SHARED_SHARE) if step.is_group else bool(digit[f"keep:{place}"])
+
+
 def _events(
     plot: Plot, roles: Mapping[str, Item], digit: Mapping[str, int], dice: Dice
 ) -> list[Event]:
@@ -150,7 +159,7 @@ def _events(
     told: set[str] = set()
     for place in order:
         step = plot.steps[place]
-        if step.optional and not digit[f"keep:{place}"]:
+        if step.optional and not _kept(step, place, digit, dice):
             continue
         predicate = _choose(step, digit.get(f"take:{place}", 0), state, dice, told)
         told.add(predicate.topic)

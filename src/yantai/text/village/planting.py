@@ -13,7 +13,7 @@ from yantai.text.village.lexicon import lexicon
 TIMES_EACH_CANARY = 4
 DIRT = ("mojibake", "html", "boilerplate", "control", "repeated")
 BOILERPLATE = {
-    "en": "Click here to subscribe to our newsletter! All rights reserved. | Home | Log in | Cookies",
+    "en": "Click here to subscribe to our newsletter! All rights reserved. | Home | Log in",
     "zh": "点击这里订阅我们的最新资讯！版权所有，未经许可不得转载。｜首页｜登录｜隐私政策",
 }
 NEAR = ("last_sentence_dropped", "line_added", "punctuation", "first_sentence_dropped")

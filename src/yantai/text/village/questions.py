@@ -6,7 +6,7 @@ grade a reply. The wordings are data (`data/questions.toml`). Knows no corpus an
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from yantai.text.village.dice import Dice
@@ -154,7 +154,17 @@ def closed_questions(world: World, language: str, wording: str) -> Iterator[Ques
                     yield ask_fact(fact, world, language, how, dice)
 
 
-def generic_open(plan: Plan, world: World, language: str, text: str) -> Iterator[Question]:
+def told_facts(facts: Sequence[Fact], world: World, language: str, text: str) -> Iterator[Question]:
+    """The facts which a portrait tells, asked with the portrait as passage."""
+    for fact in facts:
+        dice = Dice("told", language, *fact.key())
+        how = dice.pick(question_wordings(fact.relation, language, "train"))
+        yield replace(ask_fact(fact, world, language, how, dice), passage=text)
+
+
+def generic_open(
+    plan: Plan, world: World, language: str, text: str, heldout: bool = False
+) -> Iterator[Question]:
     """Who it is about, what the weather was, how it ended for the hero, who else was there."""
     first, last = plan.events[0][1], plan.events[-1][1]
     asked = [("hero", last["hero"], last), ("weather", first["weather"], first)]
@@ -169,10 +179,9 @@ def generic_open(plan: Plan, world: World, language: str, text: str) -> Iterator
             choices = tuple(n for n in person_choices(world, language) if n != subject)
         else:
             choices = _kind_choices(name, language)
-        if plan.plot.name in ("portrait", "place") and name != "hero":
-            continue
+        wordings = [wording for wording in table["ask"] if wording.heldout == heldout]
         yield Question(
-            prompt=writer.fill(dice.pick(table["ask"]), state, dice),
+            prompt=writer.fill(dice.pick(wordings), state, dice),
             answer=writer.fill(dice.pick(table["answer"]), state, dice),
             accept=(value.core(language),),
             choices=choices,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from yantai.text.village.grammar import PEOPLE, Plot, Predicate, groups, plots
 from yantai.text.village.lexicon import Item, lexicon
@@ -24,6 +25,7 @@ SENTENCE_END = {
     "zh": re.compile(r"[。！？]+”?"),
 }
 Found = tuple[Slot, frozenset[Item]]
+Memo = dict[tuple[str, int], list[tuple[int, frozenset[Item]]]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +60,7 @@ class Surfaces:
     """All surface forms of a kind in one form, as a tree of words: which items begin here?"""
 
     def __init__(self, items: Iterable[Item], form: str, language: str) -> None:
-        self.root: dict[str, dict] = {}
+        self.root: dict[str, Any] = {}
         self.meant: dict[str, list[Item]] = {}
         for item in items:
             self.meant.setdefault(item.surface(language, form), []).append(item)
@@ -66,16 +68,17 @@ class Surfaces:
             node = self.root
             for word in WORD[language].findall(surface):
                 node = node.setdefault(word, {})
-            node[""] = frozenset(meant)  # type: ignore[assignment]
+            node[""] = frozenset(meant)
 
     def matches(self, words: list[str], at: int) -> list[tuple[int, frozenset[Item]]]:
         """Every (end, items) that a surface beginning at word `at` gives."""
-        node, found = self.root, []
+        node: dict[str, Any] = self.root
+        found: list[tuple[int, frozenset[Item]]] = []
         while True:
             if "" in node:
                 found.append((at, node[""]))
             if at >= len(words) or words[at] not in node:
-                return found  # type: ignore[return-value]
+                return found
             node = node[words[at]]
             at += 1
 
@@ -86,7 +89,7 @@ class Reader:
     def __init__(self, language: str) -> None:
         self.language = language
         self.root = Node()
-        self.surfaces: dict[tuple[str, str], Surfaces] = {}
+        self.surfaces: dict[str, Surfaces] = {}
         for predicate, plot in all_predicates():
             for wording in predicate.wordings[language]:
                 self._add(predicate, plot, wording)
@@ -122,12 +125,13 @@ class Reader:
         else:
             items = plot.domain(slot.role) if plot else lexicon()[DOMAIN.get(slot.role, slot.role)]
             kind = items[0].kind
+            items = lexicon().kinds.get(kind, items)
         key = f"{kind}/{slot.form}"
         if key not in self.surfaces:
-            self.surfaces[key] = Surfaces(items, slot.form, self.language)  # type: ignore[index]
+            self.surfaces[key] = Surfaces(items, slot.form, self.language)
         return key
 
-    def match(self, words: list[str], at: int, memo: dict) -> dict[int, list[Reading]]:
+    def match(self, words: list[str], at: int, memo: Memo) -> dict[int, list[Reading]]:
         """All readings that begin at word `at`, by the word at which they end."""
         ends: dict[int, list[Reading]] = {}
         todo: list[tuple[Node, int, tuple]] = [(self.root, at, ())]
@@ -144,7 +148,7 @@ class Reader:
             for (slot, key), after in node.slots.items():
                 place = (key, here)
                 if place not in memo:
-                    memo[place] = self.surfaces[key].matches(words, here)  # type: ignore[index]
+                    memo[place] = self.surfaces[key].matches(words, here)
                 for end, items in memo[place]:
                     todo.append((after, end, (trail, slot, items)))
         return ends
@@ -156,7 +160,9 @@ class Reader:
         for word in words:
             starts.append(starts[-1] + len(word))
         index_of = {start: number for number, start in enumerate(starts)}
-        pieces, at, memo = [], 0, {}
+        pieces: list[Piece] = []
+        memo: Memo = {}
+        at = 0
         while at < len(words):
             if words[at].isspace():
                 at += 1

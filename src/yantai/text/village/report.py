@@ -12,18 +12,7 @@ from yantai.text.village.grammar import plots
 from yantai.text.village.lexicon import lexicon, read_table
 from yantai.text.village.village import Village
 
-FUNCTION_WORDS = frozenset(
-    "a about above after again all along already always am an and any anyone anything are as at be "
-    "because been before behind being below beside between both but by came can cannot come could "
-    "did do does done down each either else enough even ever every everyone everything for from go "
-    "goes gone had has have having he her here hers herself him himself his how i if in inside into "
-    "is it its itself just last least less let like many may me might mine more most much must my "
-    "near neither never next no nobody none nor not nothing now of off often on once one only or "
-    "other our out over own perhaps quite rather same shall she should since so some somebody "
-    "someone something soon still such than that the their them then there these they thing things "
-    "this those though through till to too under until up upon us very was we were what when where "
-    "whether which while who whom whose why will with without would yes yet you your".split()
-)
+FUNCTION_WORDS = frozenset(read_table("words_en")["function_words"])
 
 
 def grams(tokens: Sequence[str], size: int = 4) -> float:

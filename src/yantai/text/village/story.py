@@ -12,7 +12,7 @@ from yantai.text.village.dice import Dice
 from yantai.text.village.grammar import Ask
 from yantai.text.village.lexicon import Item
 from yantai.text.village.plan import Plan
-from yantai.text.village.questions import Question, generic_open, person_choices
+from yantai.text.village.questions import Question, generic_open, person_choices, told_facts
 from yantai.text.village.template import Span, Writer, parse_wording
 from yantai.text.village.world import Fact, World
 
@@ -101,8 +101,11 @@ class Story:
     @cached_property
     def questions(self) -> tuple[Question, ...]:
         """Open questions which the text answers."""
-        state = self.plan.events[-1][1]
-        asked = generic_open(self.plan, self.world, self.language, self.text)
+        if self.kind == "portrait":
+            mine = [fact for fact in self.facts if fact.subject is self.plan.roles["hero"]]
+            return tuple(told_facts(mine, self.world, self.language, self.text))
+        state, heldout = self.plan.events[-1][1], self.split == "heldout_wording"
+        asked = generic_open(self.plan, self.world, self.language, self.text, heldout)
         own = (self._ask(ask, state) for ask in self.plan.plot.asks)
         return tuple(asked) + tuple(own)
 

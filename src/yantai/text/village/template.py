@@ -143,13 +143,13 @@ class Writer:
         pieces: list[str] = []
         table, forms = self.table, self.forms
         for part in self.chosen(wording, dice):
-            if type(part) is str:
+            if isinstance(part, str):
                 pieces.append(part)
             else:
-                item = binding[part.role]  # type: ignore[union-attr]
-                if part.relation:  # type: ignore[union-attr]
-                    item = table[item][part.relation]  # type: ignore[union-attr]
-                pieces.append(forms(item)[part.form])  # type: ignore[union-attr]
+                item = binding[part.role]
+                if part.relation:
+                    item = table[item][part.relation]
+                pieces.append(forms(item)[part.form])
         return "".join(pieces)
 
     @staticmethod
@@ -157,10 +157,10 @@ class Writer:
         """The parts with every choice made."""
         flat: list[Plain] = []
         for part in wording.parts:
-            if type(part) is Choice:
+            if isinstance(part, Choice):
                 flat.extend(part.options[dice.below(len(part.options))])
             else:
-                flat.append(part)  # type: ignore[arg-type]
+                flat.append(part)
         return flat
 
     def fill_with_truth(

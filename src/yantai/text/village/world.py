@@ -126,15 +126,7 @@ class World:
 
     def strangers(self) -> "World":
         """The sister world: other people, other facts, the same lexicon."""
-        pool = len(lexicon()["person"])
-        size = min(self.size, (pool - self.size) // 2 * 2)
-        return World(self.seed, size, part=1) if size == self.size else self._few_strangers(size)
-
-    def _few_strangers(self, size: int) -> "World":
-        raise ValueError(
-            f"a world of {self.size} people leaves only {size} names for the strangers; "
-            "take at most half of the pool of names to use the held-out facts"
-        )
+        return World(self.seed, self.size, part=1)
 
     def outsiders(self) -> tuple[Item, ...]:
         """People of the pool who live neither here nor among the strangers."""

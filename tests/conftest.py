@@ -1,0 +1,37 @@
+"""Shapes are checked under the tests: every annotated function of these rooms is type-checked."""
+
+import os
+
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+install_import_hook(["yantai.core", "yantai.infer"], "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def data():
+    """The folder of real data; a test that needs it is skipped, with the reason, without it."""
+    from pathlib import Path
+
+    folder = os.environ.get("YANTAI_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("YANTAI_DATA does not name a folder of real data")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A small byte-level BPE trained on the village."""
+    from yantai.text.chat import CHATML
+    from yantai.text.tokenizer import Tokenizer
+    from yantai.text.village import Village
+
+    rows = Village(seed=3).documents(400)
+    trained = Tokenizer.train((row["text"] for row in rows), 1024)
+    trained.chat_template = CHATML
+    return trained

@@ -1,0 +1,202 @@
+"""The model: packed = single, cached = uncached, loss = cross-entropy, packing the weights."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yantai.core.cache import Cache
+from yantai.core.config import ModelConfig
+from yantai.core.cost import count, matrix_shapes, training_bytes
+from yantai.core.head import cross_entropy_sum, token_log_probabilities
+from yantai.core.initialise import TABLES, build, build_meta
+from yantai.core.layers import RMSNorm
+from yantai.core.mask import same_document
+from yantai.infer.generate import prepare
+
+QWEN = {"qk_norm": True}
+GPT = {
+    "norm": "layer",
+    "position": "learned",
+    "bias_qkv": True,
+    "bias_out": True,
+    "bias_mlp": True,
+    "gated": False,
+    "activation": "gelu_tanh",
+    "kv_heads": 4,
+}
+KINDS = {"qwen3": QWEN, "gpt2": GPT, "capped": {"softcap": 5.0, "tied": False, "window": 9}}
+
+
+def config(**changes) -> ModelConfig:
+    fields = {
+        "vocab_size": 61,
+        "dim": 32,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 8,
+        "hidden": 48,
+        "max_positions": 64,
+    }
+    return ModelConfig(**fields | changes)
+
+
+def lively(kind, dtype=torch.float32):
+    """A model whose every weight matters."""
+    model = build(config(**KINDS[kind]), table="gpt2", dtype=dtype)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_documents_get_the_logits_they_get_alone(kind):
+    model = lively(kind, torch.float64)
+    parts = [torch.randint(0, 61, (1, size)) for size in (7, 12, 5)]
+    row = torch.cat(parts, dim=1)
+    documents = torch.repeat_interleave(torch.arange(3), torch.tensor([7, 12, 5]))[None]
+    positions = torch.cat([torch.arange(size) for size in (7, 12, 5)])[None]
+    packed = model(row, mask=same_document(documents), positions=positions)
+    alone = torch.cat([model(part) for part in parts], dim=1)
+    # float32 inside norms and angles, as in the reference, allows no more
+    assert (packed - alone).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_reading_with_a_cache_in_any_cut_gives_the_same_logits(kind):
+    model = lively(kind)
+    ids = torch.randint(0, 61, (3, 20))
+    whole = model(ids)
+    for cuts in ([20], [1] * 20, [13, 1, 6]):
+        cache = Cache(model.config, 3, 20)
+        parts = [model(part, cache=cache) for part in ids.split(cuts, dim=1)]
+        assert torch.allclose(torch.cat(parts, dim=1), whole, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packing_the_joint_weights_changes_nothing_and_stores_nothing_twice(kind):
+    model = lively(kind)
+    ids = torch.randint(0, 61, (2, 9))
+    before = model(ids)
+    prepare(model)
+    assert torch.allclose(model(ids), before, atol=2e-6)
+    joint = model.decoder.blocks[0].attn.part.qkv
+    assert joint.q.weight.data_ptr() == joint._packed[0].data_ptr()
+    model.double()
+    assert joint._packed is None
+    assert model(ids).dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_and_its_gradients_are_those_of_cross_entropy(kind):
+    model = lively(kind, torch.float64)
+    ids, targets = torch.randint(0, 61, (2, 15)), torch.randint(0, 61, (2, 15))
+    targets[0, :4] = -1
+    model.loss_sum(ids, targets).backward()
+    ours = {name: item.grad.clone() for name, item in model.named_parameters()}
+    model.zero_grad()
+    logits = model(ids).flatten(0, 1)
+    expected = F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="sum")
+    expected.backward()
+    assert torch.allclose(model.loss_sum(ids, targets).detach(), expected.detach(), rtol=1e-12)
+    for name, item in model.named_parameters():
+        assert torch.allclose(ours[name], item.grad, atol=1e-10, rtol=1e-8), name
+
+
+def test_the_loss_is_right_where_a_probability_underflows():
+    hidden = torch.tensor([[300.0, 0.0]])
+    weight = torch.eye(2)
+    loss = cross_entropy_sum(hidden, weight, torch.tensor([1]))
+    assert float(loss) == pytest.approx(300.0)
+
+
+@given(st.integers(1, 2500), st.integers(0, 2**31))
+@settings(max_examples=10, deadline=None)
+def test_log_probabilities_are_the_same_in_any_chunking(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(count, 8, generator=generator)
+    weight = torch.randn(17, 8, generator=generator)
+    targets = torch.randint(0, 17, (count,), generator=generator)
+    expected = (hidden @ weight.t()).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    assert torch.allclose(token_log_probabilities(hidden, weight, targets), expected, atol=1e-4)
+
+
+def test_the_fused_norm_is_the_plain_one_in_bfloat16():
+    torch.manual_seed(0)
+    norm = RMSNorm(64, 1e-6)
+    norm.weight.data = torch.rand(64) + 0.5
+    x = torch.randn(40, 64).bfloat16().requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    upstream = torch.randn(40, 64)
+    y = norm(x)
+    y.backward(upstream.bfloat16())
+    d_weight = norm.weight.grad.clone()
+    exact = norm.weight.detach().double().requires_grad_()
+    z = exact * wide / (wide.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+    z.backward(upstream.double())
+    assert (y.double() - z).abs().max() < 3e-2
+    assert (x.grad.double() - wide.grad).norm() / wide.grad.norm() < 1e-2
+    assert (d_weight.double() - exact.grad).norm() / exact.grad.norm() < 1e-2
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_is_written_by_the_table(table, kind):
+    model = build(config(**KINDS[kind]), seed=5, table=table)
+    again = build(config(**KINDS[kind]), seed=5, table=table)
+    other = build(config(**KINDS[kind]), seed=6, table=table)
+    for (name, first), second in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(first, second), name
+        assert bool(first.isfinite().all()), name
+    assert not torch.equal(model.embed.tokens.weight, other.embed.tokens.weight)
+    if table == "zero":
+        x = torch.randint(0, 61, (1, 5))
+        plain = model.decoder.norm(model.embed(x, torch.arange(5)[None]))
+        assert torch.allclose(model.hidden(x), plain, atol=1e-6)
+
+
+def test_a_new_part_without_a_row_is_refused():
+    from yantai.core.initialise import initialise
+
+    model = build(config())
+    model.odd = torch.nn.Linear(2, 2)
+    with pytest.raises(AssertionError, match="odd"):
+        initialise(model, seed=0)
+
+
+def test_costs_come_from_the_structure():
+    meta = build_meta(config(vocab_size=100, tied=True))
+    cost = count(meta, 64)
+    per_block = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 48
+    assert cost.matrix_parameters == 2 * per_block + 32 * 100
+    assert cost.parameters == 2 * (per_block + 64) + 32 * 100 + 32
+    assert cost.training_flops == 3 * cost.forward_flops
+    assert sum(a * b for a, b in matrix_shapes(meta)) == cost.matrix_parameters
+    assert (
+        training_bytes(cost, meta.config, batch=2, context=64, compute_bytes=2, copies=2)
+        > 16 * cost.parameters
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("heads", 0), ("kv_heads", 3), ("head_dim", 7), ("norm_eps", -1.0)]
+)
+def test_a_model_that_cannot_be_is_refused_by_its_config(field, value):
+    with pytest.raises(ValueError, match=field):
+        config(**{field: value})
+
+
+def test_nobody_looking_costs_no_call_and_a_hook_can_replace():
+    model = lively("qwen3")
+    ids = torch.randint(0, 61, (1, 6))
+    before = model(ids)
+    point = model.decoder.blocks[1].resid_pre
+    handle = point.register_forward_hook(lambda module, inputs, out: torch.zeros_like(out))
+    assert not torch.allclose(model(ids), before)
+    handle.remove()
+    assert torch.equal(model(ids), before)

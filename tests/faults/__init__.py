@@ -1,0 +1,1 @@
+"""Faults of `docs/faults.md`: each test says which rows it stands for."""

@@ -1,0 +1,173 @@
+"""The object people hold: batched = single, streamed = at once, saved = loaded."""
+
+import math
+
+import pytest
+import torch
+
+import yantai
+from yantai.base.errors import DataError, ModelFileError, UsageError
+from yantai.core.config import ModelConfig
+from yantai.core.initialise import build
+from yantai.families.table import FAMILIES
+from yantai.infer.generate import generate_ids
+from yantai.infer.language_model import LanguageModel, cut_at_stop
+from yantai.infer.settings import Generation
+from yantai.train.sizes import model_fields
+
+PROMPTS = ["One morning", "The village baker was", "你好", "x"]
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def model(request, tokenizer):
+    fields = model_fields("nano", request.param) | {"vocab_size": tokenizer.vocab_size}
+    core = build(ModelConfig(**fields), table="gpt2", seed=2)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in core.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    family = FAMILIES[request.param]
+    return LanguageModel(core, family, tokenizer, frozenset({tokenizer.eos_id}))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.9, "seed": 3},
+        {"top_k": 20, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 1},
+    ],
+)
+def test_a_batch_gives_what_each_prompt_gives_alone(model, options):
+    settings = Generation(max_new_tokens=24, **options)
+    prompts = [model.tokenizer.prompt(text) for text in PROMPTS]
+    rows = generate_ids(model.transformer, prompts, settings, model.eos_ids)
+    # a row's draws belong to its place in the batch, so compare the first with itself alone
+    alone = generate_ids(model.transformer, prompts[:1], settings, model.eos_ids)
+    assert rows[0] == alone[0]
+    if not settings.samples:
+        for prompt, row in zip(prompts, rows, strict=True):
+            assert generate_ids(model.transformer, [prompt], settings, model.eos_ids)[0] == row
+
+
+def test_cached_and_uncached_batches_agree(model):
+    settings = Generation(max_new_tokens=16, temperature=1.0, num_return_sequences=3)
+    prompts = [model.tokenizer.prompt(text) for text in PROMPTS]
+    rows = [
+        generate_ids(model.transformer, prompts, settings, model.eos_ids, cached=cached)
+        for cached in (True, False)
+    ]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 12
+
+
+def test_a_stream_is_the_text_and_stops_before_its_stop_texts(model):
+    whole = model.generate("One morning", max_new_tokens=40, temperature=1.0, seed=5)
+    pieces = list(model.stream("One morning", max_new_tokens=40, temperature=1.0, seed=5))
+    assert "One morning" + "".join(pieces) == whole
+    rest = whole.removeprefix("One morning")
+    stop = rest[10:14]
+    cut = model.generate("One morning", max_new_tokens=40, temperature=1.0, seed=5, stop=(stop,))
+    assert cut == "One morning" + cut_at_stop(rest, (stop,))
+    streamed = "".join(
+        model.stream("One morning", max_new_tokens=40, temperature=1.0, seed=5, stop=(stop,))
+    )
+    assert "One morning" + streamed == cut
+
+
+def test_seeds_decide_and_sequences_differ(model):
+    options = {"max_new_tokens": 12, "temperature": 1.5, "num_return_sequences": 4}
+    first, again = (model.generate("A", seed=7, **options) for _ in range(2))
+    assert first == again
+    assert len(set(first)) == 4
+    assert model.generate("A", seed=8, **options) != first
+
+
+def test_logits_with_padding_on_either_side(model):
+    ids = torch.tensor([[5, 9, 30, 7]])
+    plain = model.logits(ids)
+    left = model.logits([[0, 0, 5, 9, 30, 7]], mask=torch.tensor([[0, 0, 1, 1, 1, 1]]))
+    right = model.logits([[5, 9, 30, 7, 0]], mask=torch.tensor([[1, 1, 1, 1, 0]]))
+    assert torch.allclose(left[:, 2:], plain, atol=2e-5)
+    assert torch.allclose(right[:, :4], plain, atol=2e-5)
+
+
+def test_a_score_is_the_log_probability_of_each_token(model):
+    scores = model.score("One morning")
+    ids = [model.tokenizer.bos_id, *model.tokenizer.encode("One morning")]
+    logits = model.logits(ids[:-1])[0].log_softmax(-1)
+    assert [score.id for score in scores] == ids[1:]
+    assert "".join(score.token for score in scores) == "One morning"
+    for place, score in enumerate(scores):
+        assert score.log_probability == pytest.approx(
+            float(logits[place, ids[place + 1]]), abs=1e-4
+        )
+    assert all(score.log_probability < 0 for score in scores)
+
+
+def test_saved_and_loaded_it_is_the_same_model(model, tmp_path):
+    model.save(tmp_path / "m")
+    again = yantai.load(tmp_path / "m")
+    assert again.eos_ids == model.eos_ids
+    assert again.generate("One", max_new_tokens=8) == model.generate("One", max_new_tokens=8)
+    narrow = yantai.load(tmp_path / "m", dtype="bfloat16")
+    assert narrow.logits([3, 4]).dtype == torch.bfloat16
+
+
+def test_chat_streams_what_it_returns_and_forgets_oldest_first(model):
+    talk = [{"role": "user", "content": "Who are you?"}]
+    options = {"max_new_tokens": 20, "temperature": 1.0}
+    assert "".join(model.chat(talk, stream=True, **options)) == model.chat(talk, **options)
+    long = [
+        {"role": role, "content": "many words of the village " * 8}
+        for role in ("user", "assistant") * 6
+    ][:-1]
+    assert isinstance(model.chat(long, max_new_tokens=8), str)
+    with pytest.raises(DataError, match="too long"):
+        model.chat([{"role": "user", "content": "word " * 3000}])
+    batch = model.chat_batch(
+        [talk, [*talk, {"role": "assistant", "content": "I"}, *talk]], max_new_tokens=10
+    )
+    assert batch[0] == model.chat(talk, max_new_tokens=10)
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        (lambda m: m.generate("x", max_new_tokens=9999), "do not fit"),
+        (lambda m: m.generate("x", temprature=1.0), "did you mean 'temperature'"),
+        (lambda m: m.score(""), "no tokens"),
+        (lambda m: m.generate("x", temperature=-1), "greater than or equal to 0"),
+    ],
+)
+def test_bad_arguments_are_value_errors_that_say_what(model, call, what):
+    with pytest.raises(UsageError, match=what) as caught:
+        call(model)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_folder_without_a_tokenizer_takes_ids(model, tmp_path):
+    bare = LanguageModel(model.transformer, model.family, None, frozenset())
+    bare.save(tmp_path / "bare")
+    again = yantai.load(tmp_path / "bare")
+    assert math.isfinite(float(again.logits([1, 2, 3]).sum()))
+    with pytest.raises(ModelFileError, match="no tokenizer"):
+        again.generate("hello")
+
+
+def test_a_tokenizer_beyond_the_embedding_is_refused(model, tokenizer, tmp_path):
+    fields = model_fields("nano", "llama") | {"vocab_size": tokenizer.vocab_size - 1}
+    small = LanguageModel(build(ModelConfig(**fields)), FAMILIES["llama"], tokenizer)
+    small.save(tmp_path / "m")
+    with pytest.raises(ModelFileError, match="beyond the embedding"):
+        yantai.load(tmp_path / "m")
+
+
+def test_pickles_are_refused_unopened(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "gpt2", "vocab_size": 9, "n_embd": 8, '
+        '"n_layer": 1, "n_head": 2, "n_positions": 8}'
+    )
+    with pytest.raises(ModelFileError, match="never opened"):
+        yantai.load(tmp_path)

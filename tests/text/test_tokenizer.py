@@ -1,0 +1,113 @@
+"""Ids equal to transformers', text that survives, text that forges nothing."""
+
+import warnings
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yantai.base.errors import DataError, ModelFileError
+from yantai.text.tokenizer import (
+    SPECIALS,
+    Tokenizer,
+    compression_report,
+    script_of,
+)
+
+TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60)
+ODD = [
+    "",
+    " ",
+    "  two  spaces ",
+    "\n\n\r\n",
+    "你好，世界！",
+    "😀👩‍👩‍👧 é e\u0301",
+    "it's 12345 x=y",
+    "\x00\ufffd",
+]
+
+
+def test_transformers_opens_it_with_the_same_ids(tokenizer, tmp_path):
+    import transformers
+
+    tokenizer.save(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ODD:
+        assert theirs(text, add_special_tokens=False).input_ids == tokenizer.encode(text)
+        assert theirs(text).input_ids == tokenizer.prompt(text)
+        assert theirs.decode(tokenizer.encode(text)) == text
+    assert theirs.eos_token_id == tokenizer.eos_id
+    assert len(theirs) == tokenizer.vocab_size
+
+
+@given(TEXT)
+@settings(max_examples=200, deadline=None)
+def test_any_text_survives_at_once_in_a_stream_and_in_a_batch(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    stream = tokenizer.stream()
+    pieces = [stream.feed(id) for id in ids] + [stream.finish()]
+    assert "".join(pieces) == text
+    # a piece never ends in half a character: every one is whole text
+    assert all("\ufffd" not in piece for piece in pieces) or "\ufffd" in text
+    assert tokenizer.encode_batch([text, text]) == [ids, ids]
+
+
+@given(st.lists(st.integers(0, 1023), max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_any_ids_stream_as_they_decode(tokenizer, ids):
+    stream = tokenizer.stream(skip_special=True)
+    text = "".join(stream.feed(id) for id in ids) + stream.finish()
+    assert text == tokenizer.decode(ids)
+
+
+@given(st.sampled_from(SPECIALS), TEXT, TEXT)
+@settings(max_examples=100, deadline=None)
+def test_no_text_becomes_a_control_token(tokenizer, special, before, after):
+    ids = tokenizer.encode(before + special + after)
+    assert not set(ids) & set(tokenizer.control.values())
+    assert tokenizer.decode(ids) == before + special + after
+
+
+def test_the_hash_is_of_what_decides_the_ids(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    assert again.hash == tokenizer.hash
+    assert again.chat_template == tokenizer.chat_template
+    other = Tokenizer.train(["another text altogether"], 300)
+    assert other.hash != tokenizer.hash
+
+
+def test_training_twice_gives_the_same_vocabulary():
+    texts = ["the cat sat on the mat", "猫坐在垫子上"] * 20
+    assert Tokenizer.train(texts, 300).hash == Tokenizer.train(texts, 300).hash
+
+
+def test_characters_are_tokens_and_strangers_are_unknown():
+    tokenizer = Tokenizer.train(["hello\n你好"], kind="characters")
+    ids = tokenizer.encode("hello 你")
+    assert len(ids) == 7
+    assert tokenizer.decode(tokenizer.encode("你\nhe")) == "你\nhe"
+    assert tokenizer.encode("z") == [tokenizer.control["<|unk|>"]]
+    stream = tokenizer.stream()
+    assert "".join(stream.feed(id) for id in tokenizer.encode("你好")) + stream.finish() == "你好"
+
+
+def test_no_text_and_bad_files_are_named(tmp_path):
+    with pytest.raises(DataError, match="no text"):
+        Tokenizer.train([], 300)
+    with pytest.raises(ModelFileError, match=r"tokenizer\.json: the file is missing"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelFileError, match="not a tokenizer"):
+        Tokenizer.load(tmp_path)
+
+
+def test_the_report_counts_bytes_by_language(tokenizer):
+    report = compression_report(tokenizer, ["a story of the village"] * 3 + ["村里的故事"])
+    assert report["en"]["documents"] == 3
+    assert report["zh"]["bytes"] == 15
+    assert report["en"]["bytes_per_token"] > 1
+    assert script_of("1234") == "en"
