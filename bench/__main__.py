@@ -1,0 +1,49 @@
+"""`make bench`: the machine's ceilings, then ours against the peers, in turn.
+
+python -m bench [ceilings] [training] [decoding] [start]
+"""
+
+import datetime
+import subprocess
+import sys
+import time
+import warnings
+
+import torch
+
+from bench import ceilings, decoding, training
+
+warnings.filterwarnings("ignore")
+
+
+def start():
+    """Seconds until `yantai --help` has answered."""
+    found = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "yantai", "--help"], check=True, capture_output=True)
+        found.append(time.perf_counter() - began)
+    verdict = "yes" if min(found) < 0.5 else "NO"
+    return [f"{'yantai --help':44} {min(found):6.2f} s   (wanted 0.5: {verdict})"]
+
+
+PARTS = {
+    "ceilings": lambda: ceilings.memory() + ceilings.products(),
+    "start": start,
+    "training": training.main,
+    "decoding": decoding.main,
+}
+
+
+def main():
+    torch.set_num_threads(2)
+    chosen = sys.argv[1:] or list(PARTS)
+    print(f"{datetime.date.today()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for name in chosen:
+        print(f"\n== {name}")
+        for line in PARTS[name]():
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

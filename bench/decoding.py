@@ -1,0 +1,69 @@
+"""Decoding speed at batch 1 in bfloat16, random Llama weights of two shapes, same weights.
+
+Contenders: ours, and `transformers.generate` (static weights, its own cache), greedy.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from bench.measure import figures_line, in_turn, rate, ratio_line
+
+SHAPES = {
+    "15M (6 × 288, V 32000)": {
+        "vocab_size": 32000, "hidden_size": 288, "intermediate_size": 768,
+        "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 6,
+    },
+    "135M (30 × 576, GQA 3, V 49152)": {
+        "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+    },
+}  # fmt: skip
+PROMPT, NEW = 32, 64
+
+
+def contenders(shape):
+    import transformers
+
+    from yantai.families.folder import load_folder
+    from yantai.infer.generate import generate_ids, prepare
+    from yantai.infer.settings import Generation
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        **shape, max_position_embeddings=1024, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        model, _, _ = load_folder(Path(folder))
+    prepare(model)
+    prompt = torch.randint(0, shape["vocab_size"], (1, PROMPT))
+
+    def ours():
+        generate_ids(model, prompt.tolist(), Generation(max_new_tokens=NEW))
+
+    @torch.inference_mode()
+    def hugging_face():
+        theirs.generate(prompt, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+
+    return {"ours": ours, "transformers": hugging_face}
+
+
+def main(rounds=5):
+    lines = []
+    for name, shape in SHAPES.items():
+        calls = contenders(shape)
+        for call in calls.values():
+            call()
+        runs = {key: (lambda call=call: rate(call, NEW, 1)) for key, call in calls.items()}
+        figures = in_turn(runs, rounds)
+        lines += [figures_line(f"{name}: {key}", row, "tok/s") for key, row in figures.items()]
+        lines.append(
+            ratio_line(
+                f"{name}: ours / transformers", figures["ours"], figures["transformers"], 2.5
+            )
+        )
+    return lines

@@ -1,0 +1,165 @@
+"""Training speed and memory at equal architecture: GPT-2's, 6 × 384, V 4096, T 256, B 16.
+
+Contenders: ours; a plain GPT at its default (float32) and at its best (bfloat16 autocast);
+`transformers`' GPT-2 with autocast. Each step is forward, backward, clip, AdamW.
+"""
+
+import multiprocessing
+import resource
+import statistics
+
+import torch
+
+from bench.measure import figures_line, in_turn, rate, ratio_line
+from bench.peers import PlainGPT
+
+VOCAB, CONTEXT, BATCH, DIM, LAYERS, HEADS = 4096, 256, 16, 384, 6, 6
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, VOCAB, (BATCH, CONTEXT + 1), generator=generator)
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+
+def plain(autocast):
+    torch.manual_seed(0)
+    model = PlainGPT(VOCAB, DIM, LAYERS, HEADS, CONTEXT)
+    optimizer = model.optimizer(1e-3)
+    ids, targets = data()
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(ids, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    return step
+
+
+def hugging_face():
+    import transformers
+
+    config = transformers.GPT2Config(
+        vocab_size=VOCAB,
+        n_embd=DIM,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        n_positions=CONTEXT,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = transformers.GPT2LMHeadModel(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    ids, _ = data()
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    return step
+
+
+def model_fields(bias):
+    return {
+        "vocab_size": VOCAB, "dim": DIM, "layers": LAYERS, "heads": HEADS, "kv_heads": HEADS,
+        "head_dim": DIM // HEADS, "hidden": 4 * DIM, "max_positions": CONTEXT, "norm": "layer",
+        "norm_eps": 1e-5, "position": "learned", "gated": False, "activation": "gelu",
+        "bias_qkv": bias, "bias_out": bias, "bias_mlp": bias,
+    }  # fmt: skip
+
+
+def ours(bias=False):
+    from yantai.core.config import ModelConfig
+    from yantai.core.initialise import build
+    from yantai.train.optim import Optimizer, clip_gradients
+
+    model = build(ModelConfig(**model_fields(bias)), table="gpt2")
+    model.compute_dtype = torch.bfloat16
+    optimizer = Optimizer(model, "adamw", rate=1e-3, matrix_rate=0.0, weight_decay=0.1)
+    ids, targets = data()
+    state = {"step": 0}
+
+    def step():
+        loss = model.loss_sum(ids, targets) / targets.numel()
+        loss.backward()
+        clip_gradients(model.parameters(), 1.0)
+        optimizer.step(1.0, state["step"])
+        optimizer.zero_gradients()
+        state["step"] += 1
+        return float(loss.detach())
+
+    step.model = model
+    return step
+
+
+def peak_share(speed):
+    """Ours as a share of the bfloat16 product peak at the model's own shapes."""
+    from yantai.core.cost import count
+    from yantai.train.plan import measure_peak
+
+    model = ours().model
+    peak = measure_peak(model, BATCH * CONTEXT, torch.bfloat16, torch.device("cpu"), 3.0)
+    return speed * count(model, CONTEXT).training_flops / peak.flops
+
+
+def _memory(name, queue):
+    torch.set_num_threads(2)
+    make = {"ours": ours, "plain": lambda: plain(True)}[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = make()
+    for _ in range(4):
+        step()
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def memory_of(name):
+    """Peak memory of four steps above the bare process, MB, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_memory, args=(name, queue))
+    process.start()
+    value = queue.get()
+    process.join()
+    return value
+
+
+def main(rounds=5):
+    contenders = {
+        "ours": ours(),
+        "plain GPT, bf16 autocast": plain(True),
+        "plain GPT, float32": plain(False),
+        "transformers GPT-2, bf16 autocast": hugging_face(),
+    }
+    for step in contenders.values():
+        step()
+        step()
+    tokens = BATCH * CONTEXT
+    runs = {name: (lambda step=step: rate(step, tokens, 3)) for name, step in contenders.items()}
+    figures = in_turn(runs, rounds)
+    lines = [figures_line(name, values, "tok/s") for name, values in figures.items()]
+    mine = figures["ours"]
+    goals = {"plain GPT, bf16 autocast": 1.3, "plain GPT, float32": 4.0}
+    for name in list(figures)[1:]:
+        lines.append(ratio_line(f"ours / {name}", mine, figures[name], goals.get(name)))
+    share = peak_share(statistics.median(mine))
+    verdict = "yes" if share >= 0.75 else "NO"
+    lines.append(f"{'share of the bf16 product peak':44} {share:6.1%}   (wanted 75%: {verdict})")
+    memory = {name: memory_of(name) for name in ("ours", "plain")}
+    verdict = "yes" if memory["ours"] <= memory["plain"] else "NO"
+    lines.append(
+        f"{'peak memory, ours and plain':44} {memory['ours']:,.0f} and {memory['plain']:,.0f} MB"
+        f"   (wanted no more: {verdict})"
+    )
+    return lines
