@@ -14,7 +14,9 @@ help:  ## print this list
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# TORCH_INDEX=URL takes PyTorch from that index first: the CPU or CUDA build of your choice
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet "torch>=2.10,<2.14" --index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -11,10 +12,10 @@ import pytest
 from yantai.cli import VERBS, main
 from yantai.text.village import Village
 
-TINY = (
+TINY = shlex.split(
     "--size nano --layers 1 --dim 32 --heads 2 --context 64 --batch 4 --vocab-size 400 "
     "--threads 1 --dtype float32"
-).split()
+)
 
 
 @pytest.fixture(scope="module")

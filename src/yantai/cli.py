@@ -96,7 +96,7 @@ def _parameters(verb: Verb, model: type[BaseModel]) -> list[inspect.Parameter]:
             if positional
             else inspect.Parameter.KEYWORD_ONLY
         )
-        annotation = Annotated[field.annotation, note]
+        annotation = Annotated[field.annotation, note]  # ty: ignore[invalid-type-form]
         found.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
     # Python wants what has no default first
     found.sort(key=lambda item: (item.kind, item.default is not inspect.Parameter.empty))
@@ -107,7 +107,7 @@ def _parameters(verb: Verb, model: type[BaseModel]) -> list[inspect.Parameter]:
     ):
         default = None if name == "config" else False
         note = Parameter(name=f"--{name}", help=text, negative="")
-        annotation = Annotated[kind, note]  # ty: ignore[invalid-type-form]
+        annotation = Annotated[kind, note]
         found.append(
             inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation

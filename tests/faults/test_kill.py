@@ -8,13 +8,7 @@ from yantai.base.errors import UsageError
 from yantai.life import selftest_saves
 from yantai.life.selftest import Selftest, selftest
 from yantai.life.selftest_kills import kill_runs
-from yantai.life.selftest_saves import has_strace, kill_saves
-
-
-@pytest.fixture
-def strace():
-    if not has_strace():
-        pytest.skip("strace is not installed, or may not trace here")
+from yantai.life.selftest_saves import kill_saves
 
 
 @pytest.mark.slow
@@ -27,14 +21,14 @@ def test_twenty_killed_runs_end_with_the_bits_of_the_unbroken_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_system_call_of_a_save_leaves_old_or_new(tmp_path, strace):
-    figures = kill_saves(tmp_path)
+def test_a_kill_at_any_system_call_of_a_save_leaves_old_or_new(memory, strace):
+    figures = kill_saves(memory)
     assert figures["failures"] == []
     assert figures["killed_calls"] > 100
 
 
 @pytest.mark.slow
-def test_a_harness_that_sees_nothing_would_be_noticed(tmp_path, strace, monkeypatch):
+def test_a_harness_that_sees_nothing_would_be_noticed(tmp_path, memory, strace, monkeypatch):
     """A save that removes the old before it has the new must be caught."""
     broken = (
         "import shutil, sys\n"
@@ -51,7 +45,7 @@ def test_a_harness_that_sees_nothing_would_be_noticed(tmp_path, strace, monkeypa
     monkeypatch.setattr(selftest_saves, "DRIVER", "broken_driver")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setattr(selftest_saves, "_IDLE", {"fsync": None})
-    figures = kill_saves(tmp_path / "runs") if (tmp_path / "runs").mkdir() is None else {}
+    figures = kill_saves(memory)
     assert len(figures["failures"]) > 5
     assert "signal=SIGKILL at fsync number" in figures["failures"][0]["what"]
 

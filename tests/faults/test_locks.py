@@ -45,7 +45,7 @@ def test_a_second_trainer_exits_with_2_and_names_the_first(tmp_path, holder):
     assert caught.value.exit_status == 2
     assert caught.value.code == "E204"
     assert f"in use by pid {holder.pid} on {socket.gethostname()}" in str(caught.value)
-    assert os.listdir(tmp_path / "run") == [".lock"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 def test_the_lock_of_a_killed_trainer_is_taken_over(tmp_path, holder):

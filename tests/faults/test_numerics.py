@@ -96,7 +96,6 @@ def test_a_bad_gradient_is_named_where_it_began(tmp_path):
 def test_a_norm_that_overflows_is_named(tmp_path):
     run = tiny_run(tmp_path)
 
-
     def grow(item):
         item.grad.fill_(1e30)
 
@@ -120,7 +119,7 @@ def test_a_validation_that_is_not_finite_stops_and_exports_nothing(tmp_path):
     run = tiny_run(tmp_path, ema=None)
     with torch.no_grad():
         next(run.model.parameters())[0, 0] = math.inf
-    with pytest.raises(NumericsError, match="E601|not finite"):
+    with pytest.raises(NumericsError, match=r"E601|not finite"):
         run.validate()
     assert not (tmp_path / "model").exists()
     assert run.progress.best_loss is None

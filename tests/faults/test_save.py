@@ -16,6 +16,8 @@ from yantai.base.errors import ModelFileError
 from yantai.life.selftest_damage import damage_checkpoints
 from yantai.train.store import MANIFEST, STATE, TENSORS, Store
 
+from .conftest import MEMORY
+
 
 def arrays(value):
     return {"a": np.full((3, 4), value, np.float32)}
@@ -25,8 +27,8 @@ def quiet(line):
     del line
 
 
-def test_every_flipped_bit_and_every_truncation_is_noticed_and_named(tmp_path):
-    figures = damage_checkpoints(tmp_path, flips=100, truncations=40, seed=random.randrange(10**6))
+def test_every_flipped_bit_and_every_truncation_is_noticed_and_named(memory):
+    figures = damage_checkpoints(memory, flips=100, truncations=40, seed=random.randrange(10**6))
     assert figures["failures"] == []
     assert figures["flipped_bits"] > 300
     assert figures["truncations"] == 40
@@ -82,7 +84,7 @@ class Retention(RuleBasedStateMachine):
 
     @initialize(keep=st.integers(1, 3))
     def begin(self, keep):
-        self.folder = Path(tempfile.mkdtemp(prefix="yantai-retention-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="yantai-", dir=MEMORY))
         self.keep = keep
         self.store = Store(self.folder, "mine", keep=keep, say=quiet)
         self.foreign = {}
@@ -137,7 +139,7 @@ class Retention(RuleBasedStateMachine):
 
 
 TestRetention = Retention.TestCase
-TestRetention.settings = settings(max_examples=60, stateful_step_count=15, deadline=None)
+TestRetention.settings = settings(max_examples=40, stateful_step_count=12, deadline=None)
 
 
 def test_order_is_by_the_step_in_the_manifest(tmp_path):

@@ -1,6 +1,7 @@
 """F04 signals, F05 a stopped process, and screens that are gone."""
 
 import io
+import itertools
 import os
 import signal
 import subprocess
@@ -179,6 +180,6 @@ def test_a_stopped_process_goes_on_and_a_terminated_one_exits_with_7(forks, docu
     assert steps == list(range(1, len(steps) + 1))
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds)
-    assert max(b - a for a, b in zip(seconds, seconds[1:], strict=False)) > 0.8
+    assert max(b - a for a, b in itertools.pairwise(seconds)) > 0.8
     saved = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert saved[-1].name == f"step-{steps[-1]:06d}"

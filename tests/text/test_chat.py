@@ -121,7 +121,8 @@ def test_a_row_without_an_assistant_teaches_nothing_and_is_an_error(chat):
         ("{{ messages[99].content.nothing }}", "no element 99"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         (
-            "{% for a in range(9999) %}{% for b in range(9999) %}{{ 'x' * 1000 }}{% endfor %}{% endfor %}",
+            "{% for a in range(9999) %}{% for b in range(9999) %}"
+            "{{ 'x' * 999 }}{% endfor %}{% endfor %}",
             "8000000",
         ),
         ("{% include 'x' %}", "loader"),

@@ -38,8 +38,8 @@ class RMS(torch.autograd.Function):
 
 
 def _scaled(x: Tensor, scale: Tensor) -> Tensor:
-    """x·scale rounded once, to the type of x."""
-    return torch.mul(x, scale, out=torch.empty_like(x))
+    """x·scale in the type of x: a product of two types would be made through copies."""
+    return x * scale.to(x.dtype)
 
 
 class Rotate(torch.autograd.Function):

@@ -93,57 +93,44 @@ def _blocks_pay(q: Tensor, keys: int, mask: Mask, dropout: float) -> bool:
 class _Blocks(torch.autograd.Function):
     """Causal attention by blocks of query rows; the pattern is kept for the backward.
 
-    For a block of rows [a, b): S = q[a:b]·k[:b]ᵀ·scale, P = softmax(S), out[a:b] = P·v[:b].
-    Backward: dv[:b] += Pᵀ·do, dP = do·v[:b]ᵀ, dS = P⊙(dP − rowsum(dP⊙P)), dq = dS·k·scale,
-    dk[:b] += dSᵀ·q·scale (arXiv 2205.14135, appendix B).
+    For rows R that see keys K: S = q[R]·k[K]ᵀ·scale, P = softmax(S), out[R] = P·v[K].
+    Backward: dv[K] += Pᵀ·do, dP = do·v[K]ᵀ, dS = P⊙(dP − rowsum(dP⊙P)), dq[R] = dS·k·scale,
+    dk[K] += dSᵀ·q·scale (arXiv 2205.14135, appendix B).
     """
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
+        """Block after block."""
         batch, heads, count, head_dim = q.shape
         q, k, v = (part.reshape(batch * heads, count, head_dim) for part in (q, k, v))
         q = q * scale
         out = torch.empty_like(q)
+        blocks = mask.blocks(count, BLOCK_ROWS, q.device)
         patterns = []
-        for start in range(0, count, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, count)
-            scores = q[:, start:stop] @ k[:, :stop].transpose(1, 2)
-            _hide(scores, mask, count, start, stop, batch)
+        for block in blocks:
+            scores = q[:, block.rows] @ k[:, block.keys].transpose(1, 2)
+            by_head = scores.view(batch, heads, *scores.shape[1:])
+            by_head[..., -block.hidden.shape[-1] :].masked_fill_(block.hidden, -torch.inf)
             pattern = scores.softmax(dim=-1)
-            torch.bmm(pattern, v[:, :stop], out=out[:, start:stop])
+            torch.bmm(pattern, v[:, block.keys], out=out[:, block.rows])
             patterns.append(pattern)
         ctx.save_for_backward(q, k, v, *patterns)
-        ctx.scale, ctx.shape = scale, (batch, heads, count, head_dim)
+        ctx.scale, ctx.shape, ctx.blocks = scale, (batch, heads, count, head_dim), blocks
         return out.view(ctx.shape)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
+        """To q, k and v."""
         q, k, v, *patterns = ctx.saved_tensors
         batch, heads, count, head_dim = ctx.shape
         gradient = gradients[0].reshape(batch * heads, count, head_dim)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for index, pattern in enumerate(patterns):
-            start, stop = index * BLOCK_ROWS, min((index + 1) * BLOCK_ROWS, count)
-            rows = gradient[:, start:stop]
-            dv[:, :stop] += pattern.transpose(1, 2) @ rows
-            d_pattern = rows @ v[:, :stop].transpose(1, 2)
+        for block, pattern in zip(ctx.blocks, patterns, strict=True):
+            upstream = gradient[:, block.rows]
+            dv[:, block.keys] += pattern.transpose(1, 2) @ upstream
+            d_pattern = upstream @ v[:, block.keys].transpose(1, 2)
             d_scores = torch._softmax_backward_data(d_pattern, pattern, -1, q.dtype)
-            torch.bmm(d_scores, k[:, :stop], out=dq[:, start:stop])
-            dk[:, :stop] += d_scores.transpose(1, 2) @ q[:, start:stop]
+            torch.bmm(d_scores, k[:, block.keys], out=dq[:, block.rows])
+            dk[:, block.keys] += d_scores.transpose(1, 2) @ q[:, block.rows]
         dq *= ctx.scale
         return dq.view(ctx.shape), dk.view(ctx.shape), dv.view(ctx.shape), None, None
-
-
-def _hide(scores: Tensor, mask: Mask, count: int, start: int, stop: int, batch: int) -> None:
-    """Fill the forbidden pairs of a block of rows with −∞, in place."""
-    rows = slice(start, stop)
-    if mask.is_plain_causal:
-        # only the last square of the block has forbidden pairs
-        square = mask.dense(count, count, scores.device, rows, rows)
-        assert square is not None
-        scores[:, :, start:stop].masked_fill_(~square[0], -torch.inf)
-        return
-    allowed = mask.dense(count, count, scores.device, rows, slice(0, stop))
-    assert allowed is not None
-    by_head = scores.view(batch, -1, stop - start, stop)
-    by_head.masked_fill_(~allowed, -torch.inf)

@@ -4,11 +4,26 @@ Knows: positions, documents, padding. A `Mask` is made once a forward and passed
 joined with `&`: a key is seen if every condition allows it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of query rows and what of the keys it needs.
+
+    Attributes:
+        rows: the queries.
+        keys: the keys that any of them sees, in any sequence of the batch.
+        hidden: True where a pair is forbidden, "#batch 1 row column"; it covers the last columns.
+    """
+
+    rows: slice
+    keys: slice
+    hidden: Tensor
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,9 @@ class Mask:
     documents: Tensor | None = None
     valid: Tensor | None = None
     query_start: int = 0
+    _blocks: dict[int, list[Block]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __and__(self, other: "Mask") -> "Mask":
         """Both conditions. Two different windows give the smaller one.
@@ -78,6 +96,34 @@ class Mask:
             valid = self.valid[:, None, None, columns]
             allowed = valid if allowed is None else allowed & valid
         return allowed
+
+    def blocks(self, count: int, rows: int, device: torch.device) -> list[Block]:
+        """Causal rows in blocks, each with only the keys it needs; made once for all layers.
+
+        Documents lie one behind another, so the first key of a block is the beginning of the
+        document of its first row, in the sequence where that is earliest.
+        """
+        assert self.causal and self.query_start == 0
+        if count not in self._blocks:
+            starts = range(0, count, rows)
+            self._blocks[count] = [
+                self._block(start, min(start + rows, count), count, device) for start in starts
+            ]
+        return self._blocks[count]
+
+    def _block(self, start: int, stop: int, count: int, device: torch.device) -> Block:
+        first, covered = 0, 0
+        if self.documents is not None:
+            same = self.documents[:, : start + 1] == self.documents[:, start : start + 1]
+            first = int(same.int().argmax(dim=1).min())
+        if self.window is not None:
+            first = max(first, start - self.window + 1)
+        if self.is_plain_causal:
+            covered = start  # only the last square has forbidden pairs
+        columns = slice(max(first, covered), stop)
+        allowed = self.dense(count, count, device, slice(start, stop), columns)
+        assert allowed is not None
+        return Block(slice(start, stop), slice(first, stop), ~allowed)
 
 
 def causal() -> Mask:

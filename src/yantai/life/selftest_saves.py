@@ -27,7 +27,7 @@ from yantai.base.files import TEMPORARY, write_atomic
 from yantai.train.store import TENSORS, Store
 
 DRIVER = "yantai.life.selftest_saves"
-_MISSING = "/no-such-folder/x"
+_MISSING = Path("/no-such-folder/x")
 
 
 def _fails(call: Callable[[], Any]) -> Callable[[], None]:
@@ -44,14 +44,14 @@ _IDLE: dict[str, Callable[[], None]] = {
     "write": _fails(lambda: os.write(9999, b"")),
     "fsync": _fails(lambda: os.fsync(9999)),
     "close": _fails(lambda: os.close(9999)),
-    "rename": _fails(lambda: os.rename(_MISSING, _MISSING)),
-    "renameat": _fails(lambda: os.rename(_MISSING, _MISSING)),
-    "renameat2": _fails(lambda: os.rename(_MISSING, _MISSING)),
-    "mkdir": _fails(lambda: os.mkdir(_MISSING)),
-    "mkdirat": _fails(lambda: os.mkdir(_MISSING)),
-    "unlink": _fails(lambda: os.unlink(_MISSING)),
+    "rename": _fails(lambda: _MISSING.rename(_MISSING)),
+    "renameat": _fails(lambda: _MISSING.rename(_MISSING)),
+    "renameat2": _fails(lambda: _MISSING.rename(_MISSING)),
+    "mkdir": _fails(lambda: _MISSING.mkdir()),
+    "mkdirat": _fails(lambda: _MISSING.mkdir()),
+    "unlink": _fails(lambda: _MISSING.unlink()),
     "unlinkat": _fails(lambda: os.unlink("x", dir_fd=9999)),
-    "rmdir": _fails(lambda: os.rmdir(_MISSING)),
+    "rmdir": _fails(lambda: _MISSING.rmdir()),
     "ftruncate": _fails(lambda: os.ftruncate(9999, 0)),
 }
 _TRACE = "trace=" + ",".join(f"?{name}" for name in _IDLE)

@@ -74,7 +74,8 @@ def score_stories(
 def story_requests(village: Village, language: str, count: int) -> list[str]:
     """Different requests for stories, from conversations that were not trained on."""
     found: dict[str, None] = {}
-    for row in village.dialogues(count * 60, languages=(language,), split="heldout_wording"):
+    talk: Any = village.dialogues(count * 60, languages=(language,), split="heldout_wording")
+    for row in talk:
         if row["kind"] == "story":
             found.setdefault(row["messages"][0]["content"])
         if len(found) == count:

@@ -255,7 +255,7 @@ def _write_tensors(path: Path, tensors: Arrays) -> dict[str, Any]:
         checksums = {}
         for name in names:
             begin = out.bytes
-            checksum = out.write(memoryview(arrays[name].reshape(-1).view(np.uint8)))
+            checksum = out.write(arrays[name].reshape(-1).view(np.uint8).data)
             checksums[name] = [begin, out.bytes, checksum]
     return {"bytes": out.bytes, "sha256": out.sha256.hexdigest(), "tensors": checksums}
 

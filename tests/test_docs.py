@@ -1,0 +1,85 @@
+"""Documentation is executed: commands run, links lead somewhere, generated pages are fresh."""
+
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("guide*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def builder():
+    os.environ["COLUMNS"] = "80"
+    return runpy.run_path(str(ROOT / "docs" / "build.py"))
+
+
+def test_links_lead_somewhere(builder):
+    assert builder["broken_links"]() == []
+
+
+def test_generated_pages_are_what_the_code_says():
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "build.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "80"},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_both_readmes_name_the_same_commands():
+    blocks = [
+        [body for kind, body in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == "sh"]
+        for page in PAGES[:2]
+    ]
+    assert blocks[0] == blocks[1]
+
+
+def commands(page):
+    """(number, kind, body) of every block that is to run."""
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [
+        (number, kind, body)
+        for number, (kind, body) in enumerate(found)
+        if kind in ("sh", "python")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_runs_in_order(page, tmp_path):
+    """`sh` and `python` blocks run in one folder; `text` and `console` blocks only show."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "YANTAI_PRETRAIN_THREADS": "1",
+    }
+    for number, kind, body in commands(page):
+        if body.startswith(("git clone", "make ", "pip ")):
+            for line in body.strip().splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["make"]:
+                    makefile = (ROOT / "Makefile").read_text()
+                    assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
+            continue
+        command = ["bash", "-euc", body] if kind == "sh" else [sys.executable, "-c", body]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0, f"{page.name}, block {number}: {done.stderr[-800:]}"
+
+
+@pytest.mark.slow
+def test_the_tour_walks_through(tmp_path, capsys):
+    tour = runpy.run_path(str(ROOT / "tour.py"))
+    tour["main"](tmp_path, steps=4)
+    assert "bits per byte" in capsys.readouterr().out
+    assert len((ROOT / "tour.py").read_text().splitlines()) <= 130

@@ -1,0 +1,72 @@
+import json
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yantai.train.plan import REPLAN_SHARES, WATTS_ENV, Horizon, energy_estimate
+
+OPEN = 1_000_000_000
+
+
+def test_a_fixed_number_of_steps_asks_no_clock():
+    horizon = Horizon(steps=50)
+    horizon.decide(10, 1.0, 0.1, 0.0)
+    assert horizon.decisions == []
+    assert [horizon.at(step) for step in (0, 49, 60)] == [50, 50, 50]
+
+
+def test_a_budget_of_time_is_planned_at_three_moments_and_no_more():
+    horizon = Horizon(seconds=125.0)
+    step = 0
+    while step < horizon.at(step):
+        step += 1
+        horizon.decide(step, step * 0.125, 0.125, 5.0)
+    assert [decided for decided, _ in horizon.decisions] == [8, 100, 350]
+    assert len(horizon.decisions) == len(REPLAN_SHARES)
+    assert step * 0.125 == 120.0
+
+
+def test_the_decision_that_holds_is_the_last_at_or_before_a_step():
+    horizon = Horizon(seconds=1.0, decisions=[[8, 100], [20, 90]])
+    steps = (0, 7, 8, 19, 20, 95)
+    assert [horizon.at(step) for step in steps] == [OPEN, OPEN, 100, 100, 90, 90]
+
+
+def test_too_few_steps_decide_nothing():
+    horizon = Horizon(seconds=1.0)
+    horizon.decide(7, 500.0, 0.1, 0.0)
+    assert horizon.decisions == []
+
+
+@given(
+    steps=st.integers(8, 400),
+    seconds=st.floats(0.1, 1000.0),
+    pace=st.floats(0.001, 50.0),
+    reserve=st.floats(0.0, 100.0),
+)
+def test_a_plan_ends_after_the_step_that_is_done(steps, seconds, pace, reserve):
+    horizon = Horizon(seconds=seconds)
+    for step in range(1, steps + 1):
+        before = len(horizon.decisions)
+        horizon.decide(step, step * pace, pace, reserve)
+        if len(horizon.decisions) > before:
+            assert horizon.at(step) > step
+
+
+def test_a_plan_goes_through_json():
+    horizon = Horizon(seconds=9.0, decisions=[[8, 100]])
+    assert json.loads(json.dumps(horizon.state())) == {
+        "steps": None,
+        "seconds": 9.0,
+        "decisions": [[8, 100]],
+    }
+
+
+def test_energy_says_what_it_rests_on(monkeypatch):
+    monkeypatch.delenv(WATTS_ENV, raising=False)
+    cpu = energy_estimate(3600.0, torch.device("cpu"), 2)
+    assert (cpu["watt_hours"], cpu["watts"]) == (30.0, 30.0)
+    assert "assumed" in cpu["basis"]
+    monkeypatch.setenv(WATTS_ENV, "100")
+    assert energy_estimate(1800.0, torch.device("cpu"), 2)["watt_hours"] == 50.0
