@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 import yantai.train.loop as loop
 from yantai.base.errors import UsageError
+from yantai.data.batch import IGNORED
 from yantai.data.loader import Loader
 from yantai.data.pack import Example, ExampleRows, TextRows
 from yantai.data.shards import write_shards
+from yantai.life.selftest_runs import recipe, remains
 from yantai.text.document import Document
 from yantai.train.state import check_same_run, gather, load_tensors, to_arrays
 
-from .tiny import Killed, Rows, hashes, kill_at, tiny_run
+from .tiny import Killed, hashes, kill_at, tiny_run
 
 
 class Letters:
@@ -77,6 +79,19 @@ def test_ten_resumes_read_what_one_run_reads(shards, cuts, kind):
         for _ in range(cuts.count(step)):
             loader = fresh(shards, kind)
         assert ids_of(loader, step) == ids_of(whole, step)
+
+
+def test_no_target_crosses_the_border_of_a_document(shards):
+    rows = fresh(shards, "running text").sources[0]
+    borders = 0
+    for index in range(rows.rows_in_epoch(0)):
+        row = rows.row(0, index)
+        last = np.flatnonzero(row.documents[1:] != row.documents[:-1])
+        assert (row.targets[last] == IGNORED).all()
+        inside = np.setdiff1d(np.arange(len(row.ids) - 1), last)
+        assert (row.targets[inside] == row.ids[inside + 1]).all()
+        borders += len(last)
+    assert borders > 20
 
 
 def test_an_epoch_reads_every_row_once(shards):
@@ -342,5 +357,24 @@ def test_an_allowed_change_becomes_the_saved_setting(tmp_path, capsys):
     tiny_run(tmp_path, steps=16).resume(())  # not asked again
 
 
-def test_rows_of_another_epoch_are_other_rows():
-    assert Rows().row(1, 0).name != Rows().row(0, 0).name
+@pytest.mark.slow
+def test_a_refused_resume_leaves_the_recipe_and_an_allowed_one_changes_it(
+    forks, documents, tmp_path
+):
+    """What is not given again is taken from recipe.json, so a refused value must not get there."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    assert forks.run(recipe(documents, run, steps=8), log)["status"] == 0
+    before, kept = remains(run), (run / "recipe.json").read_text()
+    other = recipe(documents, run, steps=8, weight_decay=0.3, valid_every=5)
+    assert forks.run(other, log)["status"] == 2
+    said = log.read_text()
+    assert "settings.valid_every: 10 -> 5; settings.weight_decay: 0.1 -> 0.3" in said
+    assert "--allow-change valid_every --allow-change weight_decay" in said
+    assert (run / "recipe.json").read_text() == kept
+    assert remains(run) == before
+    allowed = recipe(documents, run, steps=12, allow_change=["steps"])
+    assert forks.run(allowed, log)["status"] == 0
+    saved = json.loads((run / "recipe.json").read_bytes())
+    assert saved["settings"]["steps"] == 12
+    assert saved["run"] == json.loads(kept)["run"]
+    assert not saved["settings"].get("allow_change")  # allowed once, not for ever

@@ -6,7 +6,8 @@ Knows: names only. Their products keep inputs before outputs, and q, k, v in one
 from collections.abc import Mapping
 from typing import Any
 
-from yantai.base.errors import ModelFileError
+from yantai.base.errors import ModelFileError, UsageError
+from yantai.core.config import ModelConfig
 from yantai.families.rules import Computed, Family, Field, Fixed, Merged, Tensor1, Theirs
 
 
@@ -17,6 +18,19 @@ def _heads(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
             "E401", f"{where}:n_head", "must divide n_embd", expected=ours["dim"], got=heads
         )
     ours.update(heads=heads, kv_heads=heads, head_dim=ours["dim"] // heads)
+
+
+def _write_heads(config: ModelConfig) -> int:
+    if config.kv_heads != config.heads or config.heads * config.head_dim != config.dim:
+        raise UsageError(
+            "E203",
+            "config.heads",
+            "this family cannot express the model",
+            expected=f"{config.dim} = heads · head_dim, a key for each query head",
+            got=f"{config.heads} · {config.head_dim}, {config.kv_heads} key heads",
+            do="choose another --family",
+        )
+    return config.heads
 
 
 def _dropout(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
@@ -53,7 +67,7 @@ GPT2 = Family(
         Field("vocab_size", "vocab_size"),
         Field("dim", "n_embd"),
         Field("layers", "n_layer"),
-        Computed("n_head", lambda config: config.heads, _heads),
+        Computed("n_head", _write_heads, _heads),
         Field("hidden", "n_inner", default=lambda ours: 4 * ours["dim"]),
         Field("max_positions", "n_positions"),
         Field("norm_eps", "layer_norm_epsilon", default=lambda ours: 1e-5),

@@ -188,8 +188,14 @@ def _begin(settings: Pretrain) -> None:
     remove_temporaries(settings.out)
     for name in ("model", "last", "tokenizer"):
         recover_folder(settings.out / name)
-    saved = read_json(recipe) if recipe.exists() else {"run": uuid.uuid4().hex[:12]}
-    write_json(recipe, {"run": saved["run"], "settings": settings.model_dump(mode="json")})
+    if not recipe.exists():
+        _write_recipe(settings.out, uuid.uuid4().hex[:12], settings)
+
+
+def _write_recipe(folder: Path, run: str, settings: Training) -> None:
+    """What a later --resume starts from; what was allowed once is not allowed for ever."""
+    kept = settings.model_dump(mode="json", exclude={"resume", "allow_change"})
+    write_json(folder / "recipe.json", {"run": run, "settings": kept})
 
 
 def _tokenizer(settings: Pretrain) -> Tokenizer:
@@ -302,6 +308,7 @@ def run_training(setup: Setup, loader: Loader, valid: list[Batch]) -> dict[str, 
     run = _assemble(setup, loader, valid, cost, peak, horizon, device)
     if getattr(settings, "resume", False):
         run.resume(settings.allow_change)
+        _write_recipe(setup.folder, run.store.run_id, settings)  # only now are they accepted
     outcome = run.train()
     rows = MetricsFile(setup.folder / "metrics.jsonl").rows()
     plot_loss(rows, setup.folder, f"{setup.folder.name}: loss")

@@ -49,15 +49,15 @@ SIZES: dict[str, Size] = {
     "gpt3-small": Size(12, 768, 12, 2048, 256, 6e-4),
     "gpt3-medium": Size(24, 1024, 16, 2048, 256, 3e-4),
     "gpt3-large": Size(24, 1536, 16, 2048, 256, 2.5e-4),
-    "gpt3-xl": Size(24, 2048, 24, 2048, 512, 2e-4),
+    "gpt3-xl": Size(24, 2048, 16, 2048, 512, 2e-4),
     "gpt3-2.7b": Size(32, 2560, 32, 2048, 512, 1.6e-4),
     "gpt3-6.7b": Size(32, 4096, 32, 2048, 1024, 1.2e-4),
-    "gpt3-13b": Size(40, 5140, 40, 2048, 1024, 1e-4),
+    "gpt3-13b": Size(40, 5120, 40, 2048, 1024, 1e-4),
     "gpt3-175b": Size(96, 12288, 96, 2048, 1600, 0.6e-4),
 }
-"""GPT-3 XL and 13B have 24 heads of 128 and 40 of 128 beside widths of 2048 and 5140."""
-
-_HEAD_DIMS = {"gpt3-xl": 128, "gpt3-13b": 128}
+"""Where GPT-3's table contradicts itself, heads times their width is the model's width: XL has 16
+heads of 128 (printed: 24, but 1.3 billion parameters have 16), 13B is 5,120 wide (printed: 5,140).
+"""
 
 
 def size_named(name: str) -> Size:
@@ -90,7 +90,7 @@ def model_fields(name: str, family: str) -> dict[str, Any]:
         "dim": size.dim,
         "heads": size.heads,
         "kv_heads": size.heads,
-        "head_dim": _HEAD_DIMS.get(name, size.dim // size.heads),
+        "head_dim": size.dim // size.heads,
         "max_positions": size.context,
         "tied": True,
     }
