@@ -23,13 +23,12 @@ from yantai.data.shards import write_shards
 from yantai.evaluate.text_loss import text_loss
 from yantai.families.table import FAMILIES
 from yantai.life.settings import Verify
-from yantai.life.train import train
 from yantai.life.verify import verify
 from yantai.text.chat import CHATML, ChatFormat
 from yantai.text.document import DocumentReader
 from yantai.text.tokenizer import Tokenizer, compression_report
 from yantai.text.village import Village, check, grade
-from yantai.train.sizes import model_fields
+from yantai.training.sizes import model_fields
 
 
 def main(folder: Path, steps: int = 60) -> None:
@@ -82,7 +81,7 @@ def main(folder: Path, steps: int = 60) -> None:
     assert (causal() & mask).causal
 
     # train: the loop, from raw text to RUN/model; kill it anywhere and --resume goes on
-    result = train(
+    result = yantai.train(
         {
             "data": (raw,),
             "out": folder / "run",

@@ -83,7 +83,7 @@ def model_fields(bias):
 def ours(bias=False):
     from yantai.core.config import ModelConfig
     from yantai.core.initialise import build
-    from yantai.train.optim import Optimizer, clip_gradients
+    from yantai.training.optim import Optimizer, clip_gradients
 
     model = build(ModelConfig(**model_fields(bias)), table="gpt2")
     model.compute_dtype = torch.bfloat16
@@ -107,7 +107,7 @@ def ours(bias=False):
 def peak_share(speed):
     """Ours as a share of the bfloat16 product peak at the model's own shapes."""
     from yantai.core.cost import count
-    from yantai.train.plan import measure_peak
+    from yantai.training.plan import measure_peak
 
     model = ours().model
     peak = measure_peak(model, BATCH * CONTEXT, torch.bfloat16, torch.device("cpu"), 3.0)

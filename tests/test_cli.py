@@ -71,7 +71,7 @@ def test_help_is_quick_because_it_imports_no_torch():
         (["genrate"], 2, "E202", "generate"),
         (["generate", "m", "--temprature", "1"], 2, "E202", "--temperature"),
         (["generate", "m", "--temperature", "-1"], 2, "E201", "temperature"),
-        (["generate", "m", "--temperature", "0", "--top-k", "3"], 2, "E201", "no effect"),
+        (["generate", "m", "--temperature", "0", "--top-k", "3"], 2, "E203", "no effect"),
         (["generate", "nowhere"], 2, "E206", "nowhere"),
         (["pretrain", "--out", "OUT"], 2, "E201", "--data"),
         (["pretrain", "--out", "OUT", "--data", "nowhere"], 2, "E206", "nowhere"),

@@ -8,9 +8,10 @@ from yantai.base.config import build, read_yaml
 from yantai.core.cost import count
 from yantai.core.initialise import build_meta
 from yantai.families.table import FAMILIES, family_named
-from yantai.train.pretrain import fill_in, model_config
-from yantai.train.recipe import HIDDEN_FLAGS, Pretrain
-from yantai.train.sizes import SIZES
+from yantai.training.pretrain import model_config
+from yantai.training.recipe import HIDDEN_FLAGS, Pretrain
+from yantai.training.setup import fill_in
+from yantai.training.sizes import SIZES
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 

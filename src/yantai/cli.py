@@ -50,9 +50,9 @@ VERBS: dict[str, Verb] = {
         "yantai.life.settings:TrainTokenizer", "yantai.life.verbs:tokenizer", ("documents",)
     ),
     "pretrain": Verb(
-        "yantai.train.recipe:Pretrain",
+        "yantai.training.recipe:Pretrain",
         "yantai.life.verbs:pretrain",
-        hidden="yantai.train.recipe:HIDDEN_FLAGS",
+        hidden="yantai.training.recipe:HIDDEN_FLAGS",
     ),
     "generate": Verb(
         "yantai.life.settings:Generate", "yantai.life.verbs:generate", ("model", "prompt")
@@ -61,12 +61,15 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("yantai.life.settings:Evaluate", "yantai.life.verbs:evaluate", ("model",)),
     "doctor": Verb("yantai.life.settings:Doctor", "yantai.life.doctor:doctor", ("what",)),
     "verify": Verb("yantai.life.settings:Verify", "yantai.life.verify:verify", ("folder",)),
-    "selftest": Verb("yantai.life.selftest:Selftest", "yantai.life.selftest:selftest"),
+    "selftest": Verb("yantai.life.selftest:Selftest", "yantai.life.verbs:selftest"),
 }
 
 HELP = """Own a language model for its whole life: raw text, tokenizer, training, scores, a chat.
 
 Start with: yantai quickstart
+
+Every flag --some-flag of a verb is also a key some_flag of its recipe and an environment variable
+YANTAI_VERB_SOME_FLAG; the flag wins, then the environment, then --config FILE.yaml.
 """
 
 
@@ -87,6 +90,7 @@ def _parameters(verb: Verb, model: type[BaseModel]) -> list[inspect.Parameter]:
             show=name not in hidden,
             consume_multiple=True,
             negative="",
+            show_env_var=False,
         )
         default = inspect.Parameter.empty
         if field.default is not PydanticUndefined:
@@ -106,7 +110,7 @@ def _parameters(verb: Verb, model: type[BaseModel]) -> list[inspect.Parameter]:
         ("debug", bool, "show tracebacks"),
     ):
         default = None if name == "config" else False
-        note = Parameter(name=f"--{name}", help=text, negative="")
+        note = Parameter(name=f"--{name}", help=text, negative="", show_env_var=False)
         annotation = Annotated[kind, note]
         found.append(
             inspect.Parameter(

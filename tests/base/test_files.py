@@ -19,7 +19,7 @@ def names(folder):
 
 def test_it_needs_no_torch():
     program = (
-        "import sys, yantai.base.files, yantai.train.store, yantai.life.selftest;"
+        "import sys, yantai.base.files, yantai.training.store, yantai.life.selftest;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -14,7 +14,7 @@ from yantai.evaluate.text_loss import text_loss
 from yantai.families.table import FAMILIES
 from yantai.infer.language_model import LanguageModel
 from yantai.text.document import Document
-from yantai.train.sizes import model_fields
+from yantai.training.sizes import model_fields
 
 TEXTS = ["One morning the baker woke late.", "面包师傅今天起晚了。", "x", "a longer text " * 30]
 

@@ -32,7 +32,7 @@ def test_a_harness_that_sees_nothing_would_be_noticed(tmp_path, memory, strace, 
     """A save that removes the old before it has the new must be caught."""
     broken = (
         "import shutil, sys\n"
-        "import yantai.train.store as store\n"
+        "import yantai.training.store as store\n"
         "import yantai.life.selftest_saves as saves\n"
         "plain = store.Store.save\n"
         "def save(self, step, tensors, state):\n"

@@ -11,8 +11,8 @@ import pytest
 
 from yantai.base.errors import StorageError, UsageError
 from yantai.base.files import FolderLock
-from yantai.train.pretrain import pretrain
-from yantai.train.recipe import Pretrain
+from yantai.training.pretrain import pretrain
+from yantai.training.recipe import Pretrain
 
 HOLD = (
     "import sys\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from yantai.base.errors import NumericsError
-from yantai.train.state import gather
+from yantai.training.state import gather
 
 from .tiny import Killed, Rows, hashes, kill_at, model_config, tiny_run
 

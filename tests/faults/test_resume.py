@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import yantai.train.loop as loop
+import yantai.training.loop as loop
 from yantai.base.errors import UsageError
 from yantai.data.batch import IGNORED
 from yantai.data.loader import Loader
@@ -17,7 +17,7 @@ from yantai.data.pack import Example, ExampleRows, TextRows
 from yantai.data.shards import write_shards
 from yantai.life.selftest_runs import recipe, remains
 from yantai.text.document import Document
-from yantai.train.state import check_same_run, gather, load_tensors, to_arrays
+from yantai.training.state import check_same_run, gather, load_tensors, to_arrays
 
 from .tiny import Killed, hashes, kill_at, tiny_run
 

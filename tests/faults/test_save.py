@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from yantai.base.errors import ModelFileError
 from yantai.life.selftest_damage import damage_checkpoints
-from yantai.train.store import MANIFEST, STATE, TENSORS, Store
+from yantai.training.store import MANIFEST, STATE, TENSORS, Store
 
 from .conftest import MEMORY
 

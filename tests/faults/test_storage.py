@@ -19,7 +19,7 @@ from yantai.base.files import TEMPORARY, new_folder, write_atomic
 from yantai.base.log import MetricsFile
 from yantai.life.selftest_kills import starve_run
 from yantai.life.selftest_saves import refuse_saves, trace_of_a_save
-from yantai.train.store import Store
+from yantai.training.store import Store
 
 from .tiny import Killed, hashes, kill_at, tiny_run
 
@@ -75,7 +75,7 @@ def test_a_refusal_names_the_errno_the_need_and_the_room(tmp_path, monkeypatch, 
     def refuse(file):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("yantai.train.store._Summing.write", lambda self, content: refuse(self))
+    monkeypatch.setattr("yantai.training.store._Summing.write", lambda self, content: refuse(self))
     with pytest.raises(StorageError, match=text) as caught:
         store.save(2, {"a": np.ones(1000, np.float32)}, {})
     assert caught.value.code == code
@@ -217,7 +217,7 @@ import subprocess, sys
 from pathlib import Path
 import numpy as np
 from yantai.base.errors import StorageError
-from yantai.train.store import Store
+from yantai.training.store import Store
 place = Path(sys.argv[1])
 for kilobytes in range(48, 160, 8):
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", place], check=True)

@@ -14,13 +14,13 @@ from yantai.core.initialise import build
 from yantai.data.batch import Row, collate
 from yantai.data.loader import Loader
 from yantai.tasks.causal import Causal
-from yantai.train.loop import Run
-from yantai.train.optim import Average, Optimizer
-from yantai.train.plan import Horizon, Peak
-from yantai.train.recipe import Training
-from yantai.train.state import Progress, gather
-from yantai.train.store import Store
-from yantai.train.watch import SpikeWatch
+from yantai.training.loop import Run
+from yantai.training.optim import Average, Optimizer
+from yantai.training.plan import Horizon, Peak
+from yantai.training.recipe import Training
+from yantai.training.state import Progress, gather
+from yantai.training.store import Store
+from yantai.training.watch import SpikeWatch
 
 VOCAB, LENGTH = 24, 8
 

@@ -13,7 +13,7 @@ from yantai.families.table import FAMILIES
 from yantai.infer.generate import generate_ids
 from yantai.infer.language_model import LanguageModel, cut_at_stop
 from yantai.infer.settings import Generation
-from yantai.train.sizes import model_fields
+from yantai.training.sizes import model_fields
 
 PROMPTS = ["One morning", "The village baker was", "你好", "x"]
 

@@ -58,9 +58,11 @@ def build(model: type[ConfigType], values: dict[str, Any], where: str = "") -> C
         return model(**values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or model.__name__
+        field = ".".join(str(part) for part in first["loc"])
         got = "nothing" if first["type"] == "missing" else repr(first.get("input"))
         message = first["msg"].removeprefix("Value error, ")
+        if not field:  # a contradiction between fields says itself which
+            raise UsageError("E203", where or model.__name__, message) from error
         raise UsageError("E201", f"{prefix}{field}", message, got=got) from error
 
 

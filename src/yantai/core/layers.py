@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from yantai.core.config import Activation, ModelConfig
@@ -29,6 +29,18 @@ class Linear(nn.Module):
         """One matrix product."""
         bias = self.bias.to(x.dtype) if self.bias is not None else None
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class Table(nn.Module):
+    """One learned vector an index: of a token, of a position."""
+
+    def __init__(self, count: int, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, dim))
+
+    def forward(self, index: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch dim"]:
+        """The vectors of the indices."""
+        return F.embedding(index, self.weight)
 
 
 class Joint(nn.Module):

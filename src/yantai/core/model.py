@@ -11,9 +11,9 @@ from yantai.core import mask as masks
 from yantai.core.cache import Cache
 from yantai.core.config import ModelConfig
 from yantai.core.head import cross_entropy_sum, soft_cap
-from yantai.core.layers import Linear
+from yantai.core.layers import Linear, Table
 from yantai.core.mask import Mask
-from yantai.core.position import LearnedPositions, rotary_angles
+from yantai.core.position import rotary_angles
 from yantai.core.stack import Stack
 
 Ids = Int[Tensor, "batch position"]
@@ -25,9 +25,9 @@ class Embedding(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.tokens = nn.Embedding(config.vocab_size, config.dim)
+        self.tokens = Table(config.vocab_size, config.dim)
         learned = config.position == "learned"
-        self.positions = LearnedPositions(config.max_positions, config.dim) if learned else None
+        self.positions = Table(config.max_positions, config.dim) if learned else None
 
     def forward(self, ids: Ids, positions: Positions | None) -> Float[Tensor, "batch position dim"]:
         """The stream's beginning."""

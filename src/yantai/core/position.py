@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from yantai.core.config import ModelConfig
 from yantai.core.fused import Rotate
@@ -50,17 +50,3 @@ def rotate(
 ) -> Float[Tensor, "batch position head head_dim"]:
     """Turn each pair (xᵢ, xᵢ₊d/2) by its position's angle (RoFormer, eq. 34)."""
     return Rotate.apply(x, rotary.cos, rotary.sin)
-
-
-class LearnedPositions(nn.Module):
-    """One learned vector a position (GPT-2)."""
-
-    def __init__(self, count: int, dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(count, dim))
-
-    def forward(
-        self, positions: Int[Tensor, "batch position"]
-    ) -> Float[Tensor, "batch position dim"]:
-        """The vectors of the positions."""
-        return nn.functional.embedding(positions, self.weight)

@@ -30,8 +30,9 @@ from yantai.infer.language_model import load
 from yantai.life.settings import Doctor
 from yantai.text.document import DocumentReader
 from yantai.text.tokenizer import script_of
-from yantai.train.pretrain import fill_in, model_config
-from yantai.train.recipe import Pretrain
+from yantai.training.pretrain import model_config
+from yantai.training.recipe import Pretrain
+from yantai.training.setup import fill_in
 
 Finding = tuple[str, str]
 

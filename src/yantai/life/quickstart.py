@@ -25,11 +25,11 @@ from yantai.life.chat import chat
 from yantai.life.settings import Chat, Quickstart
 from yantai.life.village_scores import LANGUAGES, score_all
 from yantai.text.village import Village
-from yantai.train.chat_tune import ChatTuning, chat_tune
-from yantai.train.plan import energy_estimate
-from yantai.train.pretrain import pretrain
-from yantai.train.receipt import file_hashes, receipt
-from yantai.train.recipe import Pretrain
+from yantai.training.chat_tune import ChatTuning, chat_tune
+from yantai.training.plan import energy_estimate
+from yantai.training.pretrain import pretrain
+from yantai.training.receipt import file_hashes, receipt
+from yantai.training.recipe import Pretrain
 
 PRETRAIN_SHARE, CHAT_SHARE = 0.52, 0.22
 DOCUMENTS_PER_MINUTE, ROWS_PER_MINUTE = 4000, 2400

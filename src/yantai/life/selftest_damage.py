@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from yantai.base.errors import ModelFileError
-from yantai.train.store import MANIFEST, STATE, TENSORS, Store
+from yantai.training.store import MANIFEST, STATE, TENSORS, Store
 
 REPEAT = "yantai selftest --only damage --seed {seed}"
 

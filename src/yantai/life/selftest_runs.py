@@ -18,7 +18,7 @@ from typing import Any
 
 from yantai.base.files import sha256_text
 from yantai.base.log import CLOCK_COLUMNS, MetricsFile
-from yantai.train.store import TENSORS, Store
+from yantai.training.store import TENSORS, Store
 
 SERVER = "yantai.life.selftest_runs"
 # decided by a clock or by where a run lies, not by what it computes
@@ -143,8 +143,8 @@ class Forks:
 def _child(request: dict[str, Any]) -> int:
     """Train; returns the exit status that the command line would have."""
     from yantai.base.errors import YantaiError
-    from yantai.train.pretrain import pretrain
-    from yantai.train.recipe import Pretrain
+    from yantai.training.pretrain import pretrain
+    from yantai.training.recipe import Pretrain
 
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
@@ -188,10 +188,9 @@ def _watch(child: int, request: dict[str, Any]) -> int:
 
 def _serve() -> None:
     import torch
-    import torch._dynamo  # what a run would import on its way, once for all of them
 
-    import yantai.train.pretrain as module
-    from yantai.train.plan import Peak
+    import yantai.training.setup as module
+    from yantai.training.plan import Peak
 
     torch.set_num_threads(1)
     # what measures this machine and what draws is not under test, and is slow

@@ -24,7 +24,7 @@ import numpy as np
 
 from yantai.base.errors import StorageError, UsageError
 from yantai.base.files import TEMPORARY, write_atomic
-from yantai.train.store import TENSORS, Store
+from yantai.training.store import TENSORS, Store
 
 DRIVER = "yantai.life.selftest_saves"
 _MISSING = Path("/no-such-folder/x")

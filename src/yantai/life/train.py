@@ -8,8 +8,8 @@ from typing import Any
 
 from yantai.base.config import build, read_yaml
 from yantai.base.errors import UsageError
-from yantai.train.pretrain import pretrain
-from yantai.train.recipe import Pretrain
+from yantai.training.pretrain import pretrain
+from yantai.training.recipe import Pretrain
 
 
 def train(recipe: Pretrain | dict[str, Any] | str | Path) -> dict[str, Any]:

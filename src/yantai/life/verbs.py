@@ -14,13 +14,15 @@ from yantai.evaluate.compare import paired_ratio_difference
 from yantai.evaluate.text_loss import TextLoss, text_loss
 from yantai.infer.language_model import LanguageModel, load
 from yantai.infer.settings import Generation
+from yantai.life import selftest as faults
+from yantai.life.selftest import Selftest
 from yantai.life.settings import Evaluate, Generate, TrainTokenizer
 from yantai.text.chat import CHATML
 from yantai.text.document import DocumentReader
 from yantai.text.tokenizer import Tokenizer, compression_report
-from yantai.train.pretrain import pretrain as run_pretrain
-from yantai.train.receipt import file_hashes, versions
-from yantai.train.recipe import Pretrain
+from yantai.training.pretrain import pretrain as run_pretrain
+from yantai.training.receipt import file_hashes, versions
+from yantai.training.recipe import Pretrain
 
 Emit = Callable[[str], None]
 
@@ -147,3 +149,8 @@ def _compare(settings: Evaluate, scored: TextLoss) -> dict[str, Any]:
     other = _score(settings, settings.against)
     bits = [[value / log(2) for value in part.document_losses] for part in (scored, other)]
     return paired_ratio_difference(*bits, scored.document_bytes, settings.seed)
+
+
+def selftest(settings: Selftest, emit: Emit) -> dict[str, Any]:
+    """`yantai selftest`."""
+    return faults.selftest(settings, lambda line: emit(line + "\n"))

@@ -13,7 +13,7 @@ from yantai.base.files import read_json, sha256_file
 from yantai.data.shards import MANIFEST, Shards
 from yantai.life.settings import Verify
 from yantai.text.tokenizer import Tokenizer
-from yantai.train.store import problem_of
+from yantai.training.store import problem_of
 
 
 def verify(settings: Verify, emit: Callable[[str], None]) -> dict[str, Any]:

@@ -1,10 +1,7 @@
-"""From documents to a trained model: tokenizer, shards, model, loop, folder, receipt.
+"""The common frame of every training: begin a folder, predict, run the loop, write the receipt.
 
-Knows: the order of these stages and where their folders lie below the run's. Each stage is done
-elsewhere; a stage that an interrupted run had finished is not done again.
-
-    RUN/recipe.json  tokenizer/  tokens/train  tokens/valid  checkpoints/  metrics.jsonl
-    RUN/model/ (best by validation)  last/  loss.svg  receipt.json
+Knows: a model, batches, a folder. What is learned and from what is decided by `pretrain.py` and
+`chat_tune.py`, which hand over a `Setup`.
 """
 
 import uuid
@@ -12,19 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from yantai.base.device import (
-    available_memory_bytes,
-    choose_device,
-    choose_dtype,
-    describe_machine,
-    fix_threads,
-)
+from yantai.base.device import available_memory_bytes, choose_dtype, describe_machine
 from yantai.base.errors import ResourceError, UsageError
 from yantai.base.files import (
-    FolderLock,
     new_folder,
     read_json,
     recover_folder,
@@ -32,34 +21,25 @@ from yantai.base.files import (
     write_json,
 )
 from yantai.base.log import MetricsFile, duration, say
-from yantai.core.config import ModelConfig
-from yantai.core.cost import count, training_bytes
-from yantai.core.initialise import build, build_meta
+from yantai.core.cost import Cost, count, training_bytes
 from yantai.core.model import Transformer
 from yantai.data.batch import Batch, collate
 from yantai.data.loader import Loader
-from yantai.data.pack import RowSource, TextRows
-from yantai.data.shards import Shards, write_shards
-from yantai.families.folder import load_folder, save_folder
+from yantai.data.pack import RowSource
+from yantai.families.folder import save_folder
 from yantai.families.rules import Family
-from yantai.families.table import family_named
 from yantai.tasks.causal import Causal
-from yantai.text.chat import CHATML
-from yantai.text.document import DocumentReader
 from yantai.text.tokenizer import Tokenizer
-from yantai.train.loop import Outcome, Run
-from yantai.train.optim import Average, Optimizer
-from yantai.train.plan import Horizon, Peak, energy_estimate, measure_peak
-from yantai.train.plot import plot_loss
-from yantai.train.receipt import file_hashes, receipt
-from yantai.train.recipe import Pretrain, Training
-from yantai.train.sizes import model_fields, size_named
-from yantai.train.state import Progress
-from yantai.train.store import Store
-from yantai.train.watch import SpikeWatch
-
-HELD_OUT_SHARE = 0.02
-HELD_OUT_MINIMUM = 20
+from yantai.training.loop import Outcome, Run
+from yantai.training.optim import Average, Optimizer
+from yantai.training.plan import Horizon, Peak, energy_estimate, measure_peak
+from yantai.training.plot import plot_loss
+from yantai.training.receipt import file_hashes, receipt
+from yantai.training.recipe import Training
+from yantai.training.sizes import size_named
+from yantai.training.state import Progress
+from yantai.training.store import Store
+from yantai.training.watch import SpikeWatch
 
 
 @dataclass
@@ -84,50 +64,6 @@ class Setup:
     identity: dict[str, Any]
 
 
-def pretrain(settings: Pretrain) -> dict[str, Any]:
-    """Run `yantai pretrain`; returns what `--json` prints.
-
-    Raises:
-        YantaiError: see contracts; nothing that was there before is lost.
-    """
-    family = family_named(settings.family)
-    settings = fill_in(settings)
-    with FolderLock(settings.out):
-        _begin(settings)
-        device = choose_device(settings.device)
-        fix_threads(settings.threads)
-        tokenizer = _tokenizer(settings)
-        train, valid = _shards(settings, tokenizer)
-        if settings.from_ is not None:
-            model, family, _ = load_folder(settings.from_, dtype=torch.float32, device=device)
-        else:
-            config = model_config(settings, family, tokenizer.vocab_size)
-            model = build(config, seed=settings.seed, table=family.initial, device=device)
-
-        setup = Setup(
-            model=model,
-            family=family,
-            tokenizer=tokenizer,
-            settings=settings,
-            folder=settings.out,
-            parent={"tokens": [shards.hash for shards in train], "tokenizer": tokenizer.hash},
-            identity={"data": [shards.hash for shards in [*train, *valid]]},
-        )
-        assert settings.context is not None
-        sources, held_out = _row_sources(train, valid, settings)
-        return run_training(
-            setup,
-            Loader(
-                sources,
-                settings.batch or 1,
-                accumulate=settings.accumulate,
-                weights=settings.weights or None,
-                seed=settings.seed,
-            ),
-            validation_batches(held_out, settings),
-        )
-
-
 def fill_in(settings: Any) -> Any:
     """Give every open setting the value of the size."""
     size = size_named(settings.size)
@@ -141,40 +77,12 @@ def fill_in(settings: Any) -> Any:
     return settings.model_copy(update=missing)
 
 
-def model_config(settings: Pretrain, family: Family, vocab_size: int) -> ModelConfig:
-    """The model of a size, with what the recipe changes."""
-    fields = model_fields(settings.size, family.name)
-    changed = {
-        key: getattr(settings, key)
-        for key in ("layers", "dim", "heads", "kv_heads", "hidden")
-        if getattr(settings, key) is not None
-    }
-    fields |= changed
-    if "heads" in changed or "dim" in changed:
-        if fields["dim"] % fields["heads"]:
-            raise UsageError("E203", "heads", "must divide dim", got=f"{fields['heads']} heads")
-        fields["head_dim"] = fields["dim"] // fields["heads"]
-        if "kv_heads" not in changed:
-            fields["kv_heads"] = fields["heads"]
-    if "dim" in changed and "hidden" not in changed:
-        wide = 4 * fields["dim"]
-        fields["hidden"] = -(-2 * wide // 3 // 64) * 64 if fields.get("gated", True) else wide
-    fields |= {
-        "vocab_size": vocab_size,
-        "max_positions": max(fields["max_positions"], settings.context or 0),
-        "dropout": settings.dropout,
-        "softcap": settings.softcap,
-        "tied": settings.tied,
-    }
-    try:
-        return ModelConfig(**fields)
-    except ValueError as error:
-        first = error.errors(include_url=False)[0]  # ty: ignore[missing-attribute]
-        raise UsageError("E203", "model", first["msg"].removeprefix("Value error, ")) from error
+def begin_run(settings: Any) -> None:
+    """Refuse to run over an existing run; tidy up after a crashed one; name the run.
 
-
-def _begin(settings: Pretrain) -> None:
-    """Refuse to run over an existing run; tidy up after a crashed one."""
+    Raises:
+        UsageError: E204, the folder holds a run and `resume` was not asked for.
+    """
     recipe = settings.out / "recipe.json"
     if recipe.exists() and not settings.resume:
         raise UsageError(
@@ -183,100 +91,17 @@ def _begin(settings: Pretrain) -> None:
             "holds a run already",
             do="continue it with --resume, or choose another --out",
         )
-    if not settings.data and not settings.resume:
-        raise UsageError("E201", "--data", "no documents are named", do="give files or folders")
     remove_temporaries(settings.out)
     for name in ("model", "last", "tokenizer"):
         recover_folder(settings.out / name)
     if not recipe.exists():
-        _write_recipe(settings.out, uuid.uuid4().hex[:12], settings)
+        write_recipe(settings.out, uuid.uuid4().hex[:12], settings)
 
 
-def _write_recipe(folder: Path, run: str, settings: Training) -> None:
+def write_recipe(folder: Path, run: str, settings: Training) -> None:
     """What a later --resume starts from; what was allowed once is not allowed for ever."""
     kept = settings.model_dump(mode="json", exclude={"resume", "allow_change"})
     write_json(folder / "recipe.json", {"run": run, "settings": kept})
-
-
-def _tokenizer(settings: Pretrain) -> Tokenizer:
-    """The one that was given, that of the model to continue, the run's own, or a new one."""
-    own = settings.out / "tokenizer"
-    source = settings.tokenizer or settings.from_ or (own if own.is_dir() else None)
-    if source is not None:
-        tokenizer = Tokenizer.load(source)
-    else:
-        say(f"training a tokenizer of {settings.vocab_size:,} entries")
-        texts = (document.text for document in _reader(settings, settings.data))
-        tokenizer = Tokenizer.train(texts, settings.vocab_size, settings.token_kind)
-        tokenizer.chat_template = CHATML
-    if not own.is_dir():
-        with new_folder(own) as folder:
-            tokenizer.save(folder)
-    return tokenizer
-
-
-def _reader(settings: Pretrain, paths: tuple[Path, ...]) -> DocumentReader:
-    quarantine = settings.out / "quarantine" if settings.on_bad_row == "quarantine" else None
-    return DocumentReader(
-        list(paths),
-        text_field=settings.text_field,
-        policy=settings.on_bad_row,
-        quarantine=quarantine,
-        encoding=settings.encoding,
-    )
-
-
-def _shards(settings: Pretrain, tokenizer: Tokenizer) -> tuple[list[Shards], list[Shards]]:
-    """Token shards of the training and validation documents; one set a path if weighted."""
-    groups = [(path,) for path in settings.data] if settings.weights else [settings.data]
-    train = [
-        _shard(settings, tokenizer, paths, f"train-{number}" if settings.weights else "train")
-        for number, paths in enumerate(groups)
-    ]
-    valid = [_shard(settings, tokenizer, settings.valid, "valid")] if settings.valid else []
-    return train, valid
-
-
-def _shard(settings: Pretrain, tokenizer: Tokenizer, paths: tuple[Path, ...], name: str) -> Shards:
-    folder = settings.out / "tokens" / name
-    if folder.is_dir():
-        shards = Shards.open(folder)
-        if shards.tokenizer_hash == tokenizer.hash:
-            return shards
-    reader = _reader(settings, paths)
-    shards = write_shards(reader, tokenizer, folder, sources=reader.sources, account=reader.account)
-    say(
-        f"{name}: {shards.document_count:,} documents, {shards.token_count:,} tokens, "
-        f"{shards.byte_count / max(1, shards.token_count):.2f} bytes a token"
-    )
-    return shards
-
-
-def _row_sources(
-    train: list[Shards], valid: list[Shards], settings: Pretrain
-) -> tuple[list[RowSource], TextRows | None]:
-    """Rows to train on, and rows to validate on: the given ones, or documents held out."""
-    context, seed = settings.context or 1, settings.seed
-    if valid:
-        sources = [TextRows(shards, context, seed=seed) for shards in train]
-        return list(sources), TextRows(valid[0], context, shuffle=False)
-    first, rest = train[0], train[1:]
-    chosen, held = hold_out(first.document_count, seed)
-    if not len(held):
-        say("note: too few documents to hold some out; RUN/model will be the last weights")
-    sources = [TextRows(first, context, seed=seed, documents=chosen)]
-    sources += [TextRows(shards, context, seed=seed) for shards in rest]
-    rows = TextRows(first, context, documents=held, shuffle=False) if len(held) else None
-    return list(sources), rows
-
-
-def hold_out(documents: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Document numbers for training and for validation, a function of the seed."""
-    if documents < HELD_OUT_MINIMUM:
-        return np.arange(documents), np.arange(0)
-    order = np.random.Generator(np.random.Philox(seed)).permutation(documents)
-    size = max(1, int(documents * HELD_OUT_SHARE))
-    return np.sort(order[size:]), np.sort(order[:size])
 
 
 def validation_batches(rows: RowSource | None, settings: Training) -> list[Batch]:
@@ -308,7 +133,7 @@ def run_training(setup: Setup, loader: Loader, valid: list[Batch]) -> dict[str, 
     run = _assemble(setup, loader, valid, cost, peak, horizon, device)
     if getattr(settings, "resume", False):
         run.resume(settings.allow_change)
-        _write_recipe(setup.folder, run.store.run_id, settings)  # only now are they accepted
+        write_recipe(setup.folder, run.store.run_id, settings)  # only now are they accepted
     outcome = run.train()
     rows = MetricsFile(setup.folder / "metrics.jsonl").rows()
     plot_loss(rows, setup.folder, f"{setup.folder.name}: loss")
@@ -346,7 +171,7 @@ def _predict(
     """
     settings, config = setup.settings, setup.model.config
     device = next(setup.model.parameters()).device
-    cost = count(build_meta(config), settings.context or 1)
+    cost = count(setup.model, settings.context or 1)
     copies = {"muon": 1, "sgd": 1}.get(settings.optimizer, 2) + (settings.ema is not None)
     memory = training_bytes(
         cost,
@@ -393,7 +218,7 @@ def _assemble(
     setup: Setup,
     loader: Loader,
     valid: list[Batch],
-    cost: Any,
+    cost: Cost,
     peak: Peak,
     horizon: Horizon,
     device: torch.device,
@@ -474,7 +299,7 @@ def _report(
     setup: Setup,
     outcome: Outcome,
     predicted: dict[str, Any],
-    cost: Any,
+    cost: Cost,
     peak: Peak,
     device: torch.device,
 ) -> dict[str, Any]:

@@ -12,14 +12,14 @@ import torch
 from pydantic import Field
 
 from yantai.base.device import choose_device, fix_threads
-from yantai.base.files import FolderLock, sha256_text, write_json
+from yantai.base.files import FolderLock, sha256_text
 from yantai.data.loader import Loader
 from yantai.data.pack import Example, ExampleRows, RowSource
 from yantai.families.folder import load_folder
 from yantai.text.chat import ChatFormat, Message
 from yantai.text.tokenizer import Tokenizer
-from yantai.train.pretrain import Setup, fill_in, run_training, validation_batches
-from yantai.train.recipe import Training
+from yantai.training.recipe import Training
+from yantai.training.setup import Setup, begin_run, fill_in, run_training, validation_batches
 
 VALIDATION_SHARE = 0.03
 Conversations = Sequence[Sequence[Message]]
@@ -58,10 +58,7 @@ def chat_tune(settings: ChatTuning, rows: Conversations) -> dict[str, Any]:
     with FolderLock(settings.out):
         device = choose_device(settings.device)
         fix_threads(settings.threads)
-        write_json(
-            settings.out / "recipe.json",
-            {"run": settings.out.name, "settings": settings.model_dump(mode="json")},
-        )
+        begin_run(settings)
         model, family, _ = load_folder(settings.model, dtype=torch.float32, device=device)
         tokenizer = Tokenizer.load(settings.model)
         examples = to_examples(rows, ChatFormat(tokenizer))

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from yantai.base.errors import UsageError
-from yantai.train.optim import Average, Optimizer
-from yantai.train.plan import Horizon
-from yantai.train.state import Progress, differences, gather, load_tensors, to_arrays
-from yantai.train.store import Store
-from yantai.train.watch import SpikeWatch
+from yantai.training.optim import Average, Optimizer
+from yantai.training.plan import Horizon
+from yantai.training.state import Progress, differences, gather, load_tensors, to_arrays
+from yantai.training.store import Store
+from yantai.training.watch import SpikeWatch
 
 
 class Net(nn.Module):

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yantai.train.plan import REPLAN_SHARES, WATTS_ENV, Horizon, energy_estimate
+from yantai.training.plan import REPLAN_SHARES, WATTS_ENV, Horizon, energy_estimate
 
 OPEN = 1_000_000_000
 

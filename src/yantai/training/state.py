@@ -15,10 +15,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from yantai.base.errors import UsageError
-from yantai.train.optim import Average, Optimizer
-from yantai.train.plan import Horizon
-from yantai.train.store import TENSORS, Checkpoint
-from yantai.train.watch import SpikeWatch
+from yantai.training.optim import Average, Optimizer
+from yantai.training.plan import Horizon
+from yantai.training.store import TENSORS, Checkpoint
+from yantai.training.watch import SpikeWatch
 
 # a difference in these may change the last bits, and is told; in others it blocks
 SOFT = ("torch", "threads", "processor", "device")

@@ -8,7 +8,7 @@ from torch import nn
 
 from yantai.base.errors import NumericsError
 from yantai.data.batch import Batch
-from yantai.train.watch import PATIENCE, WINDOW, YOUNG, SpikeWatch, first_bad, stop_on_nonfinite
+from yantai.training.watch import PATIENCE, WINDOW, YOUNG, SpikeWatch, first_bad, stop_on_nonfinite
 
 
 def batch(*names):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yantai.train.schedule import factor
+from yantai.training.schedule import factor
 
 NAMES = ["wsd", "cosine", "linear", "constant"]
 

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from yantai.train.store import MANIFEST, STATE, TENSORS, Store, problem_of, read_manifest
+from yantai.training.store import MANIFEST, STATE, TENSORS, Store, problem_of, read_manifest
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "uint8", "bool"]
 arrays = hnp.arrays(
@@ -60,7 +60,7 @@ def test_torch_can_map_the_file_because_all_is_aligned(tmp_path):
 
 
 def test_a_large_array_is_written_in_pieces_with_one_checksum(tmp_path, monkeypatch):
-    monkeypatch.setattr("yantai.train.store._CHUNK", 7)
+    monkeypatch.setattr("yantai.training.store._CHUNK", 7)
     array = np.arange(100, dtype=np.float32)
     folder = Store(tmp_path, "mine", say=quiet).save(1, {"a": array}, {})
     assert np.array_equal(load_file(folder / TENSORS)["a"], array)

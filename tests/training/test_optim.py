@@ -5,8 +5,16 @@ import pytest
 import torch
 from torch import nn
 
-from yantai.train.optim import _POLAR as POLAR
-from yantai.train.optim import SGD, AdamW, Average, Muon, Optimizer, clip_gradients, orthogonalise
+from yantai.training.optim import _POLAR as POLAR
+from yantai.training.optim import (
+    SGD,
+    AdamW,
+    Average,
+    Muon,
+    Optimizer,
+    clip_gradients,
+    orthogonalise,
+)
 
 
 class Net(nn.Module):

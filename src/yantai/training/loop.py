@@ -27,13 +27,13 @@ from yantai.core.model import Transformer
 from yantai.data.batch import Batch
 from yantai.data.loader import Loader
 from yantai.tasks.task import Task
-from yantai.train.optim import Average, Optimizer, clip_gradients
-from yantai.train.plan import Peak
-from yantai.train.recipe import Training
-from yantai.train.schedule import factor
-from yantai.train.state import Progress, check_same_run, gather, load_tensors, to_arrays
-from yantai.train.store import Store
-from yantai.train.watch import first_bad, stop_on_nonfinite
+from yantai.training.optim import Average, Optimizer, clip_gradients
+from yantai.training.plan import Peak
+from yantai.training.recipe import Training
+from yantai.training.schedule import factor
+from yantai.training.state import Progress, check_same_run, gather, load_tensors, to_arrays
+from yantai.training.store import Store
+from yantai.training.watch import first_bad, stop_on_nonfinite
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -1,0 +1,219 @@
+"""From documents to a trained model: tokenizer, shards, rows, model.
+
+Knows: the order of these stages and where their folders lie below the run's. Each stage is done
+elsewhere; a stage that an interrupted run had finished is not done again.
+
+    RUN/recipe.json  tokenizer/  tokens/train  tokens/valid  checkpoints/  metrics.jsonl
+    RUN/model/ (best by validation)  last/  loss.svg  receipt.json
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from yantai.base.device import choose_device, fix_threads
+from yantai.base.errors import UsageError
+from yantai.base.files import FolderLock, new_folder, sha256_file
+from yantai.base.log import say
+from yantai.core.config import ModelConfig
+from yantai.core.initialise import build
+from yantai.data.loader import Loader
+from yantai.data.pack import RowSource, TextRows
+from yantai.data.shards import Shards, write_shards
+from yantai.families.folder import load_folder
+from yantai.families.rules import Family
+from yantai.families.table import family_named
+from yantai.text.chat import CHATML
+from yantai.text.document import DocumentReader
+from yantai.text.tokenizer import Tokenizer
+from yantai.training.recipe import Pretrain
+from yantai.training.setup import Setup, begin_run, fill_in, run_training, validation_batches
+from yantai.training.sizes import model_fields
+
+HELD_OUT_SHARE = 0.02
+HELD_OUT_MINIMUM = 20
+
+
+def pretrain(settings: Pretrain) -> dict[str, Any]:
+    """Run `yantai pretrain`; returns what `--json` prints.
+
+    Raises:
+        YantaiError: see contracts; nothing that was there before is lost.
+    """
+    family = family_named(settings.family)
+    settings = fill_in(settings)
+    with FolderLock(settings.out):
+        if not settings.data and not settings.resume:
+            raise UsageError("E201", "--data", "no documents are named", do="give files or folders")
+        begin_run(settings)
+        device = choose_device(settings.device)
+        fix_threads(settings.threads)
+        tokenizer = _tokenizer(settings)
+        train, valid = _shards(settings, tokenizer)
+        if settings.from_ is not None:
+            model, family, _ = load_folder(settings.from_, dtype=torch.float32, device=device)
+        else:
+            config = model_config(settings, family, tokenizer.vocab_size)
+            model = build(config, seed=settings.seed, table=family.initial, device=device)
+
+        setup = Setup(
+            model=model,
+            family=family,
+            tokenizer=tokenizer,
+            settings=settings,
+            folder=settings.out,
+            parent={"tokens": [shards.hash for shards in train], "tokenizer": tokenizer.hash},
+            identity={"data": [shards.hash for shards in [*train, *valid]]},
+        )
+        assert settings.context is not None
+        sources, held_out = _row_sources(train, valid, settings)
+        return run_training(
+            setup,
+            Loader(
+                sources,
+                settings.batch or 1,
+                accumulate=settings.accumulate,
+                weights=settings.weights or None,
+                seed=settings.seed,
+            ),
+            validation_batches(held_out, settings),
+        )
+
+
+def model_config(settings: Pretrain, family: Family, vocab_size: int) -> ModelConfig:
+    """The model of a size, with what the recipe changes."""
+    fields = model_fields(settings.size, family.name)
+    changed = {
+        key: getattr(settings, key)
+        for key in ("layers", "dim", "heads", "kv_heads", "hidden")
+        if getattr(settings, key) is not None
+    }
+    fields |= changed
+    if "heads" in changed or "dim" in changed:
+        if fields["dim"] % fields["heads"]:
+            raise UsageError("E203", "heads", "must divide dim", got=f"{fields['heads']} heads")
+        fields["head_dim"] = fields["dim"] // fields["heads"]
+        if "kv_heads" not in changed:
+            fields["kv_heads"] = fields["heads"]
+    if "dim" in changed and "hidden" not in changed:
+        wide = 4 * fields["dim"]
+        fields["hidden"] = -(-2 * wide // 3 // 64) * 64 if fields.get("gated", True) else wide
+    fields |= {
+        "vocab_size": vocab_size,
+        "max_positions": max(fields["max_positions"], settings.context or 0),
+        "dropout": settings.dropout,
+        "softcap": settings.softcap,
+        "tied": settings.tied,
+    }
+    try:
+        return ModelConfig(**fields)
+    except ValueError as error:
+        first = error.errors(include_url=False)[0]  # ty: ignore[missing-attribute]
+        raise UsageError("E203", "model", first["msg"].removeprefix("Value error, ")) from error
+
+
+def _tokenizer(settings: Pretrain) -> Tokenizer:
+    """The one that was given, that of the model to continue, the run's own, or a new one."""
+    own = settings.out / "tokenizer"
+    source = settings.tokenizer or settings.from_ or (own if own.is_dir() else None)
+    if source is not None:
+        tokenizer = Tokenizer.load(source)
+    else:
+        say(f"training a tokenizer of {settings.vocab_size:,} entries")
+        texts = (document.text for document in _reader(settings, settings.data))
+        tokenizer = Tokenizer.train(texts, settings.vocab_size, settings.token_kind)
+        tokenizer.chat_template = CHATML
+    if not own.is_dir():
+        with new_folder(own) as folder:
+            tokenizer.save(folder)
+    return tokenizer
+
+
+def _reader(settings: Pretrain, paths: tuple[Path, ...]) -> DocumentReader:
+    quarantine = settings.out / "quarantine" if settings.on_bad_row == "quarantine" else None
+    return DocumentReader(
+        list(paths),
+        text_field=settings.text_field,
+        policy=settings.on_bad_row,
+        quarantine=quarantine,
+        encoding=settings.encoding,
+    )
+
+
+def _shards(settings: Pretrain, tokenizer: Tokenizer) -> tuple[list[Shards], list[Shards]]:
+    """Token shards of the training and validation documents; one set a path if weighted."""
+    groups = [(path,) for path in settings.data] if settings.weights else [settings.data]
+    train = [
+        _shard(settings, tokenizer, paths, f"train-{number}" if settings.weights else "train")
+        for number, paths in enumerate(groups)
+    ]
+    valid = [_shard(settings, tokenizer, settings.valid, "valid")] if settings.valid else []
+    return train, valid
+
+
+def _shard(settings: Pretrain, tokenizer: Tokenizer, paths: tuple[Path, ...], name: str) -> Shards:
+    folder = settings.out / "tokens" / name
+    if folder.is_dir() and "data" not in settings.allow_change:
+        shards = Shards.open(folder)
+        if shards.tokenizer_hash == tokenizer.hash:
+            _check_sources(shards)
+            return shards
+    reader = _reader(settings, paths)
+    shards = write_shards(reader, tokenizer, folder, sources=reader.sources, account=reader.account)
+    say(
+        f"{name}: {shards.document_count:,} documents, {shards.token_count:,} tokens, "
+        f"{shards.byte_count / max(1, shards.token_count):.2f} bytes a token"
+    )
+    return shards
+
+
+def _check_sources(shards: Shards) -> None:
+    """A resumed run goes on with the text that it began with.
+
+    Raises:
+        UsageError: E205, a source file is not the one that was read.
+    """
+    for source in shards.manifest["sources"]:
+        path = Path(source["path"])
+        if not path.is_file():
+            say(f"note: {path} is no longer there; its tokens are")
+            continue
+        facts = path.stat()
+        if (facts.st_size, facts.st_mtime_ns) == (source["size"], source["mtime_ns"]):
+            continue
+        if sha256_file(path) != source["sha256"]:
+            raise UsageError(
+                "E205",
+                path,
+                "the file has changed since the run read it",
+                do="restore it, give --allow-change data, or begin again with another --out",
+            )
+
+
+def _row_sources(
+    train: list[Shards], valid: list[Shards], settings: Pretrain
+) -> tuple[list[RowSource], TextRows | None]:
+    """Rows to train on, and rows to validate on: the given ones, or documents held out."""
+    context, seed = settings.context or 1, settings.seed
+    if valid:
+        sources = [TextRows(shards, context, seed=seed) for shards in train]
+        return list(sources), TextRows(valid[0], context, shuffle=False)
+    first, rest = train[0], train[1:]
+    chosen, held = hold_out(first.document_count, seed)
+    if not len(held):
+        say("note: too few documents to hold some out; RUN/model will be the last weights")
+    sources = [TextRows(first, context, seed=seed, documents=chosen)]
+    sources += [TextRows(shards, context, seed=seed) for shards in rest]
+    rows = TextRows(first, context, documents=held, shuffle=False) if len(held) else None
+    return list(sources), rows
+
+
+def hold_out(documents: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Document numbers for training and for validation, a function of the seed."""
+    if documents < HELD_OUT_MINIMUM:
+        return np.arange(documents), np.arange(0)
+    order = np.random.Generator(np.random.Philox(seed)).permutation(documents)
+    size = max(1, int(documents * HELD_OUT_SHARE))
+    return np.sort(order[size:]), np.sort(order[:size])
