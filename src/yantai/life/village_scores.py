@@ -98,16 +98,28 @@ def score_text(model: LanguageModel, village: Village, language: str, count: int
 
 
 def score_all(
-    model: LanguageModel, village: Village, *, questions: int | None = None, stories: int = 100
+    model: LanguageModel,
+    village: Village,
+    *,
+    questions: int | None = None,
+    stories: int = 100,
+    opened: int = 200,
 ) -> dict[str, dict[str, Any]]:
-    """Every score in both languages: {name: {language: estimate}}."""
+    """Every score in both languages: {name: {language: estimate}}.
+
+    Args:
+        model: answers and tells.
+        village: asks and checks.
+        questions: how many closed-book questions, all by default.
+        stories, opened: how many stories and open-book questions, each language.
+    """
     scores: dict[str, dict[str, Any]] = {}
     for language in LANGUAGES:
         closed = village.questions(language, wording="heldout")[:questions]
-        opened = village.open_questions(200, language)
+        asked = village.open_questions(opened, language)
         rows = {
             "closed book, unseen wording": score_questions(model, closed, passages=False),
-            "open book, unseen facts": score_questions(model, opened, passages=True, batch=32),
+            "open book, unseen facts": score_questions(model, asked, passages=True, batch=32),
             "consistent stories": score_stories(model, village, language, stories, temperature=0.0),
             "bits per byte, unseen facts": score_text(model, village, language, 100),
         }
