@@ -78,7 +78,7 @@ def test_help_is_quick_because_it_imports_no_torch():
         (
             ["pretrain", "--out", "OUT", "--data", "x", "--steps", "1", "--minutes", "1"],
             2,
-            "E201",
+            "E203",
             "one budget",
         ),
         (["pretrain", "--out", "OUT", "--data", "x", "--size", "tinny"], 2, "E201", "tiny"),
