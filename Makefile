@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= quickstart
+TORCH := torch>=2.10,<2.14
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-fast check format bench docs clean
@@ -16,7 +17,7 @@ $(BIN)/python:
 
 # TORCH_INDEX=URL takes PyTorch from that index first: the CPU or CUDA build of your choice
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet "torch>=2.10,<2.14" --index-url $(TORCH_INDEX))
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet "$(TORCH)" --index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 

@@ -23,7 +23,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -145,7 +145,7 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
+def new_folder(final: Path) -> Generator[Path]:
     """Fill a folder under a temporary name; it gets its real name only when complete.
 
     An existing folder of that name is replaced in one exchange. After a crash at any point either

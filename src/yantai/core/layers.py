@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from yantai.core.config import Activation, ModelConfig
-from yantai.core.fused import RMS
+from yantai.core.fused import lay_out, product, rms
 
 
 class Linear(nn.Module):
@@ -24,11 +24,20 @@ class Linear(nn.Module):
         self.outputs = outputs
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self._laid_out: Tensor | None = None
+
+    def pack(self) -> None:
+        """Keep a copy of the weight as decoding reads it fastest; call again after a change."""
+        self._laid_out = lay_out(self.weight)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """One matrix product."""
         bias = self.bias.to(x.dtype) if self.bias is not None else None
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return product(x, self.weight.to(x.dtype), self._laid_out, bias)
+
+    def _apply(self, *args, **kwargs):
+        self._laid_out = None  # a move or a cast makes new weights
+        return super()._apply(*args, **kwargs)
 
 
 class Table(nn.Module):
@@ -58,7 +67,7 @@ class Joint(nn.Module):
             self.add_module(name, Linear(inputs, outputs, bias=bias))
         self._names = tuple(parts)
         self._widths = tuple(parts.values())
-        self._packed: tuple[Tensor, Tensor | None] | None = None
+        self._packed: tuple[Tensor, Tensor | None, Tensor | None] | None = None
 
     @property
     def parts(self) -> list[nn.Module]:
@@ -76,12 +85,12 @@ class Joint(nn.Module):
         for part in parts:
             part.weight.data = weight[start : start + part.outputs]
             start += part.outputs
-        self._packed = (weight, torch.cat(biases) if biases else None)
+        self._packed = (weight, lay_out(weight), torch.cat(biases) if biases else None)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> tuple[Tensor, ...]:
         """The output of each part, "*batch outputs"."""
         if self._packed is not None:
-            return F.linear(x, *self._packed).split(self._widths, dim=-1)
+            return product(x, *self._packed).split(self._widths, dim=-1)
         return tuple(part(x) for part in self.parts)
 
     def _apply(self, *args, **kwargs):
@@ -102,7 +111,7 @@ class RMSNorm(nn.Module):
         if x.dtype == torch.bfloat16:
             weight = self.weight.to(x.dtype)
             if x.device.type == "cpu":
-                return RMS.apply(x, weight, self.eps)
+                return rms(x, weight, self.eps)
             return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
         # float32 even inside a float64 model, as the reference implementation has it
         wide = x.float()

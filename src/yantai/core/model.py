@@ -54,7 +54,7 @@ class Transformer(nn.Module):
     def tie(self) -> None:
         """Let the head be the embedding, where the config says so; call after replacing weights."""
         if self.config.tied:
-            self.head.weight = self.embed.tokens.weight  # ty: ignore[invalid-assignment]
+            self.head.weight = self.embed.tokens.weight
 
     def hidden(
         self,

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from yantai.core.config import ModelConfig
-from yantai.core.fused import Rotate
+from yantai.core.fused import turn
 
 
 class Rotary(NamedTuple):
@@ -49,4 +49,4 @@ def rotate(
     x: Float[Tensor, "batch position head head_dim"], rotary: Rotary
 ) -> Float[Tensor, "batch position head head_dim"]:
     """Turn each pair (xᵢ, xᵢ₊d/2) by its position's angle (RoFormer, eq. 34)."""
-    return Rotate.apply(x, rotary.cos, rotary.sin)
+    return turn(x, rotary.cos, rotary.sin)

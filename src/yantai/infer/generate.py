@@ -11,7 +11,7 @@ import torch
 from yantai.base.device import mix_seed
 from yantai.base.errors import UsageError
 from yantai.core.cache import Cache
-from yantai.core.layers import Joint
+from yantai.core.layers import Joint, Linear
 from yantai.core.mask import valid_keys
 from yantai.core.model import Transformer
 from yantai.infer.sample import adjust, pick
@@ -21,9 +21,11 @@ PREFILL_CHUNK = 512
 
 
 def prepare(model: Transformer) -> Transformer:
-    """Lay a model out for decoding: joint products packed, no dropout, no gradients."""
+    """Lay a model out for decoding: weights packed, no dropout, no gradients."""
+    joints = [module for module in model.modules() if isinstance(module, Joint)]
+    inside = {id(part) for joint in joints for part in joint.parts}
     for module in model.modules():
-        if isinstance(module, Joint):
+        if isinstance(module, Joint) or (isinstance(module, Linear) and id(module) not in inside):
             module.pack()
     return model.eval().requires_grad_(False)
 

@@ -11,7 +11,7 @@ import contextlib
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,7 +213,7 @@ class Run:
         return loss
 
     @contextlib.contextmanager
-    def _averaged(self) -> Iterator[None]:
+    def _averaged(self) -> Generator[None]:
         if self.average is None:
             yield
             return
@@ -357,7 +357,7 @@ class Run:
 
 
 @contextlib.contextmanager
-def _listen() -> Iterator[list[int]]:
+def _listen() -> Generator[list[int]]:
     """Collect signals; after the first, Ctrl-C has its usual effect at once."""
     received: list[int] = []
     before: dict[int, Any] = {}
