@@ -5,8 +5,8 @@ Contenders: ours; a plain GPT at its default (float32) and at its best (bfloat16
 """
 
 import multiprocessing
-import resource
 import statistics
+from pathlib import Path
 
 import torch
 
@@ -117,11 +117,19 @@ def peak_share(speed):
 def _memory(name, queue):
     torch.set_num_threads(2)
     make = {"ours": ours, "plain": lambda: plain(True)}[name]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _high_water()
     step = make()
     for _ in range(4):
         step()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    queue.put(_high_water() - before)
+
+
+def _high_water():
+    """Peak memory of this process, MB; `ru_maxrss` would include its parent's."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def memory_of(name):

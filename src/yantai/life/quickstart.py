@@ -33,7 +33,20 @@ from yantai.training.recipe import Pretrain
 
 PRETRAIN_SHARE, CHAT_SHARE = 0.52, 0.22
 DOCUMENTS_PER_MINUTE, ROWS_PER_MINUTE = 4000, 2400
-PEOPLE = 24
+PEOPLE = 16
+# what four million parameters can learn in five minutes; the village has more
+PLOTS = (
+    "birthday",
+    "borrowed_tool",
+    "broken_jar",
+    "dance",
+    "dry_well",
+    "farewell",
+    "fireflies",
+    "kite",
+    "lost_animal",
+    "market_day",
+)
 
 
 def quickstart(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, Any]:
@@ -58,7 +71,7 @@ def quickstart(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, A
 def _live(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, Any]:
     out, began = settings.out, time.monotonic()
     fix_threads(settings.threads)
-    village = Village(seed=settings.seed, people=PEOPLE)
+    village = Village(seed=settings.seed, people=PEOPLE, plots=PLOTS)
     _write_village(village, out / "village.jsonl", settings.minutes)
     _title(2, "pretraining on its stories")
     tokens = _pretrain(settings, out)
@@ -81,7 +94,7 @@ def _live(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, Any]:
         "facts_in_the_world": len(village.world.facts),
     }
     outputs = {f"model/{name}": digest for name, digest in file_hashes(out / "model").items()}
-    inputs = {"village": {"seed": settings.seed, "people": PEOPLE}}
+    inputs = {"village": {"seed": settings.seed, "people": PEOPLE, "plots": PLOTS}}
     write_json(
         out / "receipt.json", receipt("quickstart", settings, inputs, outputs, facts, device)
     )
@@ -141,15 +154,16 @@ def _tune(settings: Quickstart, village: Village, out: Path) -> dict[str, Any]:
 RECIPE: dict[str, Any] = {
     "size": "tiny",
     "vocab_size": 3072,
-    "context": 512,
-    "batch": 16,
+    "context": 1024,
+    "batch": 4,
+    "rate": 8e-3,
     "valid_tokens": 32_768,
     "weight_decay": 0.02,
 }
 TUNING: dict[str, Any] = {
     "size": "tiny",
-    "context": 512,
-    "batch": 16,
+    "context": 1024,
+    "batch": 4,
     "matrix_rate": 0.01,
     "rate": 2e-3,
     "valid_tokens": 16_384,
