@@ -4,6 +4,7 @@ Knows: pydantic models, YAML, names that are nearly right. Builds nothing and kn
 """
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ class Config(BaseModel):
 
 
 ConfigType = TypeVar("ConfigType", bound=BaseModel)
+Entry = TypeVar("Entry")
 
 
 def nearest(name: str, known: list[str]) -> str | None:
@@ -34,6 +36,24 @@ def nearest(name: str, known: list[str]) -> str | None:
     """
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return matches[0] if matches else None
+
+
+def look_up(table: Mapping[str, Entry], name: str, field: str) -> Entry:
+    """The entry of a table that a setting names.
+
+    Raises:
+        UsageError: there is none; the nearest name is suggested.
+    """
+    if name in table:
+        return table[name]
+    guess = nearest(name, list(table))
+    raise UsageError(
+        "E201",
+        field,
+        f"unknown {name!r}",
+        expected=", ".join(table),
+        do=f"did you mean '{guess}'?" if guess else None,
+    )
 
 
 def build(model: type[ConfigType], values: dict[str, Any], where: str = "") -> ConfigType:

@@ -8,7 +8,7 @@ from typing import Any
 
 from yantai.base.errors import ModelFileError, UsageError
 from yantai.core.config import ModelConfig
-from yantai.families.rules import Computed, Family, Field, Fixed, Merged, Tensor1, Theirs
+from yantai.families.rules import Computed, Family, Field, Fixed, Merged, Renamed, Theirs
 
 
 def _heads(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
@@ -96,18 +96,18 @@ GPT2 = Family(
         Fixed("window", None),
     ),
     tensors=(
-        Tensor1("embed.tokens.weight", "transformer.wte.weight"),
-        Tensor1("embed.positions.weight", "transformer.wpe.weight"),
-        *(Tensor1(_OURS + ours, _THEIRS + theirs) for ours, theirs in _BLOCK.items()),
+        Renamed("embed.tokens.weight", "transformer.wte.weight"),
+        Renamed("embed.positions.weight", "transformer.wpe.weight"),
+        *(Renamed(_OURS + ours, _THEIRS + theirs) for ours, theirs in _BLOCK.items()),
         *(
-            Tensor1(_OURS + ours, _THEIRS + theirs, transposed=True)
+            Renamed(_OURS + ours, _THEIRS + theirs, transposed=True)
             for ours, theirs in _BLOCK_TRANSPOSED.items()
         ),
         Merged(_qkv("weight"), _THEIRS + "attn.c_attn.weight", transposed=True),
         Merged(_qkv("bias"), _THEIRS + "attn.c_attn.bias"),
-        Tensor1("decoder.norm.weight", "transformer.ln_f.weight"),
-        Tensor1("decoder.norm.bias", "transformer.ln_f.bias"),
-        Tensor1("head.weight", "lm_head.weight"),
+        Renamed("decoder.norm.weight", "transformer.ln_f.weight"),
+        Renamed("decoder.norm.bias", "transformer.ln_f.bias"),
+        Renamed("head.weight", "lm_head.weight"),
     ),
     initial="gpt2",
     ignored=(r".*\.attn\.(masked_)?bias",),

@@ -8,7 +8,7 @@ from typing import Any
 
 from yantai.base.errors import ModelFileError
 from yantai.core.config import ModelConfig
-from yantai.families.rules import Computed, Family, Field, Fixed, Tensor1, Theirs
+from yantai.families.rules import Computed, Family, Field, Fixed, Renamed, Theirs
 
 
 def _read_rotary(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
@@ -53,9 +53,9 @@ SIZES = (
 )
 
 TENSORS = (
-    Tensor1("embed.tokens.weight", "model.embed_tokens.weight"),
+    Renamed("embed.tokens.weight", "model.embed_tokens.weight"),
     *(
-        Tensor1(f"decoder.blocks.{{layer}}.{ours}", f"model.layers.{{layer}}.{theirs}")
+        Renamed(f"decoder.blocks.{{layer}}.{ours}", f"model.layers.{{layer}}.{theirs}")
         for ours, theirs in {
             "attn.norm.weight": "input_layernorm.weight",
             "attn.part.qkv.q.weight": "self_attn.q_proj.weight",
@@ -77,8 +77,8 @@ TENSORS = (
             "mlp.part.down.bias": "mlp.down_proj.bias",
         }.items()
     ),
-    Tensor1("decoder.norm.weight", "model.norm.weight"),
-    Tensor1("head.weight", "lm_head.weight"),
+    Renamed("decoder.norm.weight", "model.norm.weight"),
+    Renamed("head.weight", "lm_head.weight"),
 )
 
 

@@ -139,7 +139,7 @@ ConfigRow = Field | Fixed | Theirs | Computed
 
 
 @dataclass(frozen=True)
-class Tensor1:
+class Renamed:
     """One tensor under another name; `transposed` where they keep inputs before outputs."""
 
     ours: str
@@ -178,7 +178,7 @@ class Merged:
         return {self.theirs.format(**index): value.t() if self.transposed else value}
 
 
-TensorRow = Tensor1 | Merged
+TensorRow = Renamed | Merged
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class Family:
         """The rows that a model with these parameter names has, layer by layer."""
         found = []
         for row in self.tensors:
-            first = row.ours if isinstance(row, Tensor1) else row.ours[0]
+            first = row.ours if isinstance(row, Renamed) else row.ours[0]
             for layer in range(layers if "{layer}" in first else 1):
                 if first.format(layer=layer) in names:
                     found.append((row, {"layer": layer}))

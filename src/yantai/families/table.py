@@ -1,7 +1,7 @@
 """The table of families. A new one is a line here; the contract test runs over it."""
 
-from yantai.base.config import nearest
-from yantai.base.errors import ModelFileError, UsageError
+from yantai.base.config import look_up
+from yantai.base.errors import ModelFileError
 from yantai.families.gpt2 import GPT2
 from yantai.families.llama import LLAMA, QWEN3
 from yantai.families.rules import Family
@@ -15,16 +15,7 @@ def family_named(name: str) -> Family:
     Raises:
         UsageError: no such family; the message names the nearest.
     """
-    if name not in FAMILIES:
-        guess = nearest(name, list(FAMILIES))
-        raise UsageError(
-            "E201",
-            "family",
-            f"unknown {name!r}",
-            expected=" or ".join(FAMILIES),
-            do=f"did you mean '{guess}'?" if guess else None,
-        )
-    return FAMILIES[name]
+    return look_up(FAMILIES, name, "family")
 
 
 def family_of(model_type: object, where: str) -> Family:

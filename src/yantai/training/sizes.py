@@ -7,8 +7,7 @@ published tables of GPT-2 (Radford et al. 2019, table 2) and GPT-3 (arXiv 2005.1
 from dataclasses import dataclass
 from typing import Any
 
-from yantai.base.config import nearest
-from yantai.base.errors import UsageError
+from yantai.base.config import look_up
 
 
 @dataclass(frozen=True)
@@ -66,16 +65,7 @@ def size_named(name: str) -> Size:
     Raises:
         UsageError: no such size; the nearest is named.
     """
-    if name not in SIZES:
-        guess = nearest(name, list(SIZES))
-        raise UsageError(
-            "E201",
-            "size",
-            f"unknown {name!r}",
-            expected=", ".join(SIZES),
-            do=f"did you mean '{guess}'?" if guess else None,
-        )
-    return SIZES[name]
+    return look_up(SIZES, name, "size")
 
 
 def model_fields(name: str, family: str) -> dict[str, Any]:
