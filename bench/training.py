@@ -22,6 +22,15 @@ def data():
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
 
+def finish(loss, model, optimizer):
+    """Backward, clip, step: what both peers do alike."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
 def plain(autocast):
     torch.manual_seed(0)
     model = PlainGPT(VOCAB, DIM, LAYERS, HEADS, CONTEXT)
@@ -31,11 +40,7 @@ def plain(autocast):
     def step():
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = model(ids, targets)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return finish(loss, model, optimizer)
 
     return step
 
@@ -62,11 +67,7 @@ def hugging_face():
     def step():
         with torch.autocast("cpu", torch.bfloat16):
             loss = model(ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return finish(loss, model, optimizer)
 
     return step
 

@@ -61,8 +61,8 @@ def test_a_lock_that_ends_can_be_taken_again(tmp_path, holder):
     holder.stdin.close()
     holder.wait()
     for _ in range(2):
-        with FolderLock(tmp_path / "run"):
-            pass
+        with FolderLock(tmp_path / "run") as lock:
+            assert f"pid {os.getpid()} " in lock.path.read_text()
 
 
 def test_a_shorter_name_leaves_nothing_of_a_longer_one(tmp_path):

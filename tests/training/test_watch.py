@@ -37,7 +37,9 @@ def test_integers_and_empty_tensors_are_finite():
 
 
 def test_finite_numbers_pass():
-    stop_on_nonfinite(1, 1.0, 1e30, nn.Linear(2, 2), [])
+    assert stop_on_nonfinite(1, 1.0, 1e30, nn.Linear(2, 2), []) is None
+    with pytest.raises(NumericsError):  # the same but for the loss
+        stop_on_nonfinite(1, math.inf, 1e30, nn.Linear(2, 2), [])
 
 
 def test_the_error_names_step_rank_tensor_index_and_rows():

@@ -54,8 +54,3 @@ class Cache:
     def advance(self, count: int) -> None:
         """Call once a forward, after every layer has written `count` positions."""
         self.filled += count
-
-    def select(self, rows: Tensor) -> None:
-        """Keep (and reorder, and repeat) the sequences `rows`, as beams do."""
-        self.store = self.store.index_select(2, rows)
-        self.layers = [(layer[0], layer[1]) for layer in self.store]

@@ -76,9 +76,3 @@ def training_bytes(
     activations = config.layers * (tokens * kept + pattern) * compute_bytes
     head = 3 * min(tokens, 1024) * config.vocab_size * 4
     return cost.parameters * 4 * (2 + copies) + activations + head
-
-
-def cache_bytes(config: ModelConfig, *, batch: int, context: int, element_bytes: int) -> int:
-    """Memory of the key-value cache."""
-    per_token = config.layers * 2 * config.kv_heads * config.head_dim * element_bytes
-    return per_token * batch * context

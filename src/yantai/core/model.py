@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from yantai.core import mask as masks
 from yantai.core.cache import Cache
 from yantai.core.config import ModelConfig
 from yantai.core.head import cross_entropy_sum, soft_cap
@@ -108,8 +107,3 @@ class Transformer(nn.Module):
         return cross_entropy_sum(
             hidden.flatten(0, 1), self.head.weight, targets.flatten(), self.config.softcap
         )
-
-
-def packed_mask(documents: Ids) -> Mask:
-    """The mask of rows that hold several documents: nobody looks across a border."""
-    return masks.same_document(documents)
