@@ -12,6 +12,7 @@ import warnings
 import torch
 
 from bench import ceilings, decoding, training
+from yantai.base.device import prepare_process
 
 warnings.filterwarnings("ignore")
 
@@ -36,7 +37,7 @@ PARTS = {
 
 
 def main():
-    torch.set_num_threads(2)
+    prepare_process(2)
     chosen = sys.argv[1:] or list(PARTS)
     print(f"{datetime.date.today()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     for name in chosen:

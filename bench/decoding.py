@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench.measure import figures_line, in_turn, rate, ratio_line
+from bench.measure import Contender, figures_line, in_turn, ratio_line
 
 SHAPES = {
     "15M (6 × 288, V 32000)": {
@@ -23,43 +23,52 @@ SHAPES = {
 PROMPT, NEW = 32, 64
 
 
-def contenders(shape):
+def weights(shape):
+    """The same random model for both, by the seed."""
     import transformers
-
-    from yantai.families.folder import load_folder
-    from yantai.infer.generate import generate_ids, prepare
-    from yantai.infer.settings import Generation
 
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         **shape, max_position_embeddings=1024, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
-    theirs = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    model = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    return model, torch.randint(0, shape["vocab_size"], (1, PROMPT))
+
+
+def ours(shape):
+    from yantai.base.device import prepare_process
+    from yantai.families.folder import load_folder
+    from yantai.infer.generate import generate_ids, prepare
+    from yantai.infer.settings import Generation
+
+    prepare_process(2)
+    theirs, prompt = weights(shape)
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         model, _, _ = load_folder(Path(folder))
     prepare(model)
-    prompt = torch.randint(0, shape["vocab_size"], (1, PROMPT))
+    return lambda: generate_ids(model, prompt.tolist(), Generation(max_new_tokens=NEW))
 
-    def ours():
-        generate_ids(model, prompt.tolist(), Generation(max_new_tokens=NEW))
+
+def hugging_face(shape):
+    model, prompt = weights(shape)
 
     @torch.inference_mode()
-    def hugging_face():
-        theirs.generate(prompt, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+    def step():
+        model.generate(prompt, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
 
-    return {"ours": ours, "transformers": hugging_face}
+    return step
 
 
 def main(rounds=5):
     lines = []
     for name, shape in SHAPES.items():
-        calls = contenders(shape)
-        for call in calls.values():
-            call()
-        runs = {key: (lambda call=call: rate(call, NEW, 1)) for key, call in calls.items()}
+        makers = {"ours": ours, "transformers": hugging_face}
+        runs = {key: Contender(make, (shape,), NEW, 1) for key, make in makers.items()}
         figures = in_turn(runs, rounds)
+        for contender in runs.values():
+            contender.close()
         lines += [figures_line(f"{name}: {key}", row, "tok/s") for key, row in figures.items()]
         lines.append(
             ratio_line(

@@ -1,11 +1,55 @@
-"""How things are timed here: in turn, A B A B, in one process, and told with their spread.
+"""How things are timed here: in turn, A B A B, each in a process of its own, with their spread.
 
-A figure alone says little on a shared machine; the ratio of two taken side by side says more.
+A figure alone says little on a shared machine; the ratio of two taken side by side says more. A
+contender has its process to itself because settings of a process (threads, how memory is kept)
+belong to what is compared; while one runs, the others wait for a message and take no core.
 """
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+
+
+class Contender:
+    """A step in a process of its own; calling it gives units a second over some repeats.
+
+    Args:
+        make: builds the step, in the new process; must be importable from there.
+        arguments: for `make`.
+        units: what one step counts for.
+        repeats: steps a call.
+    """
+
+    def __init__(self, make: Callable, arguments: tuple, units: int, repeats: int):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, make, arguments, units, repeats), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._pipe.recv()
+
+    def __call__(self) -> float:
+        self._pipe.send(True)
+        return self._pipe.recv()
+
+    def close(self) -> None:
+        self._pipe.send(False)
+        self._process.join()
+
+
+def _serve(pipe, make, arguments, units, repeats):
+    import torch
+
+    torch.set_num_threads(2)
+    step = make(*arguments)
+    step()
+    step()
+    pipe.send(None)
+    while pipe.recv():
+        pipe.send(rate(step, units, repeats))
 
 
 def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bench.measure import figures_line, in_turn, rate, ratio_line
+from bench.measure import Contender, figures_line, in_turn, ratio_line
 from bench.peers import PlainGPT
 
 VOCAB, CONTEXT, BATCH, DIM, LAYERS, HEADS = 4096, 256, 16, 384, 6, 6
@@ -82,10 +82,12 @@ def model_fields(bias):
 
 
 def ours(bias=False):
+    from yantai.base.device import prepare_process
     from yantai.core.config import ModelConfig
     from yantai.core.initialise import build
     from yantai.training.optim import Optimizer, clip_gradients
 
+    prepare_process(2)
     model = build(ModelConfig(**model_fields(bias)), table="gpt2")
     model.compute_dtype = torch.bfloat16
     optimizer = Optimizer(model, "adamw", rate=1e-3, matrix_rate=0.0, weight_decay=0.1)
@@ -145,18 +147,19 @@ def memory_of(name):
 
 
 def main(rounds=5):
-    contenders = {
-        "ours": ours(),
-        "plain GPT, bf16 autocast": plain(True),
-        "plain GPT, float32": plain(False),
-        "transformers GPT-2, bf16 autocast": hugging_face(),
+    makers = {
+        "ours": (ours, ()),
+        "plain GPT, bf16 autocast": (plain, (True,)),
+        "plain GPT, float32": (plain, (False,)),
+        "transformers GPT-2, bf16 autocast": (hugging_face, ()),
     }
-    for step in contenders.values():
-        step()
-        step()
-    tokens = BATCH * CONTEXT
-    runs = {name: (lambda step=step: rate(step, tokens, 3)) for name, step in contenders.items()}
+    runs = {
+        name: Contender(make, arguments, BATCH * CONTEXT, 3)
+        for name, (make, arguments) in makers.items()
+    }
     figures = in_turn(runs, rounds)
+    for contender in runs.values():
+        contender.close()
     lines = [figures_line(name, values, "tok/s") for name, values in figures.items()]
     mine = figures["ours"]
     goals = {"plain GPT, bf16 autocast": 1.3, "plain GPT, float32": 4.0}

@@ -167,7 +167,23 @@ def test_rewind_goes_back_and_its_log_has_every_step_once(tmp_path, capsys):
     run.train()
     assert "resuming at step 30" in capsys.readouterr().err
     assert [row["step"] for row in run.metrics.rows()] == list(range(1, 41))
-    assert run.progress.spikes.passed == [33]
+    assert run.progress.spikes.passed == [30, 31, 32, 33]
+    left_out = [row["step"] for row in run.metrics.rows() if row.get("passed_over")]
+    assert left_out == [31, 32, 33, 34]  # rows count from 1
+
+
+def test_rewind_undoes_the_updates_before_the_jump_and_skip_does_not(tmp_path):
+    poisoned = range(4 * 33, 4 * 33 + 4)
+    runs = {}
+    for policy in ("rewind", "skip"):
+        runs[policy] = tiny_run(tmp_path / policy, rows=Rows(poisoned=poisoned),
+                                on_spike=policy, **SPIKY)  # fmt: skip
+        runs[policy].train()
+    told = tiny_run(tmp_path / "told", rows=Rows(poisoned=poisoned), **SPIKY)
+    told.progress.spikes.passed = [30, 31, 32, 33]
+    told.train()
+    assert hashes(runs["rewind"])["tensors"] == hashes(told)["tensors"]
+    assert hashes(runs["rewind"])["tensors"] != hashes(runs["skip"])["tensors"]
 
 
 def test_stop_names_the_rows_and_stops_again_on_replay(tmp_path):

@@ -100,7 +100,7 @@ def test_a_new_level_is_accepted_after_patience():
     for step in range(200):
         loss = 1.0 if step < 50 else 3.0
         if watch.is_spike(loss, step):
-            watch.passed.append(step)
+            watch.leave_out(step)
     assert watch.passed == list(range(50, 50 + PATIENCE))
     assert set(watch.recent) == {3.0}
 
@@ -113,7 +113,7 @@ def test_decisions_are_the_same_after_a_resume(losses, cut):
     def judge(watch, steps):
         for step in steps:
             if step not in watch.passed and watch.is_spike(losses[step], step):
-                watch.passed.append(step)
+                watch.leave_out(step)
 
     whole = SpikeWatch(sigmas=1.0)
     cut = min(cut, len(losses))
@@ -123,3 +123,16 @@ def test_decisions_are_the_same_after_a_resume(losses, cut):
     judge(whole, range(cut, len(losses)))
     judge(resumed, range(cut, len(losses)))
     assert resumed.state() == whole.state()
+
+
+def test_a_rewind_leaves_out_what_led_to_the_jump():
+    watch = SpikeWatch()
+    watch.leave_out(7)
+    watch.leave_out(33, since=30)
+    assert watch.jumps == [7, 33]
+    assert watch.passed == [7, 30, 31, 32, 33]
+    older = SpikeWatch()
+    older.leave_out(7)
+    watch.load(older.state())  # the checkpoint gone back to knew only the first
+    assert watch.jumps == [7, 33]
+    assert watch.passed == [7, 30, 31, 32, 33]

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 CHUNK = 1024
+CHUNK_NUMBERS = 2**23
+SOFTMAX_ROWS = 64
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
@@ -60,34 +62,62 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None):
+        """The loss, and with it both gradients."""
+        counted = targets >= 0
+        some_left_out = not bool(counted.all())
+        rows = hidden[counted] if some_left_out else hidden
         used = weight.to(hidden.dtype)
-        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        total = hidden.new_zeros((), dtype=wide)
         learn = any(ctx.needs_input_grad[:2])
-        for start in range(0, len(targets), CHUNK):
-            rows = slice(start, start + CHUNK)
-            keep = (targets[rows] >= 0)[:, None]
-            index = targets[rows].clamp_min(0)[:, None]
-            logits = soft_cap(hidden[rows] @ used.t(), cap)
-            chances = logits.softmax(dim=-1, dtype=wide)
-            losses = -_log_chances(chances.gather(1, index), logits, index)
-            total += losses.masked_fill_(~keep, 0.0).sum()
-            if not learn:
-                continue
-            chances.scatter_add_(1, index, chances.new_full((len(index), 1), -1.0))
-            if cap is not None:
-                chances *= 1 - (logits / cap).square_()
-            gradient = chances.to(hidden.dtype)
-            kept = hidden[rows] * keep
-            torch.mm(gradient, used, out=d_hidden[rows])
-            d_hidden[rows] *= keep
-            d_weight += gradient.t() @ kept
-        ctx.save_for_backward(d_hidden, d_weight)
+        total, d_rows, d_weight = _loss_and_gradients(rows, used, targets[counted], cap, learn)
+        if learn:
+            d_hidden = torch.zeros_like(hidden) if some_left_out else d_rows
+            if some_left_out:
+                d_hidden[counted] = d_rows
+            ctx.save_for_backward(d_hidden, d_weight.to(weight.dtype))
         return total
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
+        """Scaled by what comes from above."""
         (gradient,) = gradients
         d_hidden, d_weight = ctx.saved_tensors
         return d_hidden * gradient.to(d_hidden.dtype), d_weight * gradient, None, None
+
+
+def _loss_and_gradients(
+    hidden: Tensor, used: Tensor, targets: Tensor, cap: float | None, learn: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss's sum, its gradient to `hidden`, and to `used` in the wide type.
+
+    Products want many rows, the softmax wants few, so that its float32 numbers never leave the
+    cache: logits come a chunk at a time, and a few rows at a time turn into gradients in place.
+    """
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    vocab = len(used)
+    chunk = max(256, min(2048, CHUNK_NUMBERS // vocab))
+    step = SOFTMAX_ROWS if hidden.device.type == "cpu" else chunk
+    total = hidden.new_zeros((), dtype=wide)
+    d_hidden = torch.empty_like(hidden)
+    d_weight = hidden.new_zeros(used.shape, dtype=wide)
+    buffer = hidden.new_empty((min(chunk, len(targets)), vocab))
+    few = hidden.new_empty((step, vocab), dtype=wide)
+    minus = few.new_full((step, 1), -1.0)
+    for start in range(0, len(targets), chunk):
+        rows = slice(start, start + chunk)
+        logits = torch.mm(hidden[rows], used.t(), out=buffer[: len(hidden[rows])])
+        for part, target in zip(logits.split(step), targets[rows].split(step), strict=True):
+            index = target[:, None]
+            if cap is not None:
+                part.copy_(soft_cap(part, cap))
+            chances = torch.softmax(part, dim=-1, dtype=wide, out=few[: len(part)])
+            total -= _log_chances(chances.gather(1, index), part, index).sum()
+            if not learn:
+                continue
+            chances.scatter_add_(1, index, minus[: len(part)])
+            if cap is not None:
+                chances *= 1 - (part / cap).square_()
+            part.copy_(chances)
+        if learn:
+            torch.mm(logits, used, out=d_hidden[rows])
+            d_weight += logits.t() @ hidden[rows]
+    return total, d_hidden, d_weight

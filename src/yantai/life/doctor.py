@@ -18,7 +18,7 @@ from yantai.base.device import (
     choose_device,
     choose_dtype,
     describe_machine,
-    fix_threads,
+    prepare_process,
     has_fast_bfloat16,
 )
 from yantai.base.errors import UsageError, YantaiError
@@ -73,7 +73,7 @@ def _guard(
 
 def _machine() -> list[Finding]:
     device = choose_device()
-    threads = fix_threads()
+    threads = prepare_process()
     facts = describe_machine(device)
     findings = [
         ("ok", f"{facts['processor']}, {facts['cores']} cores, {threads} threads"),

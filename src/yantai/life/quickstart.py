@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from yantai.base.device import choose_device, fix_threads
+from yantai.base.device import choose_device, prepare_process
 from yantai.base.errors import UsageError
 from yantai.base.files import FolderLock, new_folder, write_json
 from yantai.base.log import duration, say
@@ -31,21 +31,18 @@ from yantai.training.pretrain import pretrain
 from yantai.training.receipt import file_hashes, receipt
 from yantai.training.recipe import Pretrain
 
-PRETRAIN_SHARE, CHAT_SHARE = 0.52, 0.22
+PRETRAIN_SHARE, CHAT_SHARE = 0.5, 0.38
 DOCUMENTS_PER_MINUTE, ROWS_PER_MINUTE = 4000, 2400
-PEOPLE = 16
+PEOPLE = 12
 # what four million parameters can learn in five minutes; the village has more
 PLOTS = (
     "birthday",
     "borrowed_tool",
-    "broken_jar",
     "dance",
-    "dry_well",
-    "farewell",
-    "fireflies",
-    "kite",
-    "lost_animal",
     "market_day",
+    "secret_recipe",
+    "stolen_pie",
+    "stopped_clock",
 )
 
 
@@ -70,7 +67,7 @@ def quickstart(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, A
 
 def _live(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, Any]:
     out, began = settings.out, time.monotonic()
-    fix_threads(settings.threads)
+    prepare_process(settings.threads)
     village = Village(seed=settings.seed, people=PEOPLE, plots=PLOTS)
     _write_village(village, out / "village.jsonl", settings.minutes)
     _title(2, "pretraining on its stories")
@@ -138,7 +135,7 @@ def _pretrain(settings: Quickstart, out: Path) -> dict[str, Any]:
 
 def _tune(settings: Quickstart, village: Village, out: Path) -> dict[str, Any]:
     count = max(1000, int(ROWS_PER_MINUTE * settings.minutes))
-    talk: Any = village.dialogues(count, languages=LANGUAGES)
+    talk: Any = village.dialogues(count, languages=LANGUAGES, kinds=TALK)
     rows = [row["messages"] for row in talk]
     tuning = ChatTuning(
         model=out / "pretrain" / "model",
@@ -151,22 +148,35 @@ def _tune(settings: Quickstart, village: Village, out: Path) -> dict[str, Any]:
     return chat_tune(tuning, rows)
 
 
+TALK = {
+    "fact": 6,
+    "story": 8,
+    "open": 2,
+    "unknown": 2,
+    "summary": 1,
+    "translation": 1,
+    "identity": 1,
+}
 RECIPE: dict[str, Any] = {
-    "size": "tiny",
-    "vocab_size": 3072,
+    "size": "nano",
+    "layers": 4,
+    "dim": 128,
+    "heads": 2,
+    "vocab_size": 6144,
     "context": 1024,
-    "batch": 4,
-    "rate": 8e-3,
-    "valid_tokens": 32_768,
+    "batch": 2,
+    "rate": 1.6e-2,
+    "valid_tokens": 16_384,
     "weight_decay": 0.02,
+    "cooldown": 0.3,
 }
 TUNING: dict[str, Any] = {
-    "size": "tiny",
+    "size": "nano",
     "context": 1024,
-    "batch": 4,
-    "matrix_rate": 0.01,
-    "rate": 2e-3,
-    "valid_tokens": 16_384,
+    "batch": 2,
+    "matrix_rate": 0.02,
+    "rate": 8e-3,
+    "valid_tokens": 8_192,
     "weight_decay": 0.0,
 }
 

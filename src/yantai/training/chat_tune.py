@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from yantai.base.device import choose_device, fix_threads
+from yantai.base.device import choose_device, prepare_process
 from yantai.base.files import FolderLock, sha256_text
 from yantai.data.loader import Loader
 from yantai.data.pack import Example, ExampleRows, RowSource
@@ -57,7 +57,7 @@ def chat_tune(settings: ChatTuning, rows: Conversations) -> dict[str, Any]:
     settings = fill_in(settings)
     with FolderLock(settings.out):
         device = choose_device(settings.device)
-        fix_threads(settings.threads)
+        prepare_process(settings.threads)
         begin_run(settings)
         model, family, _ = load_folder(settings.model, dtype=torch.float32, device=device)
         tokenizer = Tokenizer.load(settings.model)

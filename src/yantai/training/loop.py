@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class Outcome:
 
 
 class _Rewind(Exception):  # noqa: N818 - a way back, not an error
-    """Go back to the last checkpoint and leave out the step that spiked."""
+    """Go back to the last checkpoint and leave out all that was learned since."""
 
 
 @dataclass
@@ -117,7 +118,8 @@ class Run:
                 except _Rewind:
                     self.resume(None)
                     continue
-                self._step_seconds.append(time.perf_counter() - began)
+                if "passed_over" not in row:
+                    self._step_seconds.append(time.perf_counter() - began)
                 progress.seconds = time.monotonic() - self._clock
                 self._ask_the_clock()
                 if self._validation_due():
@@ -133,6 +135,8 @@ class Run:
         """One optimiser step: forward, backward, check, clip, update."""
         progress, settings = self.progress, self.settings
         step = progress.step
+        if step in progress.spikes.passed:
+            return self._pass_over(step)
         batches = self.loader.batches(step)
         targets = sum(batch.target_count for batch in batches)
         loss = self._forward_backward(step, batches, targets)
@@ -162,6 +166,16 @@ class Run:
             "epoch": round(self.loader.epoch_of(step), 4),
         }
 
+    def _pass_over(self, step: int) -> dict[str, Any]:
+        """A step that was found harmful: its rows are not learned, and the log says so."""
+        self.progress.step += 1
+        return {
+            "step": self.progress.step,
+            "passed_over": True,
+            "tokens": self.progress.tokens,
+            "epoch": round(self.loader.epoch_of(step), 4),
+        }
+
     def _forward_backward(self, step: int, batches: list[Batch], targets: int) -> float:
         """Gradients of the mean over all targets of the step, however it is cut into batches."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -176,8 +190,6 @@ class Run:
     def _may_update(self, step: int, loss: float, batches: list[Batch]) -> bool:
         """Apply the spike policy."""
         policy, watch = self.settings.on_spike, self.progress.spikes
-        if step in watch.passed:
-            return False
         if policy == "off" or not watch.is_spike(loss, step):
             return True
         rows = "; ".join(name for batch in batches for name in batch.names[:2])
@@ -186,8 +198,9 @@ class Run:
             raise NumericsError(
                 "E602", f"step {step}", "the loss jumped", got=f"{loss:.4f} (rows: {rows})"
             )
-        watch.passed.append(step)
-        if policy == "rewind" and self.store.newest() is not None:
+        found = self.store.newest() if policy == "rewind" else None
+        watch.leave_out(step, since=found.step if found is not None else None)
+        if found is not None:
             self.optimizer.zero_gradients()
             raise _Rewind
         return False
@@ -267,7 +280,8 @@ class Run:
         load_tensors(found, gather(self.model, self.optimizer, self.average))
         self.progress.load(state)
         self.metrics.cut_after(self.progress.step)
-        self._loss = next((row["loss"] for row in self.metrics.rows()[-1:]), self._loss)
+        known = [row["loss"] for row in self.metrics.rows() if "loss" in row]
+        self._loss = known[-1] if known else self._loss
         say(f"resuming at step {self.progress.step}")
 
     def _ask_the_clock(self) -> None:
@@ -298,7 +312,7 @@ class Run:
     def _log(self, row: dict[str, Any]) -> None:
         step, horizon = row["step"], self.progress.horizon.at(row["step"])
         tokens = self.loader.batch_size * self.loader.accumulate * (self.settings.context or 1)
-        speed = tokens / (sum(self._step_seconds) / len(self._step_seconds))
+        speed = tokens / fmean(self._step_seconds) if self._step_seconds else 0.0
         share = speed * self.cost.training_flops / self.peak.flops
         row |= {
             "seconds": round(self.progress.seconds, 3),
@@ -312,11 +326,11 @@ class Run:
                 if name in row:
                     self.board.add_scalar(name, row[name], step)
         known = horizon < 1_000_000_000
-        left = (horizon - step) * tokens / speed if known else 0.0
+        left = (horizon - step) * tokens / speed if known and speed else 0.0
         best = self.progress.best_loss
         shown = (
             f"step {step:,}" + (f"/{horizon:,}" if known else ""),
-            f"loss {row['loss']:.4f}",
+            f"loss {self._loss:.4f}",
             f"valid {best:.4f}" if best is not None else "",
             f"{speed:,.0f} tok/s",
             f"{share:.0%} of peak",

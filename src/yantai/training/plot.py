@@ -14,10 +14,11 @@ def plot_loss(rows: list[dict[str, Any]], folder: Path, title: str) -> list[Path
     """
     import altair
 
-    stride = max(1, len(rows) // 1000)
+    learned = [row for row in rows if "loss" in row]
+    stride = max(1, len(learned) // 1000)
     points: list[dict[str, Any]] = []
-    for start in range(0, len(rows), stride):
-        group = rows[start : start + stride]
+    for start in range(0, len(learned), stride):
+        group = learned[start : start + stride]
         mean = sum(row["loss"] for row in group) / len(group)
         points.append({"step": group[-1]["step"], "loss": mean, "part": "training"})
     points += [

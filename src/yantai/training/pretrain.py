@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from yantai.base.device import choose_device, fix_threads
+from yantai.base.device import choose_device, prepare_process
 from yantai.base.errors import UsageError
 from yantai.base.files import FolderLock, new_folder, sha256_file
 from yantai.base.log import say
@@ -49,7 +49,7 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
             raise UsageError("E201", "--data", "no documents are named", do="give files or folders")
         begin_run(settings)
         device = choose_device(settings.device)
-        fix_threads(settings.threads)
+        prepare_process(settings.threads)
         tokenizer = _tokenizer(settings)
         train, valid = _shards(settings, tokenizer)
         if settings.from_ is not None:
@@ -87,14 +87,15 @@ def model_config(settings: Pretrain, family: Family, vocab_size: int) -> ModelCo
     fields = model_fields(settings.size, family.name)
     changed = {
         key: getattr(settings, key)
-        for key in ("layers", "dim", "heads", "kv_heads", "hidden")
+        for key in ("layers", "dim", "heads", "kv_heads", "head_dim", "hidden")
         if getattr(settings, key) is not None
     }
     fields |= changed
     if "heads" in changed or "dim" in changed:
-        if fields["dim"] % fields["heads"]:
-            raise UsageError("E203", "heads", "must divide dim", got=f"{fields['heads']} heads")
-        fields["head_dim"] = fields["dim"] // fields["heads"]
+        if "head_dim" not in changed:
+            if fields["dim"] % fields["heads"]:
+                raise UsageError("E203", "heads", "must divide dim", got=f"{fields['heads']} heads")
+            fields["head_dim"] = fields["dim"] // fields["heads"]
         if "kv_heads" not in changed:
             fields["kv_heads"] = fields["heads"]
     if "dim" in changed and "hidden" not in changed:

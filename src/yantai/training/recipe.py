@@ -89,13 +89,14 @@ class Pretrain(Training):
     dim: int | None = Field(None, ge=1, description="instead of the size's")
     heads: int | None = Field(None, ge=1, description="instead of the size's")
     kv_heads: int | None = Field(None, ge=1, description="grouped key-value heads")
+    head_dim: int | None = Field(None, ge=2, description="instead of dim / heads")
     hidden: int | None = Field(None, ge=1, description="instead of the size's")
     tied: bool = Field(True, description="head and embedding share their matrix")
     softcap: float | None = Field(None, gt=0, description="logit soft cap (not exportable)")
 
 
 HIDDEN = (
-    "allow_change cooldown clip deterministic dim encoding heads hidden keep kv_heads layers "
+    "allow_change cooldown clip deterministic dim encoding head_dim heads hidden keep kv_heads layers "
     "objective on_spike save_every save_minutes softcap spike_sigmas tensorboard text_field "
     "threads tied token_kind valid_every valid_tokens warmup weights device dtype recompute "
     "matrix_rate on_bad_row"

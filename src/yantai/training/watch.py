@@ -68,12 +68,20 @@ class SpikeWatch:
     Attributes:
         sigmas: how many standard deviations above the mean is a jump.
         recent: the last losses that were no jump.
-        passed: steps whose update is left out.
+        jumps: steps whose loss jumped.
+        passed: steps whose update is left out: the jumps, and what a rewind left out before them.
     """
 
     sigmas: float = 6.0
     recent: list[float] = field(default_factory=list)
+    jumps: list[int] = field(default_factory=list)
     passed: list[int] = field(default_factory=list)
+
+    def leave_out(self, step: int, since: int | None = None) -> None:
+        """Never learn from a step whose loss jumped, nor from those since an earlier one."""
+        self.jumps = sorted({*self.jumps, step})
+        first = step if since is None else since
+        self.passed = sorted({*self.passed, *range(first, step + 1)})
 
     def is_spike(self, loss: float, step: int) -> bool:
         """Judge the loss of a step; a normal one is remembered.
@@ -81,7 +89,7 @@ class SpikeWatch:
         A jump is above mean + sigmas·max(deviation, 1 % of the mean), once 16 losses are known.
         After 8 jumps in a row the next loss is a new level, or a run could pass every step over.
         """
-        if all(step - back in self.passed for back in range(1, PATIENCE + 1)):
+        if all(step - back in self.jumps for back in range(1, PATIENCE + 1)):
             self.recent = []
         if len(self.recent) >= YOUNG:
             mean = fmean(self.recent)
@@ -92,9 +100,10 @@ class SpikeWatch:
 
     def state(self) -> dict:
         """For the checkpoint."""
-        return {"recent": self.recent, "passed": self.passed}
+        return {"recent": self.recent, "jumps": self.jumps, "passed": self.passed}
 
     def load(self, state: dict) -> None:
-        """From the checkpoint; steps passed over since then stay passed."""
+        """From the checkpoint; what was found since then stays found."""
         self.recent = list(state["recent"])
+        self.jumps = sorted({*self.jumps, *state.get("jumps", state["passed"])})
         self.passed = sorted({*self.passed, *state["passed"]})

@@ -5,7 +5,7 @@ the storyteller is, people who do not live here) and strings them into chat rows
 data (`data/dialogues.toml`). Knows nothing of corpora; stories are handed in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,15 +16,15 @@ from yantai.text.village.story import Message, Story
 from yantai.text.village.world import RELATIONS, Fact, World
 
 Turns = list[Message]
-KINDS = (
-    *("fact",) * 6,
-    *("open",) * 3,
-    *("story",) * 4,
-    *("translation",) * 2,
-    *("summary",) * 2,
-    *("unknown",) * 2,
-    "identity",
-)
+KINDS: Mapping[str, int] = {
+    "fact": 6,
+    "open": 3,
+    "story": 4,
+    "translation": 2,
+    "summary": 2,
+    "unknown": 2,
+    "identity": 1,
+}
 """The kinds of talk, as often as they come up."""
 
 

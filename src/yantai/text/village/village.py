@@ -7,7 +7,7 @@ Splits: "train"; "heldout_wording" (the same world and facts, other stories, tol
 wordings where there are any); "heldout_facts" (the strangers: other people with other facts).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count as count_from
 from itertools import islice
 
@@ -228,17 +228,26 @@ class Village:
         )
 
     def dialogues(
-        self, count: int, languages: tuple[str, ...] = LANGUAGES, split: str = "train"
+        self,
+        count: int,
+        languages: tuple[str, ...] = LANGUAGES,
+        split: str = "train",
+        kinds: Mapping[str, int] = KINDS,
     ) -> Iterator[Row]:
         """Chat rows {"messages", "language", "kind"}; the languages take turns.
 
         In "heldout_facts" nothing is asked that no passage answers.
+
+        Args:
+            count: how many rows.
+            languages, split: of the rows.
+            kinds: how often each kind of talk comes up, in any unit.
         """
         _known("split", split, SPLITS)
         talks = [self._talk(language, split) for language in languages]
-        closed = ("fact", "unknown", "identity")
-        kinds = [k for k in KINDS if split != "heldout_facts" or k not in closed]
+        left_out = ("fact", "unknown", "identity") if split == "heldout_facts" else ()
+        drawn = [k for k, often in kinds.items() for _ in range(often) if k not in left_out]
         for number in range(count):
             talk = talks[number % len(languages)]
-            kind = Dice("kind", self.seed, number, split).pick(kinds)
+            kind = Dice("kind", self.seed, number, split).pick(drawn)
             yield talk.row(number // len(languages), kind)
