@@ -149,6 +149,15 @@ def test_a_conversation_survives_an_error_and_forgets_on_reset(tokenizer, capsys
     assert "a new conversation" in err
 
 
+def test_a_story_request_is_no_greeting():
+    village = Village(seed=7)
+    for language, greeting in (("en", "Hello!"), ("zh", "你好！")):
+        requests = story_requests(village, language, 60)
+        assert greeting not in requests
+        names = [person.item.core(language) for person in village.world.people]
+        assert all(any(name in request for name in names) for request in requests)
+
+
 def test_story_requests_are_different_and_in_both_languages():
     village = Village(seed=2)
     for language in ("en", "zh"):

@@ -85,6 +85,17 @@ def test_training_twice_gives_the_same_vocabulary():
     assert Tokenizer.train(texts, 300).hash == Tokenizer.train(texts, 300).hash
 
 
+def test_no_entry_is_longer_than_asked():
+    texts = ["红玉有一把木梳，红玉说好。" * 3, "remembered remembered yesterday"] * 20
+    free = Tokenizer.train(texts, 400)
+    held = Tokenizer.train(texts, 400, token_bytes=6)
+    longest = [max(len(entry) for entry in made._token_bytes[5:]) for made in (free, held)]
+    assert longest[0] > 12
+    assert longest[1] == 6
+    assert "红玉".encode() in held._token_bytes  # the name has an entry of its own
+    assert held.decode(held.encode(texts[0])) == texts[0]
+
+
 def test_characters_are_tokens_and_strangers_are_unknown():
     tokenizer = Tokenizer.train(["hello\n你好"], kind="characters")
     ids = tokenizer.encode("hello 你")

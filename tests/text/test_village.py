@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import FrozenInstanceError
 from hashlib import sha256
 
@@ -115,7 +116,7 @@ def test_no_two_plans_are_alike(village):
         for plan in (make_plan(index, village.world) for index in range(20000))
     }
     assert len(full) == 20000
-    assert capacity(24) > 1_000_000
+    assert capacity(24, (23,)) > 1_000_000
 
 
 def test_every_role_is_told_in_every_wording_of_some_certain_step():
@@ -297,3 +298,25 @@ def test_the_village_is_rich():
     for language in LANGUAGES:
         assert report[language]["content_words"] >= 300
         assert 0.05 < report[language]["distinct_4grams"] < 1
+
+
+def test_friends_keep_each_other_company_in_every_other_story_and_no_two_stories_are_alike():
+    village = Village(seed=3, people=8, company="friends", plots=("borrowed_tool", "letter"))
+    stories = list(village.stories(800, "en"))
+    assert len({story.text for story in stories}) == 800
+    with_company = [story for story in stories if "pal" in story.plan.roles]
+    friends = [
+        village.world.value(story.plan.roles["hero"], "friend") is story.plan.roles["pal"]
+        for story in with_company
+    ]
+    assert sum(friends) / len(friends) == pytest.approx(0.5, abs=0.02)
+    assert len({story.plan.roles["pal"] for story in with_company}) == 8
+    assert all(check(story.text, village.world, "en").ok for story in stories[:50])
+    assert village.world.strangers().circles == (1, 6)
+
+
+def test_dialogues_come_in_the_kinds_asked_for():
+    rows = list(Village(seed=5).dialogues(400, kinds={"fact": 3, "story": 1}))
+    counted = Counter(row["kind"] for row in rows)
+    assert set(counted) == {"fact", "story"}
+    assert counted["fact"] / counted["story"] == pytest.approx(3, rel=0.3)

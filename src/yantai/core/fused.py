@@ -35,29 +35,28 @@ def product(x: Tensor, weight: Tensor, laid_out: Tensor | None, bias: Tensor | N
 
 
 class RMS(torch.autograd.Function):
-    """g·x·r with r = 1/√(mean(x²)+ε).
+    """g·n with n = x·r and r = 1/√(mean(x²)+ε).
 
-    Backward, with u = dy·g: dx = r·u − x·r³·mean(u·x), dg = Σ dy·x·r.
+    Backward, with u = dy·g: dx = r·(u − n·mean(u·n)), dg = Σ dy·n.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Five passes."""
-        scale = _rms_scale(x, eps)
-        ctx.save_for_backward(x, weight, scale)
-        return _scaled(x, scale).mul_(weight)
+        """Three passes: the norm, n, g·n."""
+        scale = _rms_scale(x, eps).to(x.dtype)
+        normal = x * scale
+        ctx.save_for_backward(normal, weight, scale)
+        return normal * weight
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
         """To x and to the weight."""
-        x, weight, scale = ctx.saved_tensors
+        normal, weight, scale = ctx.saved_tensors
         (gradient,) = gradients
-        inward = gradient * weight
-        dot = (inward * x).sum(-1, keepdim=True, dtype=torch.float32)
-        pull = (dot * scale.pow(3)).div_(-x.shape[-1]).to(x.dtype)
-        normal = _scaled(x, scale)
-        d_weight = (gradient * normal).flatten(0, -2).sum(0)
-        return torch.addcmul(_scaled(inward, scale), x, pull), d_weight, None
+        along = gradient * normal
+        d_weight = along.flatten(0, -2).sum(0)
+        dot = along.mul_(weight).sum(-1, keepdim=True).div_(-normal.shape[-1])
+        return torch.addcmul(gradient * weight, normal, dot).mul_(scale), d_weight, None
 
 
 def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:

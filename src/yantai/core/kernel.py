@@ -110,7 +110,8 @@ class _Blocks(torch.autograd.Function):
         for block in blocks:
             scores = q[:, block.rows] @ k[:, block.keys].transpose(1, 2)
             by_head = scores.view(batch, heads, *scores.shape[1:])
-            by_head[..., -block.hidden.shape[-1] :].masked_fill_(block.hidden, -torch.inf)
+            added = block.added(q.dtype)
+            by_head[..., -added.shape[-1] :].add_(added)
             pattern = scores.softmax(dim=-1)
             torch.bmm(pattern, v[:, block.keys], out=out[:, block.rows])
             patterns.append(pattern)
@@ -127,10 +128,10 @@ class _Blocks(torch.autograd.Function):
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for block, pattern in zip(ctx.blocks, patterns, strict=True):
             upstream = gradient[:, block.rows]
-            dv[:, block.keys] += pattern.transpose(1, 2) @ upstream
+            dv[:, block.keys].baddbmm_(pattern.transpose(1, 2), upstream)
             d_pattern = upstream @ v[:, block.keys].transpose(1, 2)
             d_scores = torch._softmax_backward_data(d_pattern, pattern, -1, q.dtype)
             torch.bmm(d_scores, k[:, block.keys], out=dq[:, block.rows])
-            dk[:, block.keys] += d_scores.transpose(1, 2) @ q[:, block.rows]
+            dk[:, block.keys].baddbmm_(d_scores.transpose(1, 2), q[:, block.rows])
         dq *= ctx.scale
         return dq.view(ctx.shape), dk.view(ctx.shape), dv.view(ctx.shape), None, None

@@ -24,6 +24,16 @@ class Block:
     rows: slice
     keys: slice
     hidden: Tensor
+    _added: dict[torch.dtype, Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def added(self, dtype: torch.dtype) -> Tensor:
+        """What is added to the scores: −∞ where a pair is forbidden, else 0; made once."""
+        if dtype not in self._added:
+            zeros = torch.zeros(self.hidden.shape, dtype=dtype, device=self.hidden.device)
+            self._added[dtype] = zeros.masked_fill_(self.hidden, -torch.inf)
+        return self._added[dtype]
 
 
 @dataclass(frozen=True)

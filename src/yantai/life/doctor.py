@@ -18,8 +18,8 @@ from yantai.base.device import (
     choose_device,
     choose_dtype,
     describe_machine,
-    prepare_process,
     has_fast_bfloat16,
+    prepare_process,
 )
 from yantai.base.errors import UsageError, YantaiError
 from yantai.core.cost import count, training_bytes

@@ -66,7 +66,9 @@ def tokenizer(settings: TrainTokenizer, emit: Emit) -> dict[str, Any]:
 
     with FolderLock(settings.out.parent / f".{settings.out.name}.lock"):
         source = reader()
-        trained = Tokenizer.train(texts(source), settings.vocab_size, settings.kind)
+        trained = Tokenizer.train(
+            texts(source), settings.vocab_size, settings.kind, settings.token_bytes
+        )
         trained.chat_template = CHATML
         report = compression_report(trained, texts(reader()))
         with new_folder(settings.out) as folder:

@@ -15,6 +15,7 @@ from yantai.text.village import Question, Village, check, grade
 
 LANGUAGES = ("en", "zh")
 STORY_TOKENS = 400
+STORY_LETTERS = 100  # a greeting is shorter
 
 
 def score_questions(
@@ -72,12 +73,16 @@ def score_stories(
 
 
 def story_requests(village: Village, language: str, count: int) -> list[str]:
-    """Different requests for stories, from conversations that were not trained on."""
+    """Different requests for stories, such as the village's dialogues make them."""
     found: dict[str, None] = {}
-    talk: Any = village.dialogues(count * 60, languages=(language,), split="heldout_wording")
+    talk: Any = village.dialogues(count * 60, languages=(language,), kinds={"story": 1})
     for row in talk:
-        if row["kind"] == "story":
-            found.setdefault(row["messages"][0]["content"])
+        asked = [
+            user["content"]
+            for user, reply in zip(row["messages"], row["messages"][1:], strict=False)
+            if len(reply["content"]) > STORY_LETTERS
+        ]
+        found.setdefault(asked[0])
         if len(found) == count:
             break
     return list(found)

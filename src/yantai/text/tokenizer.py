@@ -69,13 +69,22 @@ class Tokenizer:
         return self._backend.token_to_id(content) if isinstance(content, str) else None
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int = 8192, kind: Kind = "bpe") -> "Tokenizer":
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int = 8192,
+        kind: Kind = "bpe",
+        token_bytes: int | None = None,
+    ) -> "Tokenizer":
         """Learn a vocabulary.
 
         Args:
             texts: documents; read once, as a stream.
             vocab_size: entries, the five special tokens and 256 bytes included (BPE).
             kind: byte-level BPE, or one token for each character that occurs.
+            token_bytes: no entry is longer. Chinese has no spaces, so that a clause is one piece
+                to the pre-tokenizer, and in a small, repetitive corpus whole clauses become
+                entries, each name hidden in dozens of them; 8 bytes, two characters, prevent it.
 
         Raises:
             DataError: there is no text.
@@ -88,11 +97,13 @@ class Tokenizer:
             plain_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
             backend.pre_tokenizer = pre_tokenizers.Sequence([split, plain_bytes])
             backend.decoder = decoders.ByteLevel()
+            limit: Any = {} if token_bytes is None else {"max_token_length": token_bytes + 1}
             trainer = trainers.BpeTrainer(
                 vocab_size=vocab_size,
                 special_tokens=list(SPECIALS),
                 initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
                 show_progress=False,
+                **limit,
             )
             counted = _Counted(texts)
             backend.train_from_iterator(counted, trainer)

@@ -46,6 +46,11 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
+def _widened(matrix: Tensor) -> Tensor:
+    """The matrix or its transpose, whichever is no taller than wide."""
+    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+
+
 class Muon:
     """Momentum, orthogonalised (Jordan et al. 2024); for the matrices inside the blocks."""
 
@@ -54,25 +59,26 @@ class Muon:
         self.memory = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
         shapes = defaultdict(list)
         for name, parameter in named.items():
-            shapes[tuple(parameter.shape)].append(name)
+            shapes[tuple(sorted(parameter.shape))].append(name)
         self._stacks = list(shapes.values())
 
     @torch.no_grad()
     def step(self, rate: float, step: int) -> None:
-        """One step; matrices of one shape are orthogonalised together."""
+        """One step; matrices of one shape, or its transpose, are orthogonalised together."""
+        parameters = [parameter.data for parameter in self.named.values()]
+        gradients = [_gradient(parameter) for parameter in self.named.values()]
+        memories = list(self.memory.values())
+        torch._foreach_lerp_(memories, gradients, 1 - self.momentum)
+        ahead = torch._foreach_lerp(gradients, memories, self.momentum)  # Nesterov's look ahead
+        updates = dict(zip(self.named, ahead, strict=True))
+        torch._foreach_mul_(parameters, 1 - rate * self.weight_decay)
         for names in self._stacks:
-            updates = []
-            for name in names:
-                gradient, memory = _gradient(self.named[name]), self.memory[name]
-                memory.lerp_(gradient, 1 - self.momentum)
-                updates.append(gradient.lerp(memory, self.momentum))  # Nesterov's look ahead
-            update = orthogonalise(torch.stack(updates))
-            rows, columns = update.shape[-2:]
-            scale = rate * max(1.0, rows / columns) ** 0.5
-            for name, direction in zip(names, update, strict=True):
+            wide = orthogonalise(torch.stack([_widened(updates[name]) for name in names]))
+            for name, direction in zip(names, wide.to(parameters[0].dtype), strict=True):
                 parameter = self.named[name]
-                parameter.mul_(1 - rate * self.weight_decay)
-                parameter.add_(direction.to(parameter.dtype), alpha=-scale)
+                rows, columns = parameter.shape
+                scale = rate * max(1.0, rows / columns) ** 0.5
+                parameter.add_(direction.mT if rows > columns else direction, alpha=-scale)
 
     def tensors(self) -> dict[str, Tensor]:
         """All memory, by name."""

@@ -124,7 +124,9 @@ def _tokenizer(settings: Pretrain) -> Tokenizer:
     else:
         say(f"training a tokenizer of {settings.vocab_size:,} entries")
         texts = (document.text for document in _reader(settings, settings.data))
-        tokenizer = Tokenizer.train(texts, settings.vocab_size, settings.token_kind)
+        tokenizer = Tokenizer.train(
+            texts, settings.vocab_size, settings.token_kind, settings.token_bytes
+        )
         tokenizer.chat_template = CHATML
     if not own.is_dir():
         with new_folder(own) as folder:

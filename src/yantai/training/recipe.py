@@ -77,6 +77,7 @@ class Pretrain(Training):
     tokenizer: Path | None = Field(None, description="a tokenizer's folder; else one is trained")
     vocab_size: int = Field(4096, ge=261, description="entries of a new tokenizer")
     token_kind: Literal["bpe", "characters"] = Field("bpe", description="kind of a new tokenizer")
+    token_bytes: int | None = Field(None, ge=2, description="longest entry of a new tokenizer")
     from_: Path | None = Field(None, alias="from", description="continue from this model folder")
     size: str = Field("tiny", description="the one dial: nano micro tiny small medium base gpt2 …")
     family: str = Field("qwen3", description="llama, qwen3 or gpt2")
@@ -96,10 +97,10 @@ class Pretrain(Training):
 
 
 HIDDEN = (
-    "allow_change cooldown clip deterministic dim encoding head_dim heads hidden keep kv_heads layers "
-    "objective on_spike save_every save_minutes softcap spike_sigmas tensorboard text_field "
-    "threads tied token_kind valid_every valid_tokens warmup weights device dtype recompute "
-    "matrix_rate on_bad_row"
+    "allow_change cooldown clip deterministic dim encoding head_dim heads hidden keep kv_heads "
+    "layers objective on_spike save_every save_minutes softcap spike_sigmas tensorboard "
+    "text_field threads tied token_bytes token_kind valid_every valid_tokens warmup weights "
+    "device dtype recompute matrix_rate on_bad_row"
 )
 HIDDEN_FLAGS = frozenset(HIDDEN.split(" "))
 """Settings that a recipe or the command line takes but `--help` does not list."""

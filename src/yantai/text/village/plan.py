@@ -56,13 +56,16 @@ class Digits:
 
 
 @cache
-def digits_of(plot: Plot, people: int) -> Digits:
-    """The digits of a plot. A companion is not the hero, a place not the hero's home nor taken."""
+def digits_of(plot: Plot, people: int, circle: int) -> Digits:
+    """The digits of a plot where `circle` people may be a hero's companion.
+
+    A companion is not the hero, a place not the hero's home nor taken.
+    """
     names, radices, places = ["hero", "sky", "swap"], [people, len(plot.skies), 2], 1
     for role, domain in plot.domains.items():
         names.append(role)
         kind = domain[0].kind
-        radices.append(people - 1 if kind == "person" else len(domain))
+        radices.append(circle if kind == "person" else len(domain))
         if kind == "place":
             radices[-1] -= places
             places += 1
@@ -76,11 +79,22 @@ def digits_of(plot: Plot, people: int) -> Digits:
     return Digits(tuple(names), tuple(radices))
 
 
+def turns_of(plot: Plot, circles: tuple[int, ...]) -> tuple[int, ...]:
+    """The circles that a plot's stories take in turn; one where nobody stands beside the hero."""
+    has_company = any(domain[0].kind == "person" for domain in plot.domains.values())
+    return circles if has_company else circles[:1]
+
+
 @cache
-def capacity(people: int, only: tuple[str, ...] = ()) -> int:
+def capacity(people: int, circles: tuple[int, ...], only: tuple[str, ...] = ()) -> int:
     """How many different plans a world of this size has, in whole rounds of all plots."""
-    chosen = [plot for name, plot in plots().items() if not only or name in only]
-    return len(chosen) * min(digits_of(plot, people).size for plot in chosen)
+    sizes = []
+    for name, plot in plots().items():
+        if not only or name in only:
+            turns = turns_of(plot, circles)
+            smallest = min(digits_of(plot, people, circle).size for circle in turns)
+            sizes.append(len(turns) * smallest)
+    return len(sizes) * min(sizes)
 
 
 def unrank(rank: int, digits: Digits) -> dict[str, int]:
@@ -91,7 +105,7 @@ def unrank(rank: int, digits: Digits) -> dict[str, int]:
     return values
 
 
-def cast(plot: Plot, world: World, digit: Mapping[str, int]) -> dict[str, Item]:
+def cast(plot: Plot, world: World, digit: Mapping[str, int], turn: int) -> dict[str, Item]:
     """Who and what stands in each role."""
     hero = world.items[digit["hero"]]
     roles: dict[str, Item] = {"hero": hero}
@@ -99,8 +113,7 @@ def cast(plot: Plot, world: World, digit: Mapping[str, int]) -> dict[str, Item]:
     for role, domain in plot.domains.items():
         kind = domain[0].kind
         if kind == "person":
-            others = [item for item in world.items if item is not hero]
-            roles[role] = others[digit[role]]
+            roles[role] = world.companions(hero, turn)[digit[role]]
         elif kind == "place":
             free = [item for item in domain if item not in taken]
             roles[role] = free[digit[role]]
@@ -124,18 +137,21 @@ def _choose(
 def make_plan(index: int, world: World, only: tuple[str, ...] = ()) -> Plan:
     """The logical story with this number; raises IndexError when the village runs out of them."""
     names = [name for name in plots() if not only or name in only]
-    if not 0 <= index < capacity(world.size, only):
+    there_are = capacity(world.size, world.circles, only)
+    if not 0 <= index < there_are:
         raise IndexError(
-            f"story {index}: {len(names)} plots and {world.size} people give "
-            f"{capacity(world.size, only)} different stories; take more people or plots"
+            f"story {index}: {len(names)} plots and {world.size} people give {there_are} different "
+            "stories; take more people or plots"
         )
     block, place = divmod(index, len(names))
-    turn = Dice("turn", world.seed, world.part, block).below(len(names))
-    plot = plots()[names[(place + turn) % len(names)]]
-    digits = digits_of(plot, world.size)
+    first = Dice("turn", world.seed, world.part, block).below(len(names))
+    plot = plots()[names[(place + first) % len(names)]]
+    circles = turns_of(plot, world.circles)
+    rank, turn = divmod(block, len(circles))
+    digits = digits_of(plot, world.size, circles[turn])
     seed = mix("plan", world.seed, world.part, plot.name)
-    digit = unrank(permute(block, digits.size, seed), digits)
-    roles = cast(plot, world, digit)
+    digit = unrank(permute(rank, digits.size, seed), digits)
+    roles = cast(plot, world, digit, turn)
     dice = Dice("events", world.seed, world.part, index)
     return Plan(plot, index, roles, tuple(_events(plot, roles, digit, dice)))
 

@@ -27,7 +27,7 @@ from yantai.text.village.planting import (
 from yantai.text.village.portraits import make_portrait, portrait_capacity
 from yantai.text.village.questions import Question, closed_questions
 from yantai.text.village.story import Story
-from yantai.text.village.world import World
+from yantai.text.village.world import Company, World
 
 SPLITS = ("train", "heldout_wording", "heldout_facts")
 Row = dict[str, object]
@@ -42,7 +42,8 @@ class Village:
     """A seeded corpus of stories and portraits with exact truth.
 
     With the knobs at their defaults nothing is planted. `plots` (names) restricts the plot
-    grammars and `portrait_share` is the share of portraits among the documents.
+    grammars, `portrait_share` is the share of portraits among the documents, and `company` says
+    whom a hero's stories bring in: "anyone" alike, or best "friends" in every other story.
     """
 
     def __init__(
@@ -55,11 +56,12 @@ class Village:
         dirt: float = 0.0,
         plots: tuple[str, ...] = (),
         portrait_share: float = 0.3,
+        company: Company = "anyone",
     ) -> None:
         self.seed, self.bias, self.plots = seed, bias, plots
         self.canaries, self.duplicates, self.dirt = canaries, duplicates, dirt
         self.portrait_share = portrait_share
-        self.world = World(seed, people)
+        self.world = World(seed, people, company=company)
         if bias:
             self._demand_both_genders(bias)
 
@@ -88,7 +90,7 @@ class Village:
         """Story number `index` of a split."""
         _known("language", language, LANGUAGES)
         world = self.world_of(split)
-        half = capacity(world.size, self.plots) // 2
+        half = capacity(world.size, world.circles, self.plots) // 2
         if index >= half:
             raise IndexError(f"a split has {half} stories, {index} is too many: take more people")
         at = index + half if split == "heldout_wording" else index
@@ -219,7 +221,7 @@ class Village:
     def _talk(self, language: str, split: str) -> Talk:
         world = self.world_of(split)
         # chat tells stories of its own: those of the upper half of the split
-        start = capacity(world.size, self.plots) // 4
+        start = capacity(world.size, world.circles, self.plots) // 4
         return Talk(
             world,
             language,

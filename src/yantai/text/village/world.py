@@ -5,10 +5,12 @@ words for it are elsewhere.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from yantai.text.village.dice import Dice
 from yantai.text.village.lexicon import Item, lexicon
 
+Company = Literal["anyone", "friends"]
 RELATIONS = ("trade", "home", "pet", "food", "fear", "treasure", "friend", "sibling")
 VALUE_KIND = {
     "trade": "trade",
@@ -61,16 +63,20 @@ class World:
 
     Trades, homes, pets, foods, fears and treasures are drawn without repeats while the tables
     last, friends and siblings are mutual pairs. `part` 0 is the village, part 1 the strangers:
-    other names from the same shuffled pool, freshly drawn facts.
+    other names from the same shuffled pool, freshly drawn facts. `company` says whom a hero's
+    stories bring in: anyone alike, or in every other story the best friend.
     """
 
-    def __init__(self, seed: int = 7, people: int = 24, part: int = 0) -> None:
+    def __init__(
+        self, seed: int = 7, people: int = 24, part: int = 0, company: Company = "anyone"
+    ) -> None:
         pool = len(lexicon()["person"])
         if people < 4 or people % 2 or people * (part + 1) > pool:
             raise ValueError(
                 f"people must be even, at least 4 and at most {pool // (part + 1)}, got {people}"
             )
-        self.seed, self.size, self.part = seed, people, part
+        self.seed, self.size, self.part, self.company = seed, people, part, company
+        self.circles = (people - 1,) if company == "anyone" else (1, people - 2)
         dice = Dice("world", seed, part, people)
         self.people = self._draw_people(dice)
         self.by_item = {person.item: person for person in self.people}
@@ -120,13 +126,21 @@ class World:
         """What `relation` is for this person (also "kin" and "age")."""
         return self.table[subject][relation]
 
+    def companions(self, hero: Item, turn: int) -> tuple[Item, ...]:
+        """Who may stand beside this hero, `circles[turn]` people in a fixed order."""
+        others = tuple(item for item in self.items if item is not hero)
+        if self.company == "anyone":
+            return others
+        friend = self.value(hero, "friend")
+        return (friend,) if turn == 0 else tuple(item for item in others if item is not friend)
+
     def knows(self, person: Item) -> bool:
         """Whether this person of the pool lives in this world."""
         return person in self.table
 
     def strangers(self) -> "World":
         """The sister world: other people, other facts, the same lexicon."""
-        return World(self.seed, self.size, part=1)
+        return World(self.seed, self.size, part=1, company=self.company)
 
     def outsiders(self) -> tuple[Item, ...]:
         """People of the pool who live neither here nor among the strangers."""
