@@ -34,7 +34,7 @@ from yantai.training.recipe import Pretrain
 PRETRAIN_SHARE, CHAT_SHARE = 0.45, 0.45
 DOCUMENTS_PER_MINUTE, ROWS_PER_MINUTE = 4000, 2400
 PEOPLE = 12
-# what four million parameters can learn in five minutes; the village has more
+# what a small model can learn in five minutes, all under much the same sky; the village has more
 PLOTS = ("quarrel", "ruined_cake", "stolen_pie", "stopped_clock", "the_lie")
 
 
