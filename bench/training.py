@@ -1,6 +1,6 @@
 """Training speed and memory at equal architecture: GPT-2's, 6 × 384, V 4096, T 256, B 16.
 
-Contenders: ours; a plain GPT at its default (float32), with bfloat16 autocast, and at its very best,
+Contenders: ours; a plain GPT at its default (float32), with bfloat16 autocast, and at its best,
 with our setting of the memory allocator too; `transformers`' GPT-2 with autocast. Each step is
 forward, backward, clip, AdamW.
 """
