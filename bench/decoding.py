@@ -37,12 +37,10 @@ def weights(shape):
 
 
 def ours(shape):
-    from yantai.base.device import prepare_process
     from yantai.families.folder import load_folder
     from yantai.infer.generate import generate_ids, prepare
     from yantai.infer.settings import Generation
 
-    prepare_process(2)
     theirs, prompt = weights(shape)
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)

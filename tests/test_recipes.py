@@ -62,3 +62,12 @@ def test_every_small_size_exists_in_every_family(size, family):
 def test_hidden_flags_are_fields_and_few_are_visible():
     assert set(Pretrain.model_fields) >= HIDDEN_FLAGS
     assert len(set(Pretrain.model_fields) - HIDDEN_FLAGS) <= 25
+
+
+def test_heads_may_be_wider_than_the_stream():
+    recipe = fill_in(Pretrain(out=Path("x"), size="nano", heads=4, head_dim=64))
+    config = model_config(recipe, FAMILIES["qwen3"], 4096)
+    assert (config.dim, config.heads, config.kv_heads, config.head_dim) == (128, 4, 4, 64)
+    assert FAMILIES["qwen3"].write_config(config)["head_dim"] == 64
+    narrow = fill_in(Pretrain(out=Path("x"), size="nano", heads=4))
+    assert model_config(narrow, FAMILIES["qwen3"], 4096).head_dim == 32

@@ -108,6 +108,29 @@ def test_the_loss_and_its_gradients_are_those_of_cross_entropy(kind):
         assert torch.allclose(ours[name], item.grad, atol=1e-10, rtol=1e-8), name
 
 
+@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize("left_out", [0, 7, 600])
+def test_the_loss_is_the_same_in_any_chunking(cap, left_out, monkeypatch):
+    """600 positions are three chunks of products and ten pieces of softmax."""
+    monkeypatch.setattr("yantai.core.head.CHUNK_NUMBERS", 1)
+    torch.manual_seed(0)
+    hidden = torch.randn(600, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(17, 8, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 17, (600,))
+    targets[torch.randperm(600)[:left_out]] = -1
+    ours = cross_entropy_sum(hidden, weight, targets, cap)
+    found = torch.autograd.grad(ours * 2, (hidden, weight))
+    logits = hidden @ weight.t()
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    plain = F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
+    expected = torch.autograd.grad(plain * 2, (hidden, weight))
+    assert torch.allclose(ours, plain, rtol=1e-12)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-10)
+    with torch.no_grad():
+        assert torch.allclose(cross_entropy_sum(hidden, weight, targets, cap), plain, rtol=1e-12)
+
+
 def test_the_loss_is_right_where_a_probability_underflows():
     hidden = torch.tensor([[300.0, 0.0]])
     weight = torch.eye(2)

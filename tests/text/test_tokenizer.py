@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yantai.base.errors import DataError, ModelFileError
+from yantai.base.errors import DataError, ModelFileError, UsageError
 from yantai.text.tokenizer import (
     SPECIALS,
     Tokenizer,
@@ -94,6 +94,8 @@ def test_no_entry_is_longer_than_asked():
     assert longest[1] == 6
     assert "红玉".encode() in held._token_bytes  # the name has an entry of its own
     assert held.decode(held.encode(texts[0])) == texts[0]
+    with pytest.raises(UsageError, match="no effect"):
+        Tokenizer.train(texts, kind="characters", token_bytes=6)
 
 
 def test_characters_are_tokens_and_strangers_are_unknown():

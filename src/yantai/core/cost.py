@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from yantai.core.config import ModelConfig
+from yantai.core.head import chunk_rows
 from yantai.core.layers import Linear
 from yantai.core.model import Transformer
 
@@ -74,5 +75,6 @@ def training_bytes(
     tokens = batch * context
     pattern = batch * config.heads * context * (context + 128) // 2
     activations = config.layers * (tokens * kept + pattern) * compute_bytes
-    head = 3 * min(tokens, 1024) * config.vocab_size * 4
+    head = min(tokens, chunk_rows(config.vocab_size)) * config.vocab_size * compute_bytes
+    head += 2 * config.vocab_size * config.dim * 4  # its gradient, summed up and kept
     return cost.parameters * 4 * (2 + copies) + activations + head

@@ -65,13 +65,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         """The loss, and with it both gradients."""
         counted = targets >= 0
         some_left_out = not bool(counted.all())
-        rows = hidden[counted] if some_left_out else hidden
+        rows, aims = (hidden[counted], targets[counted]) if some_left_out else (hidden, targets)
         used = weight.to(hidden.dtype)
         learn = any(ctx.needs_input_grad[:2])
-        total, d_rows, d_weight = _loss_and_gradients(rows, used, targets[counted], cap, learn)
+        total, d_rows, d_weight = _loss_and_gradients(rows, used, aims, cap, learn)
         if learn:
-            d_hidden = torch.zeros_like(hidden) if some_left_out else d_rows
+            d_hidden = d_rows
             if some_left_out:
+                d_hidden = torch.zeros_like(hidden)
                 d_hidden[counted] = d_rows
             ctx.save_for_backward(d_hidden, d_weight.to(weight.dtype))
         return total
@@ -84,21 +85,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return d_hidden * gradient.to(d_hidden.dtype), d_weight * gradient, None, None
 
 
+def chunk_rows(vocab: int) -> int:
+    """How many positions have their logits at one time."""
+    return max(256, min(2048, CHUNK_NUMBERS // vocab))
+
+
 def _loss_and_gradients(
     hidden: Tensor, used: Tensor, targets: Tensor, cap: float | None, learn: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss's sum, its gradient to `hidden`, and to `used` in the wide type.
+    """The loss's sum, its gradient to `hidden`, and to `used` in the wide type (if `learn`).
 
     Products want many rows, the softmax wants few, so that its float32 numbers never leave the
     cache: logits come a chunk at a time, and a few rows at a time turn into gradients in place.
     """
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     vocab = len(used)
-    chunk = max(256, min(2048, CHUNK_NUMBERS // vocab))
+    chunk = chunk_rows(vocab)
     step = SOFTMAX_ROWS if hidden.device.type == "cpu" else chunk
     total = hidden.new_zeros((), dtype=wide)
-    d_hidden = torch.empty_like(hidden)
-    d_weight = hidden.new_zeros(used.shape, dtype=wide)
+    d_hidden = torch.empty_like(hidden if learn else hidden[:0])
+    d_weight = hidden.new_zeros(used.shape if learn else (0,), dtype=wide)
     buffer = hidden.new_empty((min(chunk, len(targets)), vocab))
     few = hidden.new_empty((step, vocab), dtype=wide)
     minus = few.new_full((step, 1), -1.0)

@@ -105,13 +105,12 @@ class _Blocks(torch.autograd.Function):
         q, k, v = (part.reshape(batch * heads, count, head_dim) for part in (q, k, v))
         q = q * scale
         out = torch.empty_like(q)
-        blocks = mask.blocks(count, BLOCK_ROWS, q.device)
+        blocks = mask.blocks(count, BLOCK_ROWS, q.device, q.dtype)
         patterns = []
         for block in blocks:
             scores = q[:, block.rows] @ k[:, block.keys].transpose(1, 2)
             by_head = scores.view(batch, heads, *scores.shape[1:])
-            added = block.added(q.dtype)
-            by_head[..., -added.shape[-1] :].add_(added)
+            by_head[..., -block.added.shape[-1] :].add_(block.added)
             pattern = scores.softmax(dim=-1)
             torch.bmm(pattern, v[:, block.keys], out=out[:, block.rows])
             patterns.append(pattern)

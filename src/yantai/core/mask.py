@@ -18,22 +18,13 @@ class Block:
     Attributes:
         rows: the queries.
         keys: the keys that any of them sees, in any sequence of the batch.
-        hidden: True where a pair is forbidden, "#batch 1 row column"; it covers the last columns.
+        added: what is added to the scores, −∞ where a pair is forbidden and else 0, shape
+            "#batch 1 row column"; it covers the last columns.
     """
 
     rows: slice
     keys: slice
-    hidden: Tensor
-    _added: dict[torch.dtype, Tensor] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-
-    def added(self, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores: −∞ where a pair is forbidden, else 0; made once."""
-        if dtype not in self._added:
-            zeros = torch.zeros(self.hidden.shape, dtype=dtype, device=self.hidden.device)
-            self._added[dtype] = zeros.masked_fill_(self.hidden, -torch.inf)
-        return self._added[dtype]
+    added: Tensor
 
 
 @dataclass(frozen=True)
@@ -53,7 +44,7 @@ class Mask:
     documents: Tensor | None = None
     valid: Tensor | None = None
     query_start: int = 0
-    _blocks: dict[int, list[Block]] = field(
+    _blocks: dict[tuple[int, torch.dtype], list[Block]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -107,21 +98,25 @@ class Mask:
             allowed = valid if allowed is None else allowed & valid
         return allowed
 
-    def blocks(self, count: int, rows: int, device: torch.device) -> list[Block]:
+    def blocks(
+        self, count: int, rows: int, device: torch.device, dtype: torch.dtype
+    ) -> list[Block]:
         """Causal rows in blocks, each with only the keys it needs; made once for all layers.
 
         Documents lie one behind another, so the first key of a block is the beginning of the
         document of its first row, in the sequence where that is earliest.
         """
         assert self.causal and self.query_start == 0
-        if count not in self._blocks:
-            starts = range(0, count, rows)
-            self._blocks[count] = [
-                self._block(start, min(start + rows, count), count, device) for start in starts
+        if (count, dtype) not in self._blocks:
+            self._blocks[count, dtype] = [
+                self._block(start, min(start + rows, count), count, device, dtype)
+                for start in range(0, count, rows)
             ]
-        return self._blocks[count]
+        return self._blocks[count, dtype]
 
-    def _block(self, start: int, stop: int, count: int, device: torch.device) -> Block:
+    def _block(
+        self, start: int, stop: int, count: int, device: torch.device, dtype: torch.dtype
+    ) -> Block:
         first, covered = 0, 0
         if self.documents is not None:
             same = self.documents[:, : start + 1] == self.documents[:, start : start + 1]
@@ -133,7 +128,10 @@ class Mask:
         columns = slice(max(first, covered), stop)
         allowed = self.dense(count, count, device, slice(start, stop), columns)
         assert allowed is not None
-        return Block(slice(start, stop), slice(first, stop), ~allowed)
+        added = torch.zeros(allowed.shape, dtype=dtype, device=device)
+        return Block(
+            slice(start, stop), slice(first, stop), added.masked_fill_(~allowed, -torch.inf)
+        )
 
 
 def causal() -> Mask:

@@ -15,7 +15,6 @@ from yantai.text.village import Question, Village, check, grade
 
 LANGUAGES = ("en", "zh")
 STORY_TOKENS = 400
-STORY_LETTERS = 100  # a greeting is shorter
 
 
 def score_questions(
@@ -73,16 +72,13 @@ def score_stories(
 
 
 def story_requests(village: Village, language: str, count: int) -> list[str]:
-    """Different requests for stories, such as the village's dialogues make them."""
+    """Different requests for stories, worded as in training."""
     found: dict[str, None] = {}
     talk: Any = village.dialogues(count * 60, languages=(language,), kinds={"story": 1})
     for row in talk:
-        asked = [
-            user["content"]
-            for user, reply in zip(row["messages"], row["messages"][1:], strict=False)
-            if len(reply["content"]) > STORY_LETTERS
-        ]
-        found.setdefault(asked[0])
+        said = [message["content"] for message in row["messages"]]
+        story = max(range(len(said)), key=lambda place: len(said[place]))
+        found.setdefault(said[story - 1])
         if len(found) == count:
             break
     return list(found)

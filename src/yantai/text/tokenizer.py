@@ -23,7 +23,7 @@ from typing import Any, Literal
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
-from yantai.base.errors import DataError, ModelFileError
+from yantai.base.errors import DataError, ModelFileError, UsageError
 from yantai.base.files import write_atomic, write_json
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -88,7 +88,10 @@ class Tokenizer:
 
         Raises:
             DataError: there is no text.
+            UsageError: a limit on entries that are single characters anyway.
         """
+        if kind == "characters" and token_bytes is not None:
+            raise UsageError("E203", "token_bytes", "has no effect where characters are tokens")
         if kind == "characters":
             backend = _character_backend(texts)
         else:

@@ -2,11 +2,12 @@
 
 Knows how an index becomes a plot, its roles and its row of predicates; knows no wording and no
 language: the same plan is told in either. Why no two plans are alike: the index is taken apart
-into (plot, rest) and `rest` goes through a permutation of range(size of the plot), whose image is
-read as digits of mixed radix: hero, sky, companion, the other roles, the alternatives taken and
-the optional beats kept. All these steps are bijections, and every digit can be seen in the text
-(the reader reads it back), so different indices give different texts, in either language. What
-the dice add (which shared remarks are made, and the wording) only makes them differ more.
+into (plot, turn, rest). The turn decides who may be the companion, and `rest` goes through a
+permutation of range(size of the plot), whose image is read as digits of mixed radix: hero, sky,
+companion, the other roles, the alternatives taken and the optional beats kept. All these steps are
+bijections, and every digit can be seen in the text (the reader reads it back), so different indices
+give different texts, in either language. What the dice add (which shared remarks are made, and the
+wording) only makes them differ more.
 """
 
 from collections.abc import Mapping
