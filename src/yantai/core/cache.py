@@ -29,13 +29,22 @@ class Cache:
     ):
         shape = (config.layers, 2, batch, config.kv_heads, length, config.head_dim)
         self.store = torch.zeros(shape, dtype=dtype, device=device)
-        self.layers = [(layer[0], layer[1]) for layer in self.store]
         self.length = length
         self.filled = 0
+        self._fresh: tuple[Tensor, ...] = ()
+        self._seen: tuple[Tensor, ...] = ()
         self.rotary: Rotary | None = None
         if config.position == "rotary":
             places = torch.arange(length, device=device)[None]
             self.rotary = rotary_angles(places, config, dtype)
+
+    def open(self, count: int) -> None:
+        """Call once a forward, before any layer writes its `count` positions."""
+        stop = self.filled + count
+        assert stop <= self.length, f"cache of {self.length} positions cannot hold {stop}"
+        # views of all layers at once: at one token a forward, making them is what costs
+        self._fresh = self.store.narrow(4, self.filled, count).flatten(0, 1).unbind()
+        self._seen = self.store.narrow(4, 0, stop).flatten(0, 1).unbind()
 
     def extend(
         self,
@@ -44,12 +53,9 @@ class Cache:
         values: Float[Tensor, "batch kv_head position head_dim"],
     ) -> tuple[Tensor, Tensor]:
         """Write new positions behind the filled ones; returns all keys and values so far."""
-        stop = self.filled + keys.shape[2]
-        assert stop <= self.length, f"cache of {self.length} positions cannot hold {stop}"
-        all_keys, all_values = self.layers[layer]
-        all_keys[:, :, self.filled : stop] = keys
-        all_values[:, :, self.filled : stop] = values
-        return all_keys[:, :, :stop], all_values[:, :, :stop]
+        self._fresh[2 * layer].copy_(keys)
+        self._fresh[2 * layer + 1].copy_(values)
+        return self._seen[2 * layer], self._seen[2 * layer + 1]
 
     def advance(self, count: int) -> None:
         """Call once a forward, after every layer has written `count` positions."""

@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+ALIGNED = 64
+"""Blocks begin at multiples of this: a library that makes a kernel a shape then makes few."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -104,7 +107,7 @@ class Mask:
         """Causal rows in blocks, each with only the keys it needs; made once for all layers.
 
         Documents lie one behind another, so the first key of a block is the beginning of the
-        document of its first row, in the sequence where that is earliest.
+        document of its first row, in the sequence where that is earliest, or a few keys before.
         """
         assert self.causal and self.query_start == 0
         if (count, dtype) not in self._blocks:
@@ -123,6 +126,7 @@ class Mask:
             first = int(same.int().argmax(dim=1).min())
         if self.window is not None:
             first = max(first, start - self.window + 1)
+        first -= first % ALIGNED
         if self.is_plain_causal:
             covered = start  # only the last square has forbidden pairs
         columns = slice(max(first, covered), stop)

@@ -86,6 +86,8 @@ class Transformer(nn.Module):
             x = nn.functional.dropout(x, self.config.dropout)
         if self.config.position == "rotary" and rotary is None and positions is not None:
             rotary = rotary_angles(positions, self.config, dtype)
+        if cache is not None:
+            cache.open(ids.shape[1])
         x = self.decoder(x, mask, rotary, cache)
         if cache is not None:
             cache.advance(ids.shape[1])

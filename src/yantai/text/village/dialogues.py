@@ -81,11 +81,21 @@ class Talk:
         return exchange(prompt, self.line("unknown", "assistant", dice, hero=name))
 
     def ask_for(self, story: Story, dice: Dice) -> Turns:
-        """A request for this story, and the story."""
-        plan = story.plan
-        name = plan.roles["hero"].core(self.language)
-        title = plan.plot.title[self.language]
-        return exchange(self.line("story", "user", dice, hero=name, title=title), story.text)
+        """A request for this story, and the story.
+
+        Whoever asks may name the companion too, and must where no rule says who it will be: a
+        reply that nobody can foresee teaches a model to guess.
+        """
+        kind = "story_of_two" if self._names_companion(story, dice) else "story"
+        title = story.plan.plot.title[self.language]
+        return exchange(self.line(kind, "user", dice, title=title, **story.cast), story.text)
+
+    def _names_companion(self, story: Story, dice: Dice) -> bool:
+        hero, pal = story.plan.roles["hero"], story.plan.roles.get("pal")
+        if pal is None:
+            return False
+        unforeseen = self.world.company == "friends" and pal is not self.world.value(hero, "friend")
+        return unforeseen or dice.chance(0.5)
 
     def about(self, story: Story, dice: Dice, question: Question | None = None) -> Turns:
         """A question about the story just told."""

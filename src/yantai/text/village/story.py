@@ -10,7 +10,7 @@ from functools import cached_property
 
 from yantai.text.village.dice import Dice
 from yantai.text.village.grammar import Ask
-from yantai.text.village.lexicon import Item
+from yantai.text.village.lexicon import Item, read_table
 from yantai.text.village.plan import Plan
 from yantai.text.village.questions import Question, generic_open, person_choices, told_facts
 from yantai.text.village.template import Span, Writer, parse_wording
@@ -46,6 +46,21 @@ class Story:
     def plot(self) -> str:
         """The name of its plot grammar."""
         return self.plan.plot.name
+
+    @property
+    def cast(self) -> dict[str, str]:
+        """The names of the people in it, by role: hero, and pal where there is one."""
+        roles = self.plan.roles
+        found = {role: roles[role] for role in ("hero", "pal") if role in roles}
+        return {role: item.core(self.language) for role, item in found.items()}
+
+    @property
+    def heading(self) -> str:
+        """A line to stand above it: who is in it, and what happens."""
+        line = read_table("dialogues")["heading"][self.language][
+            "two" if "pal" in self.cast else "one"
+        ]
+        return line.format(**self.cast, title=self.plan.plot.title[self.language])
 
     @property
     def sentences(self) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ class Village:
     With the knobs at their defaults nothing is planted. `plots` (names) restricts the plot
     grammars, `portrait_share` is the share of portraits among the documents, and `company` says
     whom a hero's stories bring in: "anyone" alike, or best "friends" in every other story.
+    `headings` puts a line above each story among the documents: its people and its plot.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class Village:
         plots: tuple[str, ...] = (),
         portrait_share: float = 0.3,
         company: Company = "anyone",
+        headings: bool = False,
     ) -> None:
+        self.headings = headings
         self.seed, self.bias, self.plots = seed, bias, plots
         self.canaries, self.duplicates, self.dirt = canaries, duplicates, dirt
         self.portrait_share = portrait_share
@@ -173,7 +176,7 @@ class Village:
     def _row(self, number: int, story: Story, planting: Planting, kept: dict[int, Story]) -> Row:
         row: Row = {
             "id": story.id,
-            "text": story.text,
+            "text": self._headed(story),
             "language": story.language,
             "kind": story.kind,
             "plot": story.plot,
@@ -199,6 +202,11 @@ class Village:
             row["text"] = (" " if story.language == "en" else "").join(pieces)
             row["planted"] = [f"canary:{canary.secret}"]
         return row
+
+    def _headed(self, story: Story) -> str:
+        if not self.headings or story.kind != "story":
+            return story.text
+        return f"{story.heading}\n{story.text}"
 
     def canary_list(self, count: int, languages: tuple[str, ...] = LANGUAGES) -> tuple[Canary, ...]:
         """The canaries of `documents(count, languages)`."""
