@@ -30,6 +30,7 @@ from yantai.core.config import ModelConfig
 from yantai.core.initialise import build_meta, materialise
 from yantai.core.model import Transformer
 from yantai.evaluate.text_loss import text_loss
+from yantai.families.table import family_named
 from yantai.infer.language_model import LanguageModel, load
 from yantai.text.document import DocumentReader
 from yantai.text.tokenizer import Tokenizer
@@ -119,7 +120,7 @@ def in_our_structure(plain: PlainGPT, opponent: Opponent, tokenizer: Tokenizer) 
                 assert name.endswith("norm.bias"), f"{name} has nothing to come from"
                 parameter.zero_()
     _check_same(plain, model, opponent.context)
-    return LanguageModel(model, tokenizer)
+    return LanguageModel(model, family_named("gpt2"), tokenizer)
 
 
 def _check_same(plain: PlainGPT, model: Transformer, context: int) -> None:
@@ -211,7 +212,7 @@ def run_ours(corpus: Corpus, out: Path, tokenizer: Path | None, minutes, seed, c
     result = pretrain(Pretrain(**settings))
     facts = {key: result[key] for key in ("steps", "tokens", "parameters") if key in result}
     facts["seconds_with_reading"] = round(time.perf_counter() - began, 1)
-    return bits(load(out / "model"), corpus.valid) | facts
+    return bits(load(out / "model", dtype="float32"), corpus.valid) | facts
 
 
 def stream_of(paths: tuple[Path, ...], tokenizer: Tokenizer) -> np.ndarray:

@@ -5,7 +5,7 @@ import torch
 
 from yantai.core.kernel import attend, attend_openly
 from yantai.core.layers import Point
-from yantai.core.mask import Mask, causal, same_document, valid_keys, window
+from yantai.core.mask import ALIGNED, Mask, causal, same_document, valid_keys, window
 
 
 def formula(q, k, v, allowed, scale):
@@ -99,3 +99,18 @@ def test_masks_join_and_refuse_to_contradict():
     with pytest.raises(AssertionError, match="documents"):
         same_document(DOCUMENTS) & same_document(DOCUMENTS)
     assert Mask().dense(3, 3, torch.device("cpu")) is None
+
+
+def test_blocks_begin_at_multiples_so_that_a_kernel_a_shape_means_few_kernels():
+    shapes = set()
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        documents = (torch.rand(2, 512, generator=generator) < 0.02).cumsum(1)
+        blocks = (causal() & same_document(documents)).blocks(
+            512, 128, torch.device("cpu"), torch.bfloat16
+        )
+        for block in blocks:
+            needed = [int((row == row[block.rows.start]).int().argmax()) for row in documents]
+            assert min(needed) - ALIGNED < block.keys.start <= min(needed)
+            shapes.add((block.rows.stop - block.rows.start, block.keys.stop - block.keys.start))
+    assert len(shapes) <= 512 // ALIGNED

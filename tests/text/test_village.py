@@ -320,3 +320,37 @@ def test_dialogues_come_in_the_kinds_asked_for():
     counted = Counter(row["kind"] for row in rows)
     assert set(counted) == {"fact", "story"}
     assert counted["fact"] / counted["story"] == pytest.approx(3, rel=0.3)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_request_names_the_companion_wherever_nobody_could_foresee_one(language):
+    village = Village(seed=5, people=12, company="friends", plots=("the_lie", "letter"))
+    named = Counter()
+    for story in village.stories(300, language):
+        request = village._talk(language, "train").of_story(story)[0]["content"]
+        assert story.cast["hero"] in request
+        if "pal" not in story.cast:
+            named["nobody there"] += 1
+            continue
+        friend = village.world.value(story.plan.roles["hero"], "friend")
+        foreseen = story.plan.roles["pal"] is friend
+        if not foreseen:
+            assert story.cast["pal"] in request
+        named["foreseen", story.cast["pal"] in request] += foreseen
+    assert named["nobody there"] > 50
+    assert min(named["foreseen", True], named["foreseen", False]) > 20  # it may be named, or not
+
+
+def test_headings_stand_above_stories_and_nowhere_else():
+    plain = list(Village(seed=5).documents(60))
+    headed = list(Village(seed=5, headings=True).documents(60))
+    assert {row["kind"] for row in plain} == {"story", "portrait"}
+    for before, after in zip(plain, headed, strict=True):
+        heading, _, rest = after["text"].partition("\n")
+        if after["kind"] == "portrait":
+            assert after["text"] == before["text"]
+            continue
+        assert rest == before["text"]
+        assert 8 <= len(heading) <= 60
+    story = Village(seed=5).story(0, "en")
+    assert all(name in story.heading for name in story.cast.values())

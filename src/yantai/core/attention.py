@@ -20,7 +20,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.head_dim = config.head_dim
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
         self.scale = config.head_dim**-0.5 if config.scale_scores else 1.0
         self.dropout = config.dropout
         inner, kv_inner = config.heads * self.head_dim, config.kv_heads * self.head_dim
@@ -43,11 +43,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch query dim"]:
         """Each query gathers the values of the keys it may see."""
         batch, count, _ = x.shape
-        q, k, v = (part.view(batch, count, -1, self.head_dim) for part in self.qkv(x))
-        if self.has_qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+        q, k, v = self._read(x, rotary)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # batch head position head_dim
         if cache is not None:
             k, v = cache.extend(layer, k, v)
@@ -57,3 +53,19 @@ class Attention(nn.Module):
         else:
             mixed = attend(q, k, v, mask, self.scale, dropout)
         return self.out(mixed.transpose(1, 2).reshape(batch, count, -1))
+
+    def _read(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each "batch position head head_dim"."""
+        whole = self.qkv.together(x)
+        if whole is not None and rotary is not None and not self.has_qk_norm:
+            heads = whole.unflatten(-1, (-1, self.head_dim))
+            qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+            q, k = rotate(qk, rotary).split((self.heads, self.kv_heads), dim=2)
+            return q, k, v
+        parts = self.qkv(x) if whole is None else whole.split(self.qkv.widths, dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
+        if self.has_qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        return q, k, v

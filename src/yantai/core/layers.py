@@ -66,7 +66,7 @@ class Joint(nn.Module):
         for name, outputs in parts.items():
             self.add_module(name, Linear(inputs, outputs, bias=bias))
         self._names = tuple(parts)
-        self._widths = tuple(parts.values())
+        self.widths = tuple(parts.values())
         self._packed: tuple[Tensor, Tensor | None, Tensor | None] | None = None
 
     @property
@@ -87,10 +87,15 @@ class Joint(nn.Module):
             start += part.outputs
         self._packed = (weight, lay_out(weight), torch.cat(biases) if biases else None)
 
+    def together(self, x: Float[Tensor, "*batch inputs"]) -> Tensor | None:
+        """All outputs end to end, where the weights are packed; else None."""
+        return None if self._packed is None else product(x, *self._packed)
+
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> tuple[Tensor, ...]:
         """The output of each part, "*batch outputs"."""
-        if self._packed is not None:
-            return product(x, *self._packed).split(self._widths, dim=-1)
+        whole = self.together(x)
+        if whole is not None:
+            return whole.split(self.widths, dim=-1)
         return tuple(part(x) for part in self.parts)
 
     def _apply(self, *args, **kwargs):

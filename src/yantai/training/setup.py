@@ -67,10 +67,11 @@ class Setup:
 def fill_in(settings: Any) -> Any:
     """Give every open setting the value of the size."""
     size = size_named(settings.size)
+    beside_muon = settings.optimizer == "muon" and size.rest_rate is not None
     open_fields = {
         "context": size.context,
         "batch": size.batch,
-        "rate": size.rate,
+        "rate": size.rest_rate if beside_muon else size.rate,
         "matrix_rate": size.matrix_rate,
     }
     missing = {key: value for key, value in open_fields.items() if getattr(settings, key) is None}

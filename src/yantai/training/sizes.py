@@ -19,6 +19,7 @@ class Size:
         context: tokens a sequence.
         batch: sequences a step.
         rate: AdamW's peak rate for a GPT-2-type run (the published one where there is one).
+        rest_rate: AdamW's peak rate for what Muon leaves, embeddings and norms; None is `rate`.
         matrix_rate: Muon's peak rate.
         tokens: the horizon if no budget is given, in tokens a parameter (arXiv 2203.15556: 20).
     """
@@ -29,15 +30,16 @@ class Size:
     context: int
     batch: int
     rate: float
+    rest_rate: float | None = None
     matrix_rate: float = 0.02
     tokens: float = 20.0
 
 
 SIZES: dict[str, Size] = {
-    "nano": Size(3, 128, 2, 256, 32, 6e-3),
-    "micro": Size(4, 192, 3, 256, 32, 5e-3),
-    "tiny": Size(4, 256, 4, 256, 32, 4e-3),
-    "small": Size(6, 384, 6, 256, 32, 3e-3),
+    "nano": Size(3, 128, 2, 256, 16, 3e-3, 1.6e-2),
+    "micro": Size(4, 192, 3, 256, 16, 3e-3, 1.4e-2),
+    "tiny": Size(4, 256, 4, 256, 16, 2e-3, 1.2e-2),
+    "small": Size(6, 384, 6, 256, 16, 2e-3, 8e-3),
     "medium": Size(8, 512, 8, 512, 32, 2e-3),
     "base": Size(12, 768, 12, 1024, 64, 1e-3),
     "large": Size(24, 1024, 16, 2048, 128, 6e-4),
