@@ -159,7 +159,7 @@ def chinese(data: Path, scratch: Path, tune: bool) -> Corpus:
     for source in sources:
         text = source.read_text(encoding="utf-8")
         if source.suffix == ".json":
-            items = [_poem(item) for item in json.loads(text)]
+            items = [poem for item in json.loads(text) if (poem := _poem(item))]
         else:
             items = _pages(text)
         cut = len(items) * 19 // 20
@@ -178,8 +178,9 @@ def chinese(data: Path, scratch: Path, tune: bool) -> Corpus:
 
 
 def _poem(item: dict[str, Any]) -> str:
-    lines = item.get("paragraphs") or item["content"]
-    return "\n".join([item.get("title") or item["rhythmic"], *lines])
+    lines = item.get("paragraphs") or item.get("content") or []
+    title = item.get("title") or item.get("rhythmic")
+    return "\n".join([title, *lines] if title else lines)
 
 
 def _pages(text: str, size: int = 8000) -> list[str]:
