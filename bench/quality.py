@@ -134,20 +134,20 @@ def _check_same(plain: PlainGPT, model: Transformer, context: int) -> None:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Where a corpus lies and how ours is trained on it."""
+    """Where a corpus lies, the entries of its tokenizer, and who is trained against ours."""
 
     train: tuple[Path, ...]
     valid: tuple[Path, ...]
-    recipe: dict[str, Any]
-    opponent: Opponent
+    vocab_size: int = 4096
+    opponent: Opponent = Opponent()
 
 
 def novels(data: Path, scratch: Path, tune: bool) -> Corpus:
     """English novels; tuning holds out two of the training ones."""
     books = sorted((data / "eltec_eng" / "train").glob("*"))
     if tune:
-        return Corpus(tuple(books[:-2]), tuple(books[-2:]), {}, Opponent())
-    return Corpus(tuple(books), (data / "eltec_eng" / "valid",), {}, Opponent())
+        return Corpus(tuple(books[:-2]), tuple(books[-2:]))
+    return Corpus(tuple(books), (data / "eltec_eng" / "valid",))
 
 
 def chinese(data: Path, scratch: Path, tune: bool) -> Corpus:
@@ -174,7 +174,7 @@ def chinese(data: Path, scratch: Path, tune: bool) -> Corpus:
         rows = (json.dumps({"text": item}, ensure_ascii=False) + "\n" for item in items)
         path.write_text("".join(rows), encoding="utf-8")
         found[name] = (path,)
-    return Corpus(found["train"], found["valid"], {"vocab_size": 8192}, Opponent())
+    return Corpus(found["train"], found["valid"], vocab_size=8192)
 
 
 def _poem(item: dict[str, Any]) -> str:
@@ -203,15 +203,13 @@ def bits(model: LanguageModel, paths: tuple[Path, ...]) -> dict[str, float]:
     return {key: report[key] for key in ("loss", "bits_per_byte")}
 
 
-def run_ours(corpus: Corpus, out: Path, tokenizer: Path | None, minutes, seed, changes):
+def run_ours(corpus: Corpus, out: Path, tokenizer: Path, minutes, seed, changes):
     """Our recipe for this budget; the model that its own held-out documents call best."""
     settings = {"data": corpus.train, "out": out, "minutes": minutes, "seed": seed}
-    settings |= corpus.recipe | changes
-    if tokenizer is not None:
-        settings["tokenizer"] = tokenizer
+    settings |= {"tokenizer": tokenizer} | changes
     began = time.perf_counter()
     result = pretrain(Pretrain(**settings))
-    facts = {key: result[key] for key in ("steps", "tokens", "parameters") if key in result}
+    facts = {key: result[key] for key in ("seconds", "steps", "tokens", "parameters")}
     facts["seconds_with_reading"] = round(time.perf_counter() - began, 1)
     return bits(load(out / "model", dtype="float32"), corpus.valid) | facts
 
@@ -239,18 +237,20 @@ def compare(name: str, options: argparse.Namespace, scratch: Path) -> None:
     opponent = Opponent(**(asdict(corpus.opponent) | json.loads(options.opponent)))
     changes = json.loads(options.ours)
     kept = scratch / f"{name}-{'tune' if options.tune else 'tokenizer'}"
+    if not kept.is_dir():
+        texts = (document.text for document in DocumentReader(list(corpus.train)))
+        Tokenizer.train(texts, corpus.vocab_size).save(kept)
     rows: dict[str, list[float]] = {"ours": [], "opponent": []}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        if "ours" in options.only or not kept.is_dir():
+        minutes = options.minutes
+        if "ours" in options.only:
             out = scratch / f"{name}-{os.getpid()}-{seed}"
-            found = run_ours(corpus, out, kept if kept.is_dir() else None, options.minutes, seed,
-                             changes)  # fmt: skip
-            if not kept.is_dir():
-                (out / "tokenizer").rename(kept)
+            found = run_ours(corpus, out, kept, minutes, seed, changes)
+            minutes = max(minutes, found["seconds"] / 60)  # if ours ran over, so may the opponent
             rows["ours"].append(found["bits_per_byte"])
             _say(name, "ours", seed, changes, found)
         if "opponent" in options.only:
-            found = run_opponent(corpus, Tokenizer.load(kept), opponent, options.minutes, seed)
+            found = run_opponent(corpus, Tokenizer.load(kept), opponent, minutes, seed)
             rows["opponent"].append(found["bits_per_byte"])
             _say(name, "opponent", seed, asdict(opponent), found)
     means = {key: statistics.mean(values) for key, values in rows.items() if values}
@@ -267,7 +267,7 @@ def characters(options: argparse.Namespace, scratch: Path) -> None:
     for part, content in {"train": text[:cut], "valid": text[cut:]}.items():
         paths[part] = scratch / f"characters-{part}.txt"
         paths[part].write_text(content, encoding="utf-8")
-    corpus = Corpus((paths["train"],), (paths["valid"],), {"token_kind": "characters"}, CLASSIC)
+    corpus = Corpus((paths["train"],), (paths["valid"],))
     kept = scratch / "characters-tokenizer"
     if not kept.is_dir():
         Tokenizer.train([text], 512, "characters").save(kept)

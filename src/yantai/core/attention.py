@@ -56,14 +56,14 @@ class Attention(nn.Module):
 
     def _read(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each "batch position head head_dim"."""
-        whole = self.qkv.together(x)
-        if whole is not None and rotary is not None and not self.has_qk_norm:
+        plainly_turned = rotary is not None and not self.has_qk_norm
+        whole = self.qkv.together(x) if plainly_turned else None
+        if whole is not None and rotary is not None:  # side by side in memory: turned as one
             heads = whole.unflatten(-1, (-1, self.head_dim))
             qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
             q, k = rotate(qk, rotary).split((self.heads, self.kv_heads), dim=2)
             return q, k, v
-        parts = self.qkv(x) if whole is None else whole.split(self.qkv.widths, dim=-1)
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x))
         if self.has_qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:

@@ -66,7 +66,7 @@ class Joint(nn.Module):
         for name, outputs in parts.items():
             self.add_module(name, Linear(inputs, outputs, bias=bias))
         self._names = tuple(parts)
-        self.widths = tuple(parts.values())
+        self._widths = tuple(parts.values())
         self._packed: tuple[Tensor, Tensor | None, Tensor | None] | None = None
 
     @property
@@ -95,7 +95,7 @@ class Joint(nn.Module):
         """The output of each part, "*batch outputs"."""
         whole = self.together(x)
         if whole is not None:
-            return whole.split(self.widths, dim=-1)
+            return whole.split(self._widths, dim=-1)
         return tuple(part(x) for part in self.parts)
 
     def _apply(self, *args, **kwargs):
