@@ -13,7 +13,7 @@ import pytest
 import yantai.base.log as log
 from yantai.base.errors import Interrupted, StorageError
 from yantai.life.selftest_runs import recipe
-from yantai.training.loop import SIGNALS
+from yantai.training.signals import SIGNALS
 
 from .tiny import hashes, tiny_run
 

@@ -1,10 +1,17 @@
 import json
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yantai.training.plan import REPLAN_SHARES, WATTS_ENV, Horizon, energy_estimate
+from yantai.training.plan import (
+    REPLAN_SHARES,
+    WATTS_ENV,
+    Horizon,
+    energy_estimate,
+    mean_without_the_longest,
+)
 
 OPEN = 1_000_000_000
 
@@ -16,15 +23,32 @@ def test_a_fixed_number_of_steps_asks_no_clock():
     assert [horizon.at(step) for step in (0, 49, 60)] == [50, 50, 50]
 
 
-def test_a_budget_of_time_is_planned_at_three_moments_and_no_more():
+def test_a_budget_of_time_is_planned_at_stated_moments_and_no_more():
     horizon = Horizon(seconds=125.0)
     step = 0
     while step < horizon.at(step):
         step += 1
         horizon.decide(step, step * 0.125, 0.125, 5.0)
-    assert [decided for decided, _ in horizon.decisions] == [8, 100, 350]
-    assert len(horizon.decisions) == len(REPLAN_SHARES)
+    moments = [8, 50, 100, 200, 350, 500, 650, 800, 900, 950]
+    assert [decided for decided, _ in horizon.decisions] == moments
+    assert len(horizon.decisions) == len(REPLAN_SHARES) - 1  # at 0.98 the reserve has begun
     assert step * 0.125 == 120.0
+
+
+@pytest.mark.parametrize("change", [0.8, 1.3])
+def test_a_machine_that_changes_its_speed_midway_still_ends_on_time(change):
+    horizon, step, elapsed, pace = Horizon(seconds=100.0), 0, 0.0, 0.02
+    while step < horizon.at(step):
+        step += 1
+        if elapsed > 50.0:
+            pace = 0.02 * change
+        elapsed += pace
+        horizon.decide(step, elapsed, pace, 1.0)
+    assert elapsed == pytest.approx(99.0, abs=0.1)
+
+
+def test_one_long_step_does_not_count():
+    assert mean_without_the_longest([1.0, 2.0, 50.0, 3.0]) == 2.0
 
 
 def test_the_decision_that_holds_is_the_last_at_or_before_a_step():

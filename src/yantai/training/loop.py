@@ -29,14 +29,15 @@ from yantai.data.batch import Batch
 from yantai.data.loader import Loader
 from yantai.tasks.task import Task
 from yantai.training.optim import Average, Optimizer, clip_gradients
-from yantai.training.plan import Peak
+from yantai.training.plan import Peak, mean_without_the_longest
 from yantai.training.recipe import Training
 from yantai.training.schedule import factor
+from yantai.training.signals import listen
 from yantai.training.state import Progress, check_same_run, gather, load_tensors, to_arrays
 from yantai.training.store import Store
 from yantai.training.watch import first_bad, stop_on_nonfinite
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+VALIDATIONS = 8  # in a run, where the recipe does not say how often
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Run:
         self._last_save = time.monotonic()
         self._step_seconds: deque[float] = deque(maxlen=50)
         self._loss = float("nan")
-        self._aside = 0.0
+        self._validating = self._saving = 0.0  # seconds the last one took
         if self.settings.recompute:
             self.model.decoder.around = lambda block, *inputs: checkpoint(
                 block, *inputs, use_reentrant=False
@@ -110,7 +111,7 @@ class Run:
         """
         progress = self.progress
         self._clock = time.monotonic() - progress.seconds
-        with _listen() as signals:
+        with listen() as signals:
             while progress.step < progress.horizon.at(progress.step):
                 began = time.perf_counter()
                 try:
@@ -222,7 +223,7 @@ class Run:
             better = best is None or loss < best
             if better and self._guard_storage(lambda: self.export("model")):
                 self.progress.best_loss, self.progress.best_step = loss, self.progress.step
-        self._aside = time.perf_counter() - began
+        self._validating = time.perf_counter() - began
         return loss
 
     @contextlib.contextmanager
@@ -247,10 +248,12 @@ class Run:
         self._guard_storage(self._write_checkpoint)
 
     def _write_checkpoint(self) -> None:
+        began = time.monotonic()
         self.metrics.sync()
         tensors = to_arrays(gather(self.model, self.optimizer, self.average))
         self.store.save(self.progress.step, tensors, self.progress.state())
         self._last_save = time.monotonic()
+        self._saving = self._last_save - began
         self.storage_problem = None
 
     def _guard_storage(self, write: Callable[[], None]) -> bool:
@@ -285,24 +288,26 @@ class Run:
         say(f"resuming at step {self.progress.step}")
 
     def _ask_the_clock(self) -> None:
-        horizon = self.progress.horizon
+        horizon, progress = self.progress.horizon, self.progress
         if horizon.seconds is None or len(self._step_seconds) < 6:
             return
-        recent = sorted(self._step_seconds)
-        typical = sum(recent[: len(recent) - 1]) / (len(recent) - 1)
-        reserve = (2 * self._aside if self._aside else 2 * typical * len(self.valid)) + typical
-        before = len(horizon.decisions)
-        horizon.decide(self.progress.step, self.progress.seconds, typical, reserve)
-        if len(horizon.decisions) > before:
-            steps = horizon.decisions[-1][1]
-            say(f"plan: {steps:,} steps in {duration(horizon.seconds)}")
+        typical = mean_without_the_longest(self._step_seconds)
+        validating = self._validating or typical * len(self.valid) / 2
+        steps = min(horizon.at(progress.step), horizon.seconds / typical)
+        pace = typical + validating / (self.settings.valid_every or steps / VALIDATIONS)
+        planned = bool(horizon.decisions)
+        reserve = validating + 2 * self._saving + typical
+        horizon.decide(progress.step, progress.seconds, pace, reserve)
+        if horizon.decisions and not planned:
+            say(f"plan: {horizon.at(progress.step):,} steps in {duration(horizon.seconds)}")
 
     def _validation_due(self) -> bool:
         step, horizon = self.progress.step, self.progress.horizon.at(self.progress.step)
         if not self.valid:
             return False
-        every = self.settings.valid_every or max(1, horizon // 8)
-        return step % every == 0 or step == horizon
+        if self.settings.valid_every:
+            return step % self.settings.valid_every == 0 or step == horizon
+        return VALIDATIONS * step // horizon > VALIDATIONS * (step - 1) // horizon
 
     def _save_due(self) -> bool:
         if self.settings.save_every is not None:
@@ -359,6 +364,7 @@ class Run:
         if self.storage_problem is not None:
             raise self.storage_problem
         progress = self.progress
+        progress.seconds = time.monotonic() - self._clock
         return Outcome(
             steps=progress.step,
             tokens=progress.tokens,
@@ -368,31 +374,3 @@ class Run:
             tokens_per_second=progress.tokens / max(progress.seconds, 1e-9),
             peak_memory_bytes=peak_memory_bytes(self.device),
         )
-
-
-@contextlib.contextmanager
-def _listen() -> Generator[list[int]]:
-    """Collect signals; after the first, Ctrl-C has its usual effect at once."""
-    received: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        # a closed terminal sends SIGHUP twice: only an impatient Ctrl-C may cut the save short
-        if signal.SIGINT in before:
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
-        if len(received) == 1:
-            say(f"{signal.Signals(number).name}: finishing the step and saving")
-
-    try:
-        for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup's choice stands
-                before[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread: the caller handles signals
-        pass
-    try:
-        yield received
-    finally:
-        with contextlib.suppress(ValueError):
-            for number, handler in before.items():
-                signal.signal(number, handler)
