@@ -25,6 +25,10 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
 install: $(VENV)/.installed  ## create the environment and install what users need
 
 quickstart: $(VENV)/.installed  ## the whole life of a model on this machine, in about five minutes
@@ -49,8 +53,9 @@ format: $(VENV)/.installed-dev  ## rewrite the files in the house's style
 bench: $(VENV)/.installed-dev  ## measure this machine's ceilings, then ours against the peers, A B A B
 	$(BIN)/python -m bench
 
-docs: $(VENV)/.installed-dev  ## write the generated pages of docs/ and check every link and example
-	$(BIN)/python docs/build.py
+docs: $(VENV)/.installed-docs  ## write the generated pages of docs/, check every link, build site/
+	COLUMNS=80 $(BIN)/python docs/build.py
+	$(BIN)/zensical build --clean --strict
 
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,9 +1,10 @@
 """The arithmetic of attention: the same function by several roads, chosen by shape and type.
 
-Knows: q, k, v and a mask. Three roads:
+Knows: q, k, v and a mask. Four roads:
 
-- `_Blocks`, for training in bfloat16 on a CPU: plain matrix products over causal blocks of rows,
-  which skip the masked half. Torch's CPU flash kernel spends there three times as long.
+- `CausalAttention`, compiled, for bfloat16 on a CPU that multiplies it.
+- `_Blocks`, the same without a compiler: plain matrix products over causal blocks of rows, which
+  skip the masked half. Torch's CPU flash kernel spends there three times as long.
 - `scaled_dot_product_attention`, for everything else.
 - `attend_openly`, when somebody looks at scores or pattern.
 """
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from yantai.core.layers import Point, look
 from yantai.core.mask import Mask
+from yantai.core.native.causal_attention import COLUMNS, CausalAttention, available
 
 BLOCK_ROWS = 128
 BLOCK_LONGEST = 1024
@@ -26,6 +28,9 @@ KeyValues = Float[Tensor, "batch kv_head key head_dim"]
 def attend(q: Heads, k: KeyValues, v: KeyValues, mask: Mask, scale: float, dropout: float) -> Heads:
     """softmax(q·kᵀ·scale + mask)·v; grouped key-value heads are shared by their queries."""
     queries, keys = q.shape[2], k.shape[2]
+    first = _first_keys(q, keys, mask, dropout)
+    if first is not None:
+        return CausalAttention.apply(q, k, v, first, scale)
     if _blocks_pay(q, keys, mask, dropout):
         return _Blocks.apply(q, *_repeat(q, k, v), mask, scale)
     grouped = q.shape[1] != k.shape[1]
@@ -75,6 +80,15 @@ def _repeat(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     if times == 1:
         return k, v
     return k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1)
+
+
+def _first_keys(q: Tensor, keys: int, mask: Mask, dropout: float) -> Tensor | None:
+    """What the compiled road needs to know, where it can be taken."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or dropout or q.shape[-1] % COLUMNS:
+        return None
+    if q.shape[2] != keys or keys == 1 or not available():
+        return None
+    return mask.first_keys(keys, q.device)
 
 
 def _blocks_pay(q: Tensor, keys: int, mask: Mask, dropout: float) -> bool:

@@ -87,6 +87,11 @@ class Joint(nn.Module):
             start += part.outputs
         self._packed = (weight, lay_out(weight), torch.cat(biases) if biases else None)
 
+    @property
+    def packed(self) -> tuple[Tensor, Tensor | None] | None:
+        """The weights and the biases end to end, where they are packed."""
+        return None if self._packed is None else (self._packed[0], self._packed[2])
+
     def together(self, x: Float[Tensor, "*batch inputs"]) -> Tensor | None:
         """All outputs end to end, where the weights are packed; else None."""
         return None if self._packed is None else product(x, *self._packed)

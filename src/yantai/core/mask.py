@@ -7,7 +7,7 @@ joined with `&`: a key is seen if every condition allows it.
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int32
 from torch import Tensor
 
 ALIGNED = 64
@@ -48,6 +48,9 @@ class Mask:
     valid: Tensor | None = None
     query_start: int = 0
     _blocks: dict[tuple[int, torch.dtype], list[Block]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _first: dict[int, Tensor | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -100,6 +103,30 @@ class Mask:
             valid = self.valid[:, None, None, columns]
             allowed = valid if allowed is None else allowed & valid
         return allowed
+
+    def first_keys(self, count: int, device: torch.device) -> Int32[Tensor, "#batch query"] | None:
+        """The first key that each query sees, where it sees all from there to itself; else None.
+
+        That is so without padding, where documents lie one behind another.
+        """
+        if not self.causal or self.valid is not None or self.query_start:
+            return None
+        if count not in self._first:
+            self._first[count] = self._find_first(count, device)
+        return self._first[count]
+
+    def _find_first(self, count: int, device: torch.device) -> Tensor | None:
+        place = torch.arange(count, dtype=torch.int32, device=device)[None]
+        first = torch.zeros_like(place)
+        if self.documents is not None:
+            change = self.documents[:, 1:].int() - self.documents[:, :-1].int()
+            if bool((change < 0).any()):
+                return None
+            begins = torch.nn.functional.pad(change > 0, (1, 0))
+            first = (begins.int() * place).cummax(dim=1).values.int()
+        if self.window is not None:
+            first = first.maximum(place - self.window + 1)
+        return first
 
     def blocks(
         self, count: int, rows: int, device: torch.device, dtype: torch.dtype

@@ -5,8 +5,10 @@ the left and masked; a row's result does not depend on its neighbours.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from yantai.base.device import mix_seed
 from yantai.base.errors import UsageError
@@ -14,6 +16,7 @@ from yantai.core.cache import Cache
 from yantai.core.layers import Joint, Linear
 from yantai.core.mask import valid_keys
 from yantai.core.model import Transformer
+from yantai.infer.native.step import MOST_ROWS, native_step
 from yantai.infer.sample import adjust, pick
 from yantai.infer.settings import Generation
 
@@ -76,24 +79,16 @@ def steps(
     for row, limit in zip(rows, limits, strict=True):
         check_room(model, row, limit)
     starts = [len(row) for row in rows]
-    device = next(model.parameters()).device
     generators = [
         torch.Generator().manual_seed(mix_seed(settings.seed, number))
         for number in range(len(rows))
     ]
-    longest = max(starts)
-    padding = torch.tensor([longest - start for start in starts], device=device)
-    padded = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
-    total = longest + max(limits, default=0)
-    plain = bool((padding == 0).all())
-    cache = _cache(model, len(rows), total, device) if cached else None
     done = [limit == 0 for limit in limits]
-    new, read = padded, 0
-    while not all(done):
-        if cache is None:
-            new, read = padded, 0
-        logits = _forward(model, new, read, None if plain else padding, cache)
-        read += new.shape[1]
+    if all(done):
+        return
+    reader = _Reader(model, rows, max(limits)) if cached else _Rereader(model, rows)
+    logits = reader.prompts()
+    while True:
         chosen: list[int | None] = []
         for number, row in enumerate(rows):
             if done[number]:
@@ -104,36 +99,75 @@ def steps(
             chosen.append(token)
             done[number] = token in stop_ids or len(row) - starts[number] >= limits[number]
         yield chosen
-        new = torch.tensor([[token or 0] for token in chosen], device=device)
-        padded = torch.cat((padded, new), dim=1) if cache is None else padded
+        if all(done):
+            return
+        logits = reader.one_more([token or 0 for token in chosen])
 
 
-def _cache(model: Transformer, batch: int, length: int, device: torch.device) -> Cache:
-    dtype = model.compute_dtype or next(model.parameters()).dtype
-    return Cache(model.config, batch, length, dtype=dtype, device=device)
+class _Rows:
+    """Prompts side by side, padded on the left."""
+
+    def __init__(self, model: Transformer, rows: list[list[int]]):
+        self.model = model
+        longest = max(len(row) for row in rows)
+        self.device = next(model.parameters()).device
+        self.padding = [longest - len(row) for row in rows]
+        padded = [[0] * (longest - len(row)) + row for row in rows]
+        self.padded = torch.tensor(padded, device=self.device)
+        self._hidden_keys = torch.tensor(self.padding, device=self.device)[:, None]
+
+    def masks(self, start: int, stop: int) -> dict[str, Any]:
+        """Positions and mask of the places from `start` to `stop`; nothing where none is padded."""
+        if not any(self.padding):
+            return {}
+        place = torch.arange(stop, device=self.device)[None]
+        positions = (place - self._hidden_keys).clamp_min(0)[:, start:]
+        return {"mask": valid_keys(place >= self._hidden_keys), "positions": positions}
 
 
-def _forward(
-    model: Transformer,
-    ids: torch.Tensor,
-    read: int,
-    padding: torch.Tensor | None,
-    cache: Cache | None,
-) -> torch.Tensor:
-    """Logits behind the last of the new ids; a long prompt is read in chunks."""
-    hidden = None
-    for start in range(0, ids.shape[1], PREFILL_CHUNK if cache is not None else ids.shape[1]):
-        chunk = ids[:, start : start + PREFILL_CHUNK] if cache is not None else ids
-        if padding is None:
-            hidden = model.hidden(chunk, cache=cache)
-            continue
-        stop = read + start + chunk.shape[1]
-        place = torch.arange(stop, device=ids.device)[None]
-        positions = (place - padding[:, None]).clamp_min(0)[:, read + start :]
-        seen = valid_keys(place >= padding[:, None])
-        hidden = model.hidden(chunk, mask=seen, positions=positions, cache=cache)
-    assert hidden is not None
-    return model.logits_of(hidden[:, -1])
+class _Reader(_Rows):
+    """Logits behind the newest token of each row, with a cache of what was read before."""
+
+    def __init__(self, model: Transformer, rows: list[list[int]], new_tokens: int):
+        super().__init__(model, rows)
+        dtype = model.compute_dtype or next(model.parameters()).dtype
+        length = self.padded.shape[1] + new_tokens
+        self.cache = Cache(model.config, len(rows), length, dtype=dtype, device=self.device)
+        self.native = native_step(model) if len(rows) <= MOST_ROWS else None
+
+    def prompts(self) -> Tensor:
+        """A long prompt is read in chunks."""
+        return self._read(self.padded)
+
+    def one_more(self, ids: list[int]) -> Tensor:
+        """By the compiled step where there is one."""
+        if self.native is not None:
+            return self.native(ids, self.cache, self.padding)
+        return self._read(torch.tensor(ids, device=self.device)[:, None])
+
+    def _read(self, ids: Tensor) -> Tensor:
+        hidden = None
+        for chunk in ids.split(PREFILL_CHUNK, dim=1):
+            start = self.cache.filled
+            masks = self.masks(start, start + chunk.shape[1])
+            hidden = self.model.hidden(chunk, cache=self.cache, **masks)
+        assert hidden is not None
+        return self.model.logits_of(hidden[:, -1])
+
+
+class _Rereader(_Rows):
+    """The same without a cache: everything is read again at each step."""
+
+    def prompts(self) -> Tensor:
+        """Read all."""
+        masks = self.masks(0, self.padded.shape[1])
+        return self.model.logits_of(self.model.hidden(self.padded, **masks)[:, -1])
+
+    def one_more(self, ids: list[int]) -> Tensor:
+        """Read all and one more."""
+        new = torch.tensor(ids, device=self.device)[:, None]
+        self.padded = torch.cat((self.padded, new), dim=1)
+        return self.prompts()
 
 
 def generate_ids(

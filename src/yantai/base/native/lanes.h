@@ -1,0 +1,90 @@
+// Sixteen numbers at a time: what every compiled part of the house shares.
+//
+// Vectors are the compiler's own (GCC and Clang), so the same text is AVX-512, AVX2 or NEON.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+constexpr int LANES = 16;
+
+typedef float Vec __attribute__((vector_size(64)));
+typedef int32_t Int __attribute__((vector_size(64)));
+typedef uint32_t Wide __attribute__((vector_size(64)));
+typedef uint16_t Half __attribute__((vector_size(32)));
+
+inline Vec all(float value) { return value - Vec{}; }
+
+inline Vec load(const float* from) {
+    Vec x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+
+inline Vec load(const uint16_t* from) {  // bfloat16 is the upper half of a float
+    Half x;
+    std::memcpy(&x, from, sizeof x);
+    return (Vec)(__builtin_convertvector(x, Wide) << 16);
+}
+
+inline void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
+
+inline void store(uint16_t* to, Half x) { std::memcpy(to, &x, sizeof x); }
+
+inline float one(float x) { return x; }
+
+inline float one(uint16_t x) {
+    const uint32_t wide = uint32_t(x) << 16;
+    float value;
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+inline void put(float* to, float x) { *to = x; }
+
+inline void put(uint16_t* to, float x) {  // to nearest, ties to even; what is no number stays so
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    *to = x != x ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+inline float sum(Vec x) {
+    float part[LANES];
+    std::memcpy(part, &x, sizeof x);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int lane = 0; lane < width; lane++) part[lane] += part[lane + width];
+    return part[0];
+}
+
+inline float most(Vec x) {
+    float part[LANES];
+    std::memcpy(part, &x, sizeof x);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int lane = 0; lane < width; lane++)
+            part[lane] = std::max(part[lane], part[lane + width]);
+    return part[0];
+}
+
+// e^x to 2 units in the last place: 2^n·e^r with |r| ≤ ln2/2, e^r as a polynomial (Cephes' expf).
+inline Vec exponential(Vec x) {
+    const Vec low = all(-87.0f), high = all(88.0f);
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    const Vec magic = all(12582912.0f);
+    const Vec n = (x * 1.44269504088896341f + magic) - magic;
+    const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vec e = all(1.9875691500e-4f);
+    e = e * r + 1.3981999507e-3f;
+    e = e * r + 8.3334519073e-3f;
+    e = e * r + 4.1665795894e-2f;
+    e = e * r + 1.6666665459e-1f;
+    e = e * r + 5.0000001201e-1f;
+    e = e * r * r + r + 1.0f;
+    const Int power = (__builtin_convertvector(n, Int) + 127) << 23;
+    return e * (Vec)power;
+}
+
+inline Vec hyperbolic_tangent(Vec x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }

@@ -1,0 +1,115 @@
+"""Causal attention in bfloat16 with its gradients, compiled for processors that multiply it.
+
+Knows: q, k, v, and the first key that each query sees. Where there is no compiler or no AVX512-BF16
+`available` is False, and `kernel.py` takes another road.
+"""
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+from jaxtyping import BFloat16, Int32
+from torch import Tensor
+
+from yantai.base.native.build import library
+
+SOURCE = Path(__file__).with_name("causal_attention.cpp")
+COLUMNS = 32
+"""The width of a head must be a multiple of this."""
+
+POINTER, WHOLE = ctypes.c_void_p, ctypes.c_int64
+VIEWS = ("q", "k", "v", "out", "d_out", "dq", "dk", "dv")
+
+
+class _View(ctypes.Structure):
+    _fields_ = [("data", POINTER), ("steps", WHOLE * 3)]
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = [
+        *((name, WHOLE) for name in ("batch", "heads", "kv_heads", "count", "head_dim")),
+        ("scale", ctypes.c_float),
+        ("first", POINTER),
+        *((name, _View) for name in VIEWS),
+        ("log_sums", POINTER),
+    ]
+
+
+@functools.cache
+def _loaded() -> ctypes.CDLL | None:
+    found = library(SOURCE)
+    if found is None or not found.is_supported():
+        return None
+    found.bytes_of_a_thread.restype = WHOLE
+    found.attention_forward.argtypes = [POINTER, WHOLE, POINTER]
+    found.attention_backward.argtypes = [POINTER, WHOLE, POINTER]
+    return found
+
+
+def available() -> bool:
+    """Whether this machine has it; asking for the first time may compile it."""
+    return _loaded() is not None
+
+
+class CausalAttention(torch.autograd.Function):
+    """softmax(q·kᵀ·scale)·v where query t of a sequence sees the keys from first[t] to t."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        q: BFloat16[Tensor, "batch head position head_dim"],
+        k: BFloat16[Tensor, "batch kv_head position head_dim"],
+        v: BFloat16[Tensor, "batch kv_head position head_dim"],
+        first: Int32[Tensor, "#batch position"],
+        scale: float,
+    ) -> BFloat16[Tensor, "batch head position head_dim"]:
+        """The values gathered; each row's logarithm of the sum is kept for the backward."""
+        q, k, v = _side_by_side(q), _side_by_side(k), _side_by_side(v)
+        out = _new_like(q)
+        log_sums = torch.empty(q.shape[:3], dtype=torch.float32)
+        _call("attention_forward", first, scale, log_sums, q=q, k=k, v=v, out=out)
+        ctx.save_for_backward(q, k, v, out, first, log_sums)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        """To q, k and v."""
+        q, k, v, out, first, log_sums = ctx.saved_tensors
+        dq, dk, dv = _new_like(q), _new_like(k), _new_like(v)
+        _call(
+            "attention_backward", first, ctx.scale, log_sums, q=q, k=k, v=v, out=out,
+            d_out=_side_by_side(gradients[0]), dq=dq, dk=dk, dv=dv,
+        )  # fmt: skip
+        return dq, dk, dv, None, None
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """The numbers of a vector must be neighbours in memory."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _new_like(x: Tensor) -> Tensor:
+    """Laid out as "batch position head head_dim", so that heads join without a copy."""
+    batch, heads, count, width = x.shape
+    return x.new_empty(batch, count, heads, width).transpose(1, 2)
+
+
+def _call(name: str, first: Tensor, scale: float, log_sums: Tensor, **tensors: Tensor) -> None:
+    loaded = _loaded()
+    assert loaded is not None
+    batch, heads, count, width = tensors["q"].shape
+    assert width % COLUMNS == 0, f"heads of {width}, not a multiple of {COLUMNS}"
+    views = {
+        key: _View(tensor.data_ptr(), (WHOLE * 3)(*tensor.stride()[:3]))
+        for key, tensor in tensors.items()
+    }
+    first = first.expand(batch, count).contiguous()
+    work = _Attention(
+        batch=batch, heads=heads, kv_heads=tensors["k"].shape[1], count=count, head_dim=width,
+        scale=scale, first=first.data_ptr(), log_sums=log_sums.data_ptr(), **views,
+    )  # fmt: skip
+    threads = torch.get_num_threads()
+    memory = torch.empty(threads * loaded.bytes_of_a_thread(ctypes.byref(work)), dtype=torch.uint8)
+    getattr(loaded, name)(ctypes.byref(work), threads, memory.data_ptr())

@@ -1,0 +1,423 @@
+// One decoding step of a decoder-only Transformer on a CPU: a token a row in, logits out.
+//
+// At one token a step a model is memory traffic: every weight is read once and used once. So the
+// whole step is one parallel region, in which each thread reads its own part of each matrix in the
+// order in which it lies in memory; what is computed between two products is too small to divide
+// further. Weights are bfloat16 or float32; everything else is float32, accumulations included.
+//
+// Knows: pointers and sizes that `step.py` fills in. A row's result does not depend on the other
+// rows, nor on how many threads there are: every dot product has one order of additions.
+
+#include "lanes.h"
+
+namespace {
+
+constexpr int64_t AHEAD = 65536;  // bytes asked for before a barrier
+constexpr int MOST_ROWS = 8;  // activations that share one reading of a weight
+
+// ---------------------------------------------------------------- what step.py fills in
+
+extern "C" {
+
+struct Matrix {
+    const void* weight;  // rows × columns, row after row
+    const float* bias;   // one a row, or null
+    int64_t rows, columns;
+};
+
+struct Norm {
+    const float *weight, *bias;  // the bias is null for RMS norms; both are null for no norm
+};
+
+struct Layer {
+    Norm before_attention, before_mlp, of_query, of_key;
+    Matrix qkv, out, up, down;
+};
+
+struct Model {
+    int64_t layers, dim, heads, kv_heads, head_dim, hidden, vocab, window;
+    int64_t is_bfloat16, is_layer_norm, is_gated, activation;
+    float norm_eps, scale, softcap;
+    const void *tokens, *positions;  // positions are null unless they are learned
+    Norm last;
+    Matrix head;
+    const Layer* layer;
+};
+
+struct Step {
+    int64_t rows, filled, length, threads;
+    const int64_t *ids, *padding;  // one a row; padding counts the unseen places at its beginning
+    const float *cos, *sin;        // length × head_dim, or null; the sine is signed
+    void* cache;                   // layers × 2 × rows × kv_heads × length × head_dim
+    float *scratch, *logits;
+};
+}
+
+// ---------------------------------------------------------------- products
+
+template <int WEIGHTS, int ROWS, class T>
+inline void dots(const T* weight, int64_t columns, const float* x, int64_t stride,
+                 float out[ROWS][WEIGHTS]) {
+    Vec total[ROWS][WEIGHTS] = {};
+    int64_t at = 0;
+    for (; at + LANES <= columns; at += LANES) {
+        Vec read[WEIGHTS];
+        for (int w = 0; w < WEIGHTS; w++) {
+            read[w] = load(weight + w * columns + at);
+            __builtin_prefetch(weight + (WEIGHTS + w) * columns + at);
+        }
+        for (int r = 0; r < ROWS; r++) {
+            const Vec value = load(x + r * stride + at);
+            for (int w = 0; w < WEIGHTS; w++) total[r][w] += read[w] * value;
+        }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int w = 0; w < WEIGHTS; w++) {
+            float rest = 0;
+            for (int64_t c = at; c < columns; c++)
+                rest += one(weight[w * columns + c]) * x[r * stride + c];
+            out[r][w] = sum(total[r][w]) + rest;
+        }
+}
+
+template <int WEIGHTS, int ROWS, class T, class Use>
+inline int64_t some(const T* weight, const float* bias, int64_t columns, int64_t from, int64_t to,
+                    const float* x, int64_t stride, int64_t first_row, Use& use) {
+    float out[ROWS][WEIGHTS];
+    for (; from + WEIGHTS <= to; from += WEIGHTS) {
+        dots<WEIGHTS, ROWS>(weight + from * columns, columns, x, stride, out);
+        for (int r = 0; r < ROWS; r++)
+            for (int w = 0; w < WEIGHTS; w++)
+                use(first_row + r, from + w, out[r][w] + (bias ? bias[from + w] : 0.0f));
+    }
+    return from;
+}
+
+template <int ROWS, class T, class Use>
+inline void band(const T* weight, const float* bias, int64_t columns, int64_t from, int64_t to,
+                 const float* x, int64_t stride, int64_t first_row, Use& use) {
+    constexpr int WEIGHTS = ROWS >= 4 ? 2 : 8 / ROWS;  // about as many sums as hide the latency
+    from = some<WEIGHTS, ROWS>(weight, bias, columns, from, to, x, stride, first_row, use);
+    some<1, ROWS>(weight, bias, columns, from, to, x, stride, first_row, use);
+}
+
+// Outputs [from, to) of y = W·x + b for each row; `use(row, output, value)` says where they go.
+template <class T, class Use>
+inline void product(const Matrix& m, int64_t from, int64_t to, const float* x, int64_t rows,
+                    Use use) {
+    const T* weight = static_cast<const T*>(m.weight);
+    const int64_t n = m.columns;
+    // a band of weights stays in the nearest cache while all rows use it
+    const int64_t step = rows > 1 ? std::max<int64_t>(1, 16384 / (n * sizeof(T)) / 8) * 8 : to;
+    for (int64_t start = from; start < to; start += step) {
+        const int64_t stop = std::min(start + step, to);
+        for (int64_t row = 0; row < rows;) {
+            const float* at = x + row * n;
+            switch (std::min<int64_t>(rows - row, MOST_ROWS)) {
+                case 1: band<1>(weight, m.bias, n, start, stop, at, n, row, use); row += 1; break;
+                case 2: band<2>(weight, m.bias, n, start, stop, at, n, row, use); row += 2; break;
+                case 3: band<3>(weight, m.bias, n, start, stop, at, n, row, use); row += 3; break;
+                case 4: case 5: case 6: case 7:
+                    band<4>(weight, m.bias, n, start, stop, at, n, row, use); row += 4; break;
+                default: band<8>(weight, m.bias, n, start, stop, at, n, row, use); row += 8;
+            }
+        }
+    }
+}
+
+// Ask memory for the beginning of what this thread reads behind the next barrier.
+template <class T>
+inline void fetch(const Matrix& m, int64_t from, int64_t to) {
+    const char* start = static_cast<const char*>(m.weight) + from * m.columns * sizeof(T);
+    const int64_t bytes = std::min<int64_t>(AHEAD, (to - from) * m.columns * sizeof(T));
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(start + i);
+}
+
+// ---------------------------------------------------------------- the small parts
+
+void normalise(const Norm& norm, bool centred, float eps, const float* x, float* y, int64_t n) {
+    if (!norm.weight) {
+        std::memcpy(y, x, n * sizeof *y);
+        return;
+    }
+    float mean = 0, square = 0;
+    if (centred) {
+        for (int64_t i = 0; i < n; i++) mean += x[i];
+        mean /= n;
+    }
+    int64_t i = 0;
+    Vec squares = {};
+    for (; i + LANES <= n; i += LANES) {
+        const Vec d = load(x + i) - mean;
+        squares += d * d;
+    }
+    for (; i < n; i++) square += (x[i] - mean) * (x[i] - mean);
+    const float scale = 1.0f / std::sqrt((sum(squares) + square) / n + eps);
+    for (i = 0; i < n; i++)
+        y[i] = (x[i] - mean) * scale * norm.weight[i] + (norm.bias ? norm.bias[i] : 0.0f);
+}
+
+inline Vec activate(int64_t kind, Vec x) {
+    switch (kind) {
+        case 0: {  // gelu
+            for (int lane = 0; lane < LANES; lane++)
+                x[lane] *= 0.5f * (1.0f + std::erf(x[lane] * 0.70710678f));
+            return x;
+        }
+        case 1: {  // gelu_tanh
+            const Vec inner = 0.79788456f * (x + 0.044715f * x * x * x);
+            return 0.5f * x * (1.0f + hyperbolic_tangent(inner));
+        }
+        case 2: return x / (1.0f + exponential(-x));        // silu
+        case 3: return x > 0.0f ? x : Vec{};                 // relu
+        default: return x > 0.0f ? x * x : Vec{};            // relu_squared
+    }
+}
+
+// wide[i] = act(first[i]) · second[i], for `count` numbers; `second` may be null.
+void gate(int64_t kind, const float* first, const float* second, float* wide, int64_t count) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        const int64_t left = std::min<int64_t>(LANES, count - i);
+        float a[LANES] = {}, b[LANES] = {};
+        std::memcpy(a, first + i, left * sizeof *a);
+        Vec y = activate(kind, load(a));
+        if (second) {
+            std::memcpy(b, second + i, left * sizeof *b);
+            y *= load(b);
+        }
+        store(a, y);
+        std::memcpy(wide + i, a, left * sizeof *a);
+    }
+}
+
+void cap(float* x, int64_t count, float limit) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        store(x + i, limit * hyperbolic_tangent(load(x + i) / limit));
+    for (; i < count; i++) x[i] = limit * hyperbolic_tangent(all(x[i] / limit))[0];
+}
+
+void turn(float* x, const float* cos, const float* sin, int64_t n) {
+    const int64_t half = n / 2;
+    for (int64_t i = 0; i < half; i++) {
+        const float a = x[i], b = x[i + half];
+        x[i] = a * cos[i] + b * sin[i];
+        x[i + half] = b * cos[i + half] + a * sin[i + half];
+    }
+}
+
+// p = softmax(p) in place.
+void softmax(float* p, int64_t count) {
+    float most = p[0];
+    for (int64_t i = 1; i < count; i++) most = std::max(most, p[i]);
+    Vec totals = {};
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        const Vec e = exponential(load(p + i) - most);
+        store(p + i, e);
+        totals += e;
+    }
+    float total = sum(totals);
+    for (; i < count; i++) {
+        p[i] = exponential(all(p[i] - most))[0];
+        total += p[i];
+    }
+    for (i = 0; i < count; i++) p[i] /= total;
+}
+
+// out += Σ p[t]·values[t], vectors of n numbers one behind another.
+template <class T>
+void gather(const float* p, const T* values, int64_t count, float* out, int64_t n) {
+    constexpr int WIDE = 4;
+    int64_t at = 0;
+    for (; at + WIDE * LANES <= n; at += WIDE * LANES) {
+        Vec total[WIDE] = {};
+        for (int64_t t = 0; t < count; t++)
+            for (int w = 0; w < WIDE; w++) total[w] += p[t] * load(values + t * n + at + w * LANES);
+        for (int w = 0; w < WIDE; w++)
+            store(out + at + w * LANES, load(out + at + w * LANES) + total[w]);
+    }
+    for (; at + LANES <= n; at += LANES) {
+        Vec total = {};
+        for (int64_t t = 0; t < count; t++) total += p[t] * load(values + t * n + at);
+        store(out + at, load(out + at) + total);
+    }
+    for (; at < n; at++)
+        for (int64_t t = 0; t < count; t++) out[at] += p[t] * one(values[t * n + at]);
+}
+
+struct Share {
+    int64_t from, to;
+};
+
+// The part of [0, count) of one thread, in whole pieces.
+inline Share share(int64_t count, int64_t thread, int64_t threads, int64_t piece) {
+    const int64_t pieces = (count + piece - 1) / piece;
+    return {std::min(count, pieces * thread / threads * piece),
+            std::min(count, pieces * (thread + 1) / threads * piece)};
+}
+
+// ---------------------------------------------------------------- the step
+
+struct Scratch {  // shared by all threads, then each thread's own
+    float *x, *qkv, *mixed, *first, *wide, *own;
+};
+
+int64_t own_floats(const Model& m, const Step& s) {
+    return s.rows * m.dim + 4 * m.head_dim + s.length + 4 * LANES;
+}
+
+Scratch divide(const Model& m, const Step& s) {
+    Scratch to;
+    to.x = s.scratch;
+    to.qkv = to.x + s.rows * m.dim;
+    to.mixed = to.qkv + s.rows * (m.heads + 2 * m.kv_heads) * m.head_dim;
+    to.first = to.mixed + s.rows * m.heads * m.head_dim;
+    to.wide = to.first + s.rows * m.hidden;
+    to.own = to.wide + s.rows * m.hidden;
+    return to;
+}
+
+// One head of one row: q and k are turned, k and v are kept, and the values seen are gathered.
+template <class T>
+void look_back(const Model& m, const Step& s, const Layer& layer, int64_t number, int64_t row,
+               int64_t head, const Scratch& at, float* own) {
+    const int64_t n = m.head_dim, kv = head / (m.heads / m.kv_heads);
+    const float* from = at.qkv + row * (m.heads + 2 * m.kv_heads) * n;
+    float *q = own, *k = own + n, *scores = own + 4 * n;
+    normalise(layer.of_query, m.is_layer_norm, m.norm_eps, from + head * n, q, n);
+    normalise(layer.of_key, m.is_layer_norm, m.norm_eps, from + (m.heads + kv) * n, k, n);
+    if (s.cos) {
+        const int64_t place = (s.filled - s.padding[row]) * n;
+        turn(q, s.cos + place, s.sin + place, n);
+        turn(k, s.cos + place, s.sin + place, n);
+    }
+    for (int64_t i = 0; i < n; i++) q[i] *= m.scale;
+    // the newest key and value as the cache will hold them; another thread may be writing there
+    T *key = reinterpret_cast<T*>(own + 2 * n), *value = reinterpret_cast<T*>(own + 3 * n);
+    const float* v = from + (m.heads + m.kv_heads + kv) * n;
+    for (int64_t i = 0; i < n; i++) put(key + i, k[i]), put(value + i, v[i]);
+    const int64_t step = s.length * n;
+    T* keys = static_cast<T*>(s.cache) + ((2 * number * s.rows + row) * m.kv_heads + kv) * step;
+    T* values = keys + s.rows * m.kv_heads * step;
+    if (head % (m.heads / m.kv_heads) == 0) {
+        std::memcpy(keys + s.filled * n, key, n * sizeof(T));
+        std::memcpy(values + s.filled * n, value, n * sizeof(T));
+    }
+    int64_t first = s.padding[row];
+    if (m.window) first = std::max(first, s.filled + 1 - m.window);
+    const int64_t count = s.filled - first;
+    auto keep = [&](int64_t, int64_t t, float score) { scores[t] = score; };
+    band<1>(keys + first * n, nullptr, n, 0, count, q, n, 0, keep);
+    auto keep_last = [&](int64_t, int64_t, float score) { scores[count] = score; };
+    band<1>(key, nullptr, n, 0, 1, q, n, 0, keep_last);
+    softmax(scores, count + 1);
+    float* out = at.mixed + (row * m.heads + head) * n;
+    std::fill(out, out + n, 0.0f);
+    gather(scores, values + first * n, count, out, n);
+    gather(scores + count, value, 1, out, n);
+}
+
+#define BARRIER _Pragma("omp barrier")
+
+template <class T>
+void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
+    const Scratch at = divide(m, s);
+    float* own = at.own + thread * own_floats(m, s);
+    float* heads_own = own + s.rows * m.dim;
+    const int64_t inner = m.heads * m.head_dim, kv_inner = m.kv_heads * m.head_dim;
+    auto normed = [&](const Norm& norm) {
+        for (int64_t row = 0; row < s.rows; row++)
+            normalise(norm, m.is_layer_norm, m.norm_eps, at.x + row * m.dim, own + row * m.dim,
+                      m.dim);
+        return own;
+    };
+    auto add = [&](int64_t row, int64_t i, float value) { at.x[row * m.dim + i] += value; };
+    const Share dim = share(m.dim, thread, threads, LANES);
+    const Share vocab = share(m.vocab, thread, threads, LANES);
+    for (int64_t row = 0; row < s.rows; row++)
+        for (int64_t i = dim.from; i < dim.to; i++) {
+            float value = one(static_cast<const T*>(m.tokens)[s.ids[row] * m.dim + i]);
+            const int64_t place = s.filled - s.padding[row];
+            if (m.positions) value += one(static_cast<const T*>(m.positions)[place * m.dim + i]);
+            at.x[row * m.dim + i] = value;
+        }
+    BARRIER
+    for (int64_t number = 0; number < m.layers; number++) {
+        const Layer& layer = m.layer[number];
+        const float* x = normed(layer.before_attention);
+        const Share part = share(inner + 2 * kv_inner, thread, threads, LANES);
+        product<T>(layer.qkv, part.from, part.to, x, s.rows, [&](int64_t row, int64_t i, float y) {
+            at.qkv[row * (inner + 2 * kv_inner) + i] = y;
+        });
+        fetch<T>(layer.out, dim.from, dim.to);
+        BARRIER
+        const Share tasks = share(s.rows * m.heads, thread, threads, 1);
+        for (int64_t task = tasks.from; task < tasks.to; task++)
+            look_back<T>(m, s, layer, number, task / m.heads, task % m.heads, at, heads_own);
+        BARRIER
+        product<T>(layer.out, dim.from, dim.to, at.mixed, s.rows, add);
+        const Share wide = share(m.hidden, thread, threads, LANES);
+        fetch<T>(layer.up, wide.from, wide.to);
+        BARRIER
+        x = normed(layer.before_mlp);
+        product<T>(layer.up, wide.from, wide.to, x, s.rows, [&](int64_t row, int64_t i, float y) {
+            at.first[row * m.hidden + i] = y;
+        });
+        if (m.is_gated)
+            product<T>(layer.up, m.hidden + wide.from, m.hidden + wide.to, x, s.rows,
+                       [&](int64_t row, int64_t i, float y) {
+                           at.wide[row * m.hidden + i - m.hidden] = y;
+                       });
+        for (int64_t row = 0; row < s.rows; row++) {
+            const int64_t from = row * m.hidden + wide.from;
+            gate(m.activation, at.first + from, m.is_gated ? at.wide + from : nullptr,
+                 at.wide + from, wide.to - wide.from);
+        }
+        fetch<T>(layer.down, dim.from, dim.to);
+        BARRIER
+        product<T>(layer.down, dim.from, dim.to, at.wide, s.rows, add);
+        if (number + 1 < m.layers)
+            fetch<T>((&layer + 1)->qkv, part.from, part.to);
+        else
+            fetch<T>(m.head, vocab.from, vocab.to);
+        BARRIER
+    }
+    const float* x = normed(m.last);
+    product<T>(m.head, vocab.from, vocab.to, x, s.rows,
+               [&](int64_t row, int64_t i, float y) { s.logits[row * m.vocab + i] = y; });
+    if (m.softcap)
+        for (int64_t row = 0; row < s.rows; row++)
+            cap(s.logits + row * m.vocab + vocab.from, vocab.to - vocab.from, m.softcap);
+}
+
+}  // namespace
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+extern "C" {
+
+// How many floats of scratch a step needs.
+int64_t scratch_floats(const Model* m, const Step* s) {
+    return divide(*m, *s).own - s->scratch + s->threads * own_floats(*m, *s);
+}
+
+// Write the logits of the next token of each row, and its key and value into the cache.
+void decode_step(const Model* m, const Step* s) {
+#ifdef _OPENMP
+#pragma omp parallel num_threads(s->threads)
+    {
+        const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+#else
+    {
+        const int64_t thread = 0, threads = 1;
+#endif
+        if (m->is_bfloat16)
+            run<uint16_t>(*m, *s, thread, threads);
+        else
+            run<float>(*m, *s, thread, threads);
+    }
+}
+}

@@ -1,0 +1,183 @@
+"""The compiled decode step over a model and its cache: one token a row, logits out.
+
+Knows: which modules hold which pointers. A model with anything in it that the step does not know
+(a hook, an adapter, a type, a device) gets None, and torch decodes.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yantai.base.native.build import library
+from yantai.core.attention import Attention
+from yantai.core.cache import Cache
+from yantai.core.layers import MLP, Joint, LayerNorm, Linear, Point, RMSNorm, Table
+from yantai.core.model import Embedding, Transformer
+from yantai.core.stack import Block, Stack, Sublayer
+
+SOURCE = Path(__file__).with_name("decode.cpp")
+MOST_ROWS = 8
+"""Above this many rows a product is computing, no longer reading, and torch does that better."""
+
+KNOWN = frozenset({
+    Attention, Block, Embedding, Joint, LayerNorm, Linear, MLP, nn.ModuleList, Point, RMSNorm,
+    Stack, Sublayer, Table, Transformer,
+})  # fmt: skip
+ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu_squared")
+POINTER, WHOLE, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+def _structure(**fields: type) -> type[ctypes.Structure]:
+    return type("_", (ctypes.Structure,), {"_fields_": list(fields.items())})
+
+
+# the same names in the same order as in decode.cpp
+Matrix = _structure(weight=POINTER, bias=POINTER, rows=WHOLE, columns=WHOLE)
+Norm = _structure(weight=POINTER, bias=POINTER)
+Layer = _structure(
+    before_attention=Norm, before_mlp=Norm, of_query=Norm, of_key=Norm,
+    qkv=Matrix, out=Matrix, up=Matrix, down=Matrix,
+)  # fmt: skip
+Model = _structure(
+    layers=WHOLE, dim=WHOLE, heads=WHOLE, kv_heads=WHOLE, head_dim=WHOLE, hidden=WHOLE,
+    vocab=WHOLE, window=WHOLE, is_bfloat16=WHOLE, is_layer_norm=WHOLE, is_gated=WHOLE,
+    activation=WHOLE, norm_eps=FLOAT, scale=FLOAT, softcap=FLOAT, tokens=POINTER,
+    positions=POINTER, last=Norm, head=Matrix, layer=POINTER,
+)  # fmt: skip
+Step = _structure(
+    rows=WHOLE, filled=WHOLE, length=WHOLE, threads=WHOLE, ids=POINTER, padding=POINTER,
+    cos=POINTER, sin=POINTER, cache=POINTER, scratch=POINTER, logits=POINTER,
+)  # fmt: skip
+
+
+class NativeStep:
+    """A model as the compiled step reads it.
+
+    It holds every tensor whose memory it points to. Make it anew after a weight was replaced.
+    """
+
+    def __init__(self, model: Transformer, loaded: ctypes.CDLL):
+        self._scratch_floats, self._decode_step = loaded.scratch_floats, loaded.decode_step
+        self._scratch_floats.restype = WHOLE
+        self._held: list[Tensor] = []
+        self._vocab = model.config.vocab_size
+        self._layers = (Layer * model.config.layers)(*map(self._layer, model.decoder.blocks))
+        self._model = self._describe(model)
+        self._table: tuple[Cache, Tensor, Tensor] | None = None
+
+    @torch.inference_mode()
+    def __call__(self, ids: Sequence[int], cache: Cache, padding: Sequence[int] | None) -> Tensor:
+        """Float[row, vocab]: the logits behind one more token of each row; the cache grows by it.
+
+        Args:
+            ids: the token of each row.
+            cache: what was read before, of as many rows.
+            padding: the unseen places at the beginning of each row; None for none.
+        """
+        rows = len(ids)
+        assert rows == cache.store.shape[2], "a cache of other rows"
+        assert cache.filled < cache.length, f"the cache of {cache.length} positions is full"
+        here = torch.tensor([list(ids), list(padding or [0] * rows)])
+        cos, sin = self._angles(cache)
+        logits = torch.empty(rows, self._vocab)
+        step = Step(
+            rows=rows, filled=cache.filled, length=cache.length, threads=torch.get_num_threads(),
+            ids=here[0].data_ptr(), padding=here[1].data_ptr(), cos=cos, sin=sin,
+            cache=cache.store.data_ptr(), logits=logits.data_ptr(),
+        )  # fmt: skip
+        where = ctypes.byref(self._model), ctypes.byref(step)
+        scratch = torch.empty(self._scratch_floats(*where))
+        step.scratch = scratch.data_ptr()
+        self._decode_step(*where)
+        cache.advance(1)
+        return logits
+
+    def _angles(self, cache: Cache) -> tuple[int | None, int | None]:
+        if cache.rotary is None:
+            return None, None
+        if self._table is None or self._table[0] is not cache:
+            cos, sin = (table.flatten(0, 2).float().contiguous() for table in cache.rotary)
+            self._table = (cache, cos, sin)
+        return self._table[1].data_ptr(), self._table[2].data_ptr()
+
+    def _describe(self, model: Transformer) -> ctypes.Structure:
+        config, positions = model.config, model.embed.positions
+        return Model(
+            layers=config.layers, dim=config.dim, heads=config.heads, kv_heads=config.kv_heads,
+            head_dim=config.head_dim, hidden=config.hidden, vocab=config.vocab_size,
+            window=config.window or 0, is_layer_norm=config.norm == "layer",
+            is_bfloat16=model.head.weight.dtype == torch.bfloat16, is_gated=config.gated,
+            activation=ACTIVATIONS.index(config.activation), norm_eps=config.norm_eps,
+            scale=config.head_dim**-0.5 if config.scale_scores else 1.0,
+            softcap=config.softcap or 0.0, tokens=self._hold(model.embed.tokens.weight),
+            positions=self._hold(positions.weight) if positions is not None else None,
+            last=self._norm(model.decoder.norm), head=self._matrix(model.head),
+            layer=ctypes.cast(self._layers, POINTER),
+        )  # fmt: skip
+
+    def _layer(self, block: Any) -> ctypes.Structure:
+        attention, mlp = block.attn.part, block.mlp.part
+        return Layer(
+            before_attention=self._norm(block.attn.norm), before_mlp=self._norm(block.mlp.norm),
+            of_query=self._norm(getattr(attention, "q_norm", None)),
+            of_key=self._norm(getattr(attention, "k_norm", None)),
+            qkv=self._joint(attention.qkv), out=self._matrix(attention.out),
+            up=self._joint(mlp.up), down=self._matrix(mlp.down),
+        )  # fmt: skip
+
+    def _norm(self, norm: Any) -> ctypes.Structure:
+        if norm is None:
+            return Norm()
+        bias = getattr(norm, "bias", None)
+        return Norm(self._hold(norm.weight.float()), self._hold_float(bias))
+
+    def _matrix(self, linear: Linear) -> ctypes.Structure:
+        return Matrix(
+            self._hold(linear.weight), self._hold_float(linear.bias), *linear.weight.shape
+        )
+
+    def _joint(self, joint: Joint) -> ctypes.Structure:
+        assert joint.packed is not None
+        weight, bias = joint.packed
+        return Matrix(self._hold(weight), self._hold_float(bias), *weight.shape)
+
+    def _hold_float(self, values: Tensor | None) -> int | None:
+        return None if values is None else self._hold(values.float())
+
+    def _hold(self, values: Tensor) -> int:
+        assert values.is_contiguous()
+        self._held.append(values.detach())
+        return values.data_ptr()
+
+
+def native_step(model: Transformer) -> NativeStep | None:
+    """The compiled step for a model, or None where it does not know all of it."""
+    if not fits(model):
+        return None
+    loaded = library(SOURCE)
+    return NativeStep(model, loaded) if loaded is not None else None
+
+
+def fits(model: Transformer) -> bool:
+    """Whether the compiled step computes all that this model computes."""
+    tensors = list(model.parameters())
+    dtype = tensors[0].dtype
+    return (
+        model.config.norm_where == "before"
+        and not model.training
+        and model.decoder.around is None
+        and dtype in (torch.bfloat16, torch.float32)
+        and model.compute_dtype in (None, dtype)
+        and all(each.device.type == "cpu" and each.dtype == dtype for each in tensors)
+        and all(_is_plain(module) for module in model.modules())
+    )
+
+
+def _is_plain(module: nn.Module) -> bool:
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    packed = not isinstance(module, Joint) or module.packed is not None
+    return type(module) in KNOWN and not hooks and packed

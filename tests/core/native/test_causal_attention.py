@@ -1,0 +1,131 @@
+"""The compiled attention against the formula in float64, and against torch's own error."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from yantai.core.kernel import attend
+from yantai.core.mask import Mask, causal, same_document, window
+from yantai.core.native.causal_attention import CausalAttention, available
+
+pytestmark = pytest.mark.skipif(not available(), reason="no compiler or no AVX512-BF16 here")
+
+SHAPES = {  # batch, heads, kv heads, positions, width
+    "one position": (1, 1, 1, 1, 32),
+    "short": (2, 3, 3, 7, 32),
+    "a block": (1, 2, 2, 32, 64),
+    "odd": (2, 4, 2, 101, 96),
+    "usual": (3, 6, 6, 256, 64),
+    "grouped": (2, 8, 2, 200, 128),
+    "long": (1, 2, 1, 1030, 64),
+}
+MASKS = ("causal", "window", "documents", "both")
+
+
+def mask_of(name, batch, count):
+    generator = torch.Generator().manual_seed(count)
+    begins = torch.rand(batch, count, generator=generator) < 0.05
+    mask = causal()
+    if name in ("window", "both"):
+        mask &= window(19)
+    if name in ("documents", "both"):
+        mask &= same_document(begins.int().cumsum(1))
+    return mask
+
+
+def inputs(shape, seed=0):
+    batch, heads, kv_heads, count, width = shape
+    generator = torch.Generator().manual_seed(seed)
+
+    def some(heads):  # as attention gets them: a transposed view of "batch position head width"
+        x = torch.randn(batch, count, heads, width, generator=generator).bfloat16()
+        return x.transpose(1, 2)
+
+    return some(heads), some(kv_heads), some(kv_heads), some(heads)
+
+
+def gradients(attention, q, k, v, upstream):
+    leaves = [part.detach().clone().requires_grad_() for part in (q, k, v)]
+    out = attention(*leaves)
+    out.backward(upstream)
+    return [out.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def reference(mask, scale):
+    def attention(q, k, v):
+        times = q.shape[1] // k.shape[1]
+        allowed = mask.dense(q.shape[2], k.shape[2], q.device)
+        return F.scaled_dot_product_attention(
+            q,
+            k.repeat_interleave(times, 1),
+            v.repeat_interleave(times, 1),
+            attn_mask=allowed,
+            scale=scale,
+        )
+
+    return attention
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_output_and_gradients_are_as_exact_as_torch_has_them(name, kind):
+    shape = SHAPES[name]
+    q, k, v, upstream = inputs(shape)
+    mask, scale = mask_of(kind, shape[0], shape[3]), 0.2
+    first = mask.first_keys(shape[3], q.device)
+    ours = gradients(lambda *x: CausalAttention.apply(*x, first, scale), q, k, v, upstream)
+    theirs = gradients(reference(mask, scale), q, k, v, upstream)
+    wide = [part.double() for part in (q, k, v, upstream)]
+    exact = gradients(reference(mask, scale), *wide)
+    for part, (a, b, c) in zip(
+        ("out", "q", "k", "v"), zip(ours, theirs, exact, strict=True), strict=True
+    ):
+        error, norm = float((a.double() - c).norm()), float(c.norm())
+        assert error <= 1.2 * float((b.double() - c).norm()) + 1e-3 * norm, part
+        assert error <= 0.01 * norm + 1e-6, part
+
+
+def test_the_result_does_not_depend_on_the_threads():
+    q, k, v, upstream = inputs(SHAPES["odd"])
+    before, results = torch.get_num_threads(), []
+    first = causal().first_keys(101, q.device)
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            attention = lambda *x: CausalAttention.apply(*x, first, 0.1)  # noqa: E731
+            results.append(gradients(attention, q, k, v, upstream))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_what_is_no_number_stays_one_and_stays_in_its_document():
+    q, k, v, _ = inputs((1, 1, 1, 64, 32))
+    q[0, 0, 40] = float("nan")
+    first = same_document(torch.arange(64)[None] // 32) & causal()
+    out = CausalAttention.apply(q, k, v, first.first_keys(64, q.device), 0.2)
+    bad = out.isnan().any(-1)[0, 0]
+    assert bad.nonzero().flatten().tolist() == [40]
+
+
+def test_attention_takes_it_only_where_it_can(monkeypatch):
+    taken = []
+    apply = CausalAttention.apply
+    monkeypatch.setattr(CausalAttention, "apply", lambda *x: taken.append(1) or apply(*x))
+    q, k, v, _ = inputs((2, 4, 2, 40, 32))
+
+    def roads(q, k, v, mask, dropout=0.0):
+        taken.clear()
+        attend(q, k, v, mask, 0.2, dropout)
+        return len(taken)
+
+    assert roads(q, k, v, causal()) == 1
+    assert roads(q, k, v, causal() & window(3)) == 1
+    assert roads(q.float(), k.float(), v.float(), causal()) == 0
+    assert roads(q, k, v, causal(), dropout=0.1) == 0
+    assert roads(q, k, v, Mask(causal=True, valid=torch.ones(2, 40, dtype=torch.bool))) == 0
+    assert roads(q, k, v, Mask()) == 0
+    assert roads(q[..., :16], k[..., :16], v[..., :16], causal()) == 0
+    shuffled = torch.tensor([[0] * 20 + [1] * 10 + [0] * 10] * 2)
+    assert roads(q, k, v, causal() & same_document(shuffled)) == 0

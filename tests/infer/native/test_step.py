@@ -1,0 +1,168 @@
+"""The compiled step against the model it stands for."""
+
+import pytest
+import torch
+
+from yantai.base.native.build import find_compiler
+from yantai.core.cache import Cache
+from yantai.core.config import ModelConfig
+from yantai.core.initialise import build
+from yantai.core.layers import Linear
+from yantai.core.mask import valid_keys
+from yantai.infer.generate import generate_ids, prepare
+from yantai.infer.native import step as native
+from yantai.infer.native.step import MOST_ROWS, NativeStep, fits, native_step
+from yantai.infer.settings import Generation
+
+needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler here")
+
+LLAMA = {
+    "vocab_size": 210, "dim": 48, "layers": 3, "heads": 6, "kv_heads": 2, "head_dim": 16,
+    "hidden": 80, "max_positions": 64,
+}  # fmt: skip
+CONFIGS = {
+    "llama": {},
+    "qwen3": {"qk_norm": True, "head_dim": 24, "tied": False},
+    "qwen2": {"bias_qkv": True},
+    "gpt2": {
+        "norm": "layer", "position": "learned", "gated": False, "activation": "gelu_tanh",
+        "bias_qkv": True, "bias_out": True, "bias_mlp": True, "kv_heads": 6,
+    },
+    "odd sizes": {"dim": 37, "head_dim": 10, "hidden": 51, "vocab_size": 101},
+    "wide heads": {"head_dim": 80, "dim": 130},
+    "window": {"window": 5},
+    "softcap": {"softcap": 3.0, "vocab_size": 77},
+    "unscaled": {"scale_scores": False},
+    "no positions": {"position": "none"},
+    "gelu": {"activation": "gelu"},
+    "relu": {"activation": "relu", "gated": False},
+    "relu squared": {"activation": "relu_squared", "gated": False},
+}  # fmt: skip
+
+
+def model_of(changes, dtype=torch.float32, seed=0):
+    torch.manual_seed(seed)
+    model = build(ModelConfig(**(LLAMA | changes)), seed=seed)
+    with torch.no_grad():  # biases and norms that differ from 0 and 1, projections that matter
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return prepare(model.to(dtype))
+
+
+def both(model, rows=1, steps=12, padding=None):
+    """The logits of each step by torch and by the compiled step, and the two caches."""
+    torch.manual_seed(1)
+    padding = padding or [0] * rows
+    prompt, caches = torch.randint(0, model.config.vocab_size, (rows, 6)), []
+    hidden = torch.tensor(padding)[:, None]
+
+    def masks(start, stop):
+        place = torch.arange(stop)[None]
+        positions = (place - hidden).clamp_min(0)[:, start:]
+        return {"mask": valid_keys(place >= hidden), "positions": positions}
+
+    dtype = next(model.parameters()).dtype
+    for _ in range(2):
+        caches.append(Cache(model.config, rows, 6 + steps, dtype=dtype))
+        model.hidden(prompt, cache=caches[-1], **masks(0, 6))
+    step = native_step(model)
+    assert step is not None
+    found = []
+    for number in range(steps):
+        ids = torch.randint(0, model.config.vocab_size, (rows,))
+        expected = model(ids[:, None], cache=caches[0], **masks(6 + number, 7 + number))
+        found.append((expected[:, -1], step(ids.tolist(), caches[1], padding)))
+    return found, caches
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", CONFIGS)
+def test_float32_logits_and_cache_are_those_of_torch(name):
+    found, (expected_cache, cache) = both(model_of(CONFIGS[name]))
+    for expected, got in found:
+        close = 1e-5 * max(1.0, float(expected.abs().max()))
+        assert (expected - got).abs().max() < close
+    assert cache.filled == expected_cache.filled == 18
+    torch.testing.assert_close(cache.store, expected_cache.store, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", range(1, MOST_ROWS + 1))
+def test_rows_of_different_length(rows):
+    padding = [number % 4 for number in range(rows)]
+    for expected, got in both(model_of({"window": 7}), rows, padding=padding)[0]:
+        assert (expected - got).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "odd sizes"])
+def test_bfloat16_is_nearer_to_the_exact_answer_than_torch_is(name):
+    low = model_of(CONFIGS[name], torch.bfloat16)
+    exact = model_of(CONFIGS[name])
+    with torch.no_grad():
+        for parameter, source in zip(exact.parameters(), low.parameters(), strict=True):
+            parameter.copy_(source)
+    rounded, reference = both(low)[0], both(exact)[0]
+    theirs = sum((a - c).abs().mean() for (a, _), (c, _) in zip(rounded, reference, strict=True))
+    ours = sum((b - c).abs().mean() for (_, b), (c, _) in zip(rounded, reference, strict=True))
+    assert ours < theirs
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_does_not_depend_on_its_neighbours_nor_on_the_threads(dtype):
+    model = model_of({"dim": 100, "hidden": 200, "head_dim": 20}, dtype)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for rows, threads in ((1, 1), (1, 3), (2, 2), (3, 1), (5, 2), (8, 2)):
+            torch.set_num_threads(threads)
+            step = native_step(model)
+            cache = Cache(model.config, rows, 10, dtype=dtype)
+            results.append([step([7 * n % 200] * rows, cache, None)[-1] for n in range(10)])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@needs_compiler
+def test_generation_takes_it_and_gives_the_ids_of_the_model_without_a_cache(monkeypatch):
+    model = model_of({})
+    called = []
+    whole = NativeStep.__call__
+    monkeypatch.setattr(
+        NativeStep, "__call__", lambda self, *args: called.append(1) or whole(self, *args)
+    )
+    prompts, settings = [[5, 6, 7], [9], [3] * 10], Generation(max_new_tokens=20)
+    cached = generate_ids(model, prompts, settings)
+    assert len(called) == 19
+    assert cached == generate_ids(model, prompts, settings, cached=False)
+    assert len(called) == 19
+
+
+def test_what_it_does_not_know_goes_to_torch():
+    model = model_of({})
+    assert fits(model)
+    hook = model.decoder.blocks[1].attn.out.register_forward_hook(lambda *_: None)
+    assert not fits(model)
+    hook.remove()
+    assert fits(model)
+    model.decoder.blocks[0].mlp.part.down = type("Adapted", (Linear,), {})(80, 48)
+    assert not fits(model)
+    assert not fits(model_of({}).double())
+    assert not fits(model_of({}).train())
+    assert not fits(model_of({"norm_where": "after"}))
+    masters = model_of({})
+    masters.compute_dtype = torch.bfloat16
+    assert not fits(masters)
+    assert not fits(build(ModelConfig(**LLAMA)).eval())  # not packed
+
+
+def test_without_the_library_torch_decodes(monkeypatch):
+    monkeypatch.setattr(native, "library", lambda _: None)
+    model = model_of({})
+    assert native_step(model) is None
+    settings = Generation(max_new_tokens=8)
+    cached = generate_ids(model, [[1, 2]], settings)
+    assert cached == generate_ids(model, [[1, 2]], settings, cached=False)
