@@ -27,10 +27,10 @@ class Attention(nn.Module):
         widths = {"q": inner, "k": kv_inner, "v": kv_inner}
         self.qkv = Joint(config.dim, widths, bias=config.bias_qkv)
         self.out = Linear(inner, config.dim, bias=config.bias_out)
+        self.q_norm = self.k_norm = None
         if config.qk_norm:
             self.q_norm = make_norm(config.norm, self.head_dim, config.norm_eps)
             self.k_norm = make_norm(config.norm, self.head_dim, config.norm_eps)
-        self.has_qk_norm = config.qk_norm
         self.scores, self.pattern = Point(), Point()
 
     def forward(
@@ -56,16 +56,12 @@ class Attention(nn.Module):
 
     def _read(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each "batch position head head_dim"."""
-        plainly_turned = rotary is not None and not self.has_qk_norm
+        plainly_turned = rotary is not None and self.q_norm is None
         whole = self.qkv.together(x) if plainly_turned else None
-        if whole is not None and rotary is not None:  # side by side in memory: turned as one
+        if whole is not None:  # side by side in memory: turned as one
             heads = whole.unflatten(-1, (-1, self.head_dim))
             qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
             q, k = rotate(qk, rotary).split((self.heads, self.kv_heads), dim=2)
             return q, k, v
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(x))
-        if self.has_qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
-        return q, k, v
+        return rotate(q, rotary, self.q_norm), rotate(k, rotary, self.k_norm), v

@@ -1,14 +1,17 @@
 """Elementwise parts as single autograd functions with few passes over memory.
 
-Knows: the same formulas as `layers.py` and `position.py`, in the form that a CPU runs fastest in
-bfloat16. Matrix products have instructions of their own there; what is left is the number of
-times that memory is read, and autograd's own composition of small steps reads it three times as
-often. Statistics are float32.
+Knows: the same formulas as `layers.py` and `position.py`, in the form that a CPU without a compiler
+runs fastest in bfloat16; with one, `native/elementwise.py` has them. Matrix products have
+instructions of their own there; what is left is the number of times that memory is read, and
+autograd's own composition of small steps reads it three times as often. Statistics are float32.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from yantai.core.native.elementwise import RMSNorm as CompiledRMS
+from yantai.core.native.elementwise import serves
 
 
 def lay_out(weight: Tensor) -> Tensor | None:
@@ -61,6 +64,9 @@ class RMS(torch.autograd.Function):
 
 def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The norm, with a backward only where somebody will ask for it."""
+    if serves(x):
+        return CompiledRMS.apply(x, weight, eps)
+    weight = weight.to(x.dtype)
     if torch.is_grad_enabled():
         return RMS.apply(x, weight, eps)
     return _scaled(x, _rms_scale(x, eps)).mul_(weight)

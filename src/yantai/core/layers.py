@@ -4,6 +4,7 @@ Knows: one vector a position. Attention is elsewhere. Weights may be float32 mas
 stream is bfloat16: each part casts its own weights to the type of what it is given, once a call.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,6 +14,15 @@ from torch import Tensor, nn
 
 from yantai.core.config import Activation, ModelConfig
 from yantai.core.fused import lay_out, product, rms
+from yantai.core.native.elementwise import Gate, serves
+from yantai.core.native.elementwise import LayerNorm as CompiledLayerNorm
+
+Place = Callable[[Tensor], Tensor]
+
+
+def itself(x: Tensor) -> Tensor:
+    """Where a weight is anyway."""
+    return x
 
 
 class Linear(nn.Module):
@@ -26,8 +36,9 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
         self._laid_out: Tensor | None = None
 
-    def pack(self) -> None:
+    def pack(self, place: Place = itself) -> None:
         """Keep a copy of the weight as decoding reads it fastest; call again after a change."""
+        self.weight.data = place(self.weight.data)
         self._laid_out = lay_out(self.weight)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
@@ -74,12 +85,12 @@ class Joint(nn.Module):
         """The maps, in the order of their outputs."""
         return [getattr(self, name) for name in self._names]
 
-    def pack(self) -> None:
+    def pack(self, place: Place = itself) -> None:
         """Lay the weights end to end for inference; the parts become views of one memory."""
         parts = [part for part in self.parts if isinstance(part, Linear)]
         if len(parts) < len(self._names) or any(type(part) is not Linear for part in parts):
             return
-        weight = torch.cat([part.weight.detach() for part in parts])
+        weight = place(torch.cat([part.weight.detach() for part in parts]))
         biases = [part.bias.detach() for part in parts if part.bias is not None]
         start = 0
         for part in parts:
@@ -119,10 +130,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Scale each vector to unit mean square."""
         if x.dtype == torch.bfloat16:
-            weight = self.weight.to(x.dtype)
             if x.device.type == "cpu":
-                return rms(x, weight, self.eps)
-            return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
+                return rms(x, self.weight, self.eps)
+            return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
         # float32 even inside a float64 model, as the reference implementation has it
         wide = x.float()
         scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
@@ -140,6 +150,8 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Centre and scale each vector."""
+        if serves(x):
+            return CompiledLayerNorm.apply(x, self.weight, self.bias, self.eps)
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         return F.layer_norm(x, (x.shape[-1],), weight, bias, self.eps)
 
@@ -162,6 +174,13 @@ def activate(kind: Activation, x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
+def gate(kind: Activation, a: Tensor, b: Tensor | None = None) -> Tensor:
+    """act(a) ⊙ b, or act(a) alone."""
+    if serves(a):
+        return Gate.apply(kind, a, b)
+    return activate(kind, a) if b is None else activate(kind, a) * b
+
+
 class MLP(nn.Module):
     """W₂·act(W₁x), or gated W₂·(act(W₁x) ⊙ W₃x) (arXiv 2002.05202, eq. 6)."""
 
@@ -174,9 +193,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Each position for itself."""
-        first, *rest = self.up(x)
-        wide = activate(self.activation, first)
-        return self.down(wide * rest[0] if rest else wide)
+        return self.down(gate(self.activation, *self.up(x)))
 
 
 class Point(nn.Module):

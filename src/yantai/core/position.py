@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from yantai.core.config import ModelConfig
 from yantai.core.fused import turn
+from yantai.core.layers import RMSNorm
+from yantai.core.native.elementwise import Turn, serves
 
 
 class Rotary(NamedTuple):
@@ -46,7 +48,13 @@ def rotary_angles(
 
 
 def rotate(
-    x: Float[Tensor, "batch position head head_dim"], rotary: Rotary
+    x: Float[Tensor, "batch position head head_dim"],
+    rotary: Rotary | None,
+    norm: nn.Module | None = None,
 ) -> Float[Tensor, "batch position head head_dim"]:
-    """Turn each pair (xᵢ, xᵢ₊d/2) by its position's angle (RoFormer, eq. 34)."""
-    return turn(x, rotary.cos, rotary.sin)
+    """Turn each pair (xᵢ, xᵢ₊d/2) by its position's angle (RoFormer, eq. 34), normed before."""
+    if rotary is not None and serves(x, x.shape[-1] // 2) and type(norm) in (RMSNorm, type(None)):
+        weight, eps = (norm.weight, norm.eps) if norm is not None else (None, 0.0)
+        return Turn.apply(x, weight, eps, *rotary)
+    x = x if norm is None else norm(x)
+    return x if rotary is None else turn(x, rotary.cos, rotary.sin)

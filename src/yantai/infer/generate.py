@@ -12,8 +12,9 @@ from torch import Tensor
 
 from yantai.base.device import mix_seed
 from yantai.base.errors import UsageError
+from yantai.base.pages import LargePages
 from yantai.core.cache import Cache
-from yantai.core.layers import Joint, Linear
+from yantai.core.layers import Joint, Linear, itself
 from yantai.core.mask import valid_keys
 from yantai.core.model import Transformer
 from yantai.infer.native.step import MOST_ROWS, native_step
@@ -25,11 +26,15 @@ PREFILL_CHUNK = 512
 
 def prepare(model: Transformer) -> Transformer:
     """Lay a model out for decoding: weights packed, no dropout, no gradients."""
+    tensors = list(model.parameters())
+    size = sum(each.numel() * each.element_size() for each in tensors)
+    on_cpu = all(each.device.type == "cpu" for each in tensors)
+    place = LargePages(size, len(tensors)).place if on_cpu else itself
     joints = [module for module in model.modules() if isinstance(module, Joint)]
     inside = {id(part) for joint in joints for part in joint.parts}
     for module in model.modules():
         if isinstance(module, Joint) or (isinstance(module, Linear) and id(module) not in inside):
-            module.pack()
+            module.pack(place)
     return model.eval().requires_grad_(False)
 
 

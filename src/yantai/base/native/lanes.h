@@ -9,6 +9,13 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 constexpr int LANES = 16;
 
 typedef float Vec __attribute__((vector_size(64)));
@@ -33,6 +40,16 @@ inline Vec load(const uint16_t* from) {  // bfloat16 is the upper half of a floa
 inline void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
 
 inline void store(uint16_t* to, Half x) { std::memcpy(to, &x, sizeof x); }
+
+inline Half narrow(Vec x) {  // to bfloat16: to nearest, ties to even
+#ifdef __AVX512BF16__
+    return (Half)_mm512_cvtneps_pbh((__m512)x);
+#else
+    const Wide bits = (Wide)x;
+    const Wide rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return __builtin_convertvector(x == x ? rounded : Wide{} + 0x7fc0u, Half);
+#endif
+}
 
 inline float one(float x) { return x; }
 

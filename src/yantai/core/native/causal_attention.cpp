@@ -12,10 +12,6 @@
 #include "lanes.h"
 
 #ifdef __AVX512BF16__
-#include <immintrin.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 namespace {
 
@@ -49,8 +45,6 @@ inline void tile(const Pair* a, int64_t row_step, int64_t pair_step, const Pair*
         _mm512_storeu_ps(c + r * c_step + LANES, right[r]);
     }
 }
-
-inline Half narrow(Vec x) { return (Half)_mm512_cvtneps_pbh((__m512)x); }
 
 // Rows end to end; rows behind the last are zeros.
 void rows_of(const Number* from, int64_t step, int64_t count, int64_t padded, int64_t n, Number* to) {

@@ -169,8 +169,8 @@ inline Vec activate(int64_t kind, Vec x) {
             return 0.5f * x * (1.0f + hyperbolic_tangent(inner));
         }
         case 2: return x / (1.0f + exponential(-x));        // silu
-        case 3: return x > 0.0f ? x : Vec{};                 // relu
-        default: return x > 0.0f ? x * x : Vec{};            // relu_squared
+        case 3: return x < 0.0f ? Vec{} : x;                 // relu
+        default: return x < 0.0f ? Vec{} : x * x;            // relu_squared
     }
 }
 
@@ -392,10 +392,6 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
 }
 
 }  // namespace
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 extern "C" {
 
