@@ -29,13 +29,36 @@ SHARED = {
     "max_position_embeddings": 4096,
     **SPECIAL,
 }
+SCALINGS = [
+    {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0},
+    {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0},
+    {
+        "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 8.0,
+        "original_max_position_embeddings": 512,
+    },
+    {
+        "rope_type": "yarn", "rope_theta": 1_000.0, "factor": 4.0, "beta_fast": 20.0,
+        "original_max_position_embeddings": 1024, "mscale": 0.8, "mscale_all_dim": 1.2,
+        "truncate": False,
+    },
+    {
+        "rope_type": "llama3", "rope_theta": 5_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 256,
+    },
+]  # fmt: skip
 REFERENCE = {
     "llama": [
         lambda: transformers.LlamaConfig(**SHARED),
         lambda: transformers.LlamaConfig(
             **SHARED | {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}
         ),
+        *(
+            lambda rope=rope: transformers.LlamaConfig(**SHARED, rope_parameters=rope)
+            for rope in SCALINGS
+        ),
     ],
+    "mistral": [lambda: transformers.MistralConfig(**SHARED, sliding_window=9, head_dim=8)],
+    "qwen2": [lambda: transformers.Qwen2Config(**SHARED)],
     "qwen3": [lambda: transformers.Qwen3Config(**SHARED, head_dim=16, tie_word_embeddings=True)],
     "gpt2": [
         lambda: transformers.GPT2Config(

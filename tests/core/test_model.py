@@ -1,5 +1,7 @@
 """The model: packed = single, cached = uncached, loss = cross-entropy, packing the weights."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -149,7 +151,36 @@ def test_log_probabilities_are_the_same_in_any_chunking(count, seed):
     assert torch.allclose(token_log_probabilities(hidden, weight, targets), expected, atol=1e-4)
 
 
-def test_the_fused_norm_is_the_plain_one_in_bfloat16():
+@pytest.fixture(params=["compiled", "torch"])
+def road(request, monkeypatch):
+    """The compiled parts, and what a machine without a compiler does."""
+    if request.param == "torch":
+        for room in ("fused", "layers", "position"):
+            monkeypatch.setattr(f"yantai.core.{room}.serves", lambda *_: False)
+        monkeypatch.setattr("yantai.core.kernel.available", lambda: False)
+    return request.param
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_in_bfloat16_are_those_of_float64_on_either_road(kind, road):
+    changes = {"dim": 64, "head_dim": 32, "heads": 2, "kv_heads": 2, "hidden": 96}
+    model = build(config(**KINDS[kind] | changes), seed=1, table="gpt2")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    exact = copy.deepcopy(model).double()
+    model.compute_dtype = torch.bfloat16
+    ids = torch.randint(0, 61, (3, 48), generator=torch.Generator().manual_seed(0))
+    documents = torch.arange(47)[None].expand(3, 47) // 20
+    for each in (model, exact):
+        each.loss_sum(ids[:, :-1], ids[:, 1:], same_document(documents)).backward()
+    whole = torch.stack([item.grad.norm() for item in exact.parameters()]).norm()
+    for (name, found), wide in zip(model.named_parameters(), exact.parameters(), strict=True):
+        error = (found.grad.double() - wide.grad).norm()
+        assert error < 0.03 * wide.grad.norm() + 1e-3 * whole, name
+
+
+def test_the_fused_norm_is_the_plain_one_in_bfloat16(road):
     torch.manual_seed(0)
     norm = RMSNorm(64, 1e-6)
     norm.weight.data = torch.rand(64) + 0.5

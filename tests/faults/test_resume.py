@@ -272,6 +272,7 @@ FINGERPRINT = {
     "world_size": 1,
     "torch": "2.13.0",
     "threads": 2,
+    "kernels": "torch",
     "processor": "one",
 }
 
@@ -310,7 +311,8 @@ def test_a_changed_setting_blocks_unless_it_is_allowed(path, value, line):
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [("torch", "2.14.0"), ("threads", 8), ("processor", "two")]
+    ("path", "value"),
+    [("torch", "2.14.0"), ("threads", 8), ("processor", "two"), ("kernels", "elementwise-1")],
 )
 def test_a_changed_machine_is_told_and_does_not_block(path, value):
     told = check_same_run(FINGERPRINT, changed(path, value), ())

@@ -36,7 +36,7 @@ class Cache:
         self.rotary: Rotary | None = None
         if config.position == "rotary":
             places = torch.arange(length, device=device)[None]
-            self.rotary = rotary_angles(places, config, dtype)
+            self.rotary = rotary_angles(places, config, dtype, length)
 
     def open(self, count: int) -> None:
         """Call once a forward, before any layer writes its `count` positions."""

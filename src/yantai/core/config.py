@@ -20,6 +20,30 @@ from yantai.base.config import Config
 Activation = Literal["gelu", "gelu_tanh", "silu", "relu", "relu_squared"]
 
 
+class RotaryScaling(Config):
+    """How angles change so that a model reads further than it was trained to.
+
+    - `linear`: all frequencies are divided by `factor` (arXiv 2306.15595).
+    - `dynamic`: the base grows with the length that is read, past `original_positions` (NTK).
+    - `yarn`: slow frequencies are divided, fast ones stay (arXiv 2309.00071).
+    - `llama3`: the same with another border (Llama 3.1's release notes).
+    """
+
+    kind: Literal["linear", "dynamic", "yarn", "llama3"]
+    factor: float = Field(ge=1, le=10_000)
+    original_positions: int = Field(ge=1, description="the context of the training before, tokens")
+    slow: float = Field(1.0, gt=0, description="turns in that context below which all is divided")
+    fast: float = Field(32.0, gt=0, description="turns in that context above which nothing is")
+    whole: bool = Field(True, description="yarn: the border falls on whole dimensions")
+    magnitude: float = Field(1.0, gt=0, description="cosines and sines are multiplied by this")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "RotaryScaling":
+        if self.fast <= self.slow:
+            raise ValueError(f"fast ({self.fast}) must be above slow ({self.slow})")
+        return self
+
+
 class ModelConfig(Config):
     """Every choice that changes what the model computes. Sizes are checked before allocation."""
 
@@ -37,6 +61,7 @@ class ModelConfig(Config):
     norm_eps: float = Field(1e-6, gt=0, le=0.1)
     position: Literal["rotary", "learned", "none"] = "rotary"
     rotary_base: float = Field(10_000.0, gt=1, le=1e12)
+    rotary_scaling: RotaryScaling | None = None
     bias_qkv: bool = False
     bias_out: bool = False
     bias_mlp: bool = False

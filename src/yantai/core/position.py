@@ -3,13 +3,14 @@
 Knows: positions. Knows nothing of attention, which only receives what is made here.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from yantai.core.config import ModelConfig
+from yantai.core.config import ModelConfig, RotaryScaling
 from yantai.core.fused import turn
 from yantai.core.layers import RMSNorm
 from yantai.core.native.elementwise import Turn, serves
@@ -31,20 +32,76 @@ class Rotary(NamedTuple):
 
 
 def rotary_angles(
-    positions: Int[Tensor, "batch position"], config: ModelConfig, dtype: torch.dtype
+    positions: Int[Tensor, "batch position"],
+    config: ModelConfig,
+    dtype: torch.dtype,
+    length: int | None = None,
 ) -> Rotary:
-    """Angles m·θᵢ with θᵢ = base^(−2i/d) (RoFormer, arXiv 2104.09864, eq. 15).
+    """Angles m·θᵢ with θᵢ = base^(−2i/d) (RoFormer, arXiv 2104.09864, eq. 15), scaled or not.
 
     Frequencies and angles are float32 in any model, in the order of the reference
     implementation, so that long contexts give the same bits.
+
+    Args:
+        positions: the place of each token.
+        config: width, base and scaling.
+        dtype: of the result.
+        length: how many positions are read in all, for `dynamic` scaling; None looks.
     """
-    device = positions.device
-    even = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device=device).float()
-    frequency = 1.0 / (config.rotary_base ** (even / config.head_dim))
+    if length is None:
+        length = int(positions.max()) + 1 if positions.numel() else 0
+    frequency = rotary_frequencies(config, length, positions.device)
     angles = positions[:, :, None].float() * frequency  # batch position head_dim/2
-    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    scaling = config.rotary_scaling
+    magnitude = scaling.magnitude if scaling is not None else 1.0
+    cos, sin = (angles.cos() * magnitude).to(dtype), (angles.sin() * magnitude).to(dtype)
     signed = torch.cat((-sin, sin), dim=-1)
     return Rotary(torch.cat((cos, cos), dim=-1)[:, :, None], signed[:, :, None])
+
+
+def rotary_frequencies(config: ModelConfig, length: int, device: torch.device) -> Tensor:
+    """θᵢ of each pair, shape "head_dim/2", float32."""
+    width, base, scaling = config.head_dim, config.rotary_base, config.rotary_scaling
+    even = torch.arange(0, width, 2, dtype=torch.int64, device=device).float()
+    if scaling is not None and scaling.kind == "dynamic":
+        read = max(length, scaling.original_positions)
+        stretch = scaling.factor * read / scaling.original_positions - (scaling.factor - 1)
+        base = base * stretch ** (width / (width - 2))
+    period = base ** (even / width)
+    if scaling is None or scaling.kind == "dynamic":
+        return 1.0 / period
+    if scaling.kind == "linear":
+        return 1.0 / period / scaling.factor
+    if scaling.kind == "yarn":
+        return _yarn(period, base, scaling)
+    return _llama3(1.0 / period, scaling)
+
+
+def _yarn(period: Tensor, base: float, scaling: RotaryScaling) -> Tensor:
+    """Dimensions between the two borders mix divided and kept frequencies in a straight line."""
+    pairs = len(period)
+
+    def border(turns: float) -> float:  # the dimension that turns so often in the old context
+        ratio = scaling.original_positions / (turns * 2 * math.pi)
+        return 2 * pairs * math.log(ratio) / (2 * math.log(base))
+
+    low, high = border(scaling.fast), border(scaling.slow)
+    if scaling.whole:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * pairs - 1)
+    place = torch.arange(pairs, dtype=torch.float32, device=period.device)
+    kept = 1 - ((place - low) / (high - low or 0.001)).clamp(0, 1)
+    return 1.0 / (scaling.factor * period) * (1 - kept) + 1.0 / period * kept
+
+
+def _llama3(frequency: Tensor, scaling: RotaryScaling) -> Tensor:
+    """Frequencies with few turns in the old context are divided, those with many stay."""
+    wavelength = 2 * math.pi / frequency
+    turns = scaling.original_positions / wavelength
+    kept = (turns - scaling.slow) / (scaling.fast - scaling.slow)
+    mixed = (1 - kept) * frequency / scaling.factor + kept * frequency
+    divided = torch.where(turns < scaling.slow, frequency / scaling.factor, mixed)
+    return torch.where(turns > scaling.fast, frequency, divided)
 
 
 def rotate(

@@ -1,8 +1,9 @@
-"""Llama and Qwen3 types: rotary positions, RMS norms before the parts, a gated MLP, no dropout.
+"""Llama, Mistral, Qwen2, Qwen3: rotary positions, RMS norms before the parts, a gated MLP.
 
-Knows: names only. The two differ in q-k norms and in which biases exist.
+Knows: names only. They differ in q-k norms, in which biases exist and in the window.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,19 +14,74 @@ from yantai.families.rules import Computed, Family, Field, Fixed, Renamed, Their
 
 def _read_rotary(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
     """`rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (before)."""
-    scaling = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
-    if not isinstance(scaling, dict):
-        raise ModelFileError("E401", f"{where}:rope_parameters", "not a table", got=scaling)
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind != "default":
+    given = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
+    if not isinstance(given, dict):
+        raise ModelFileError("E401", f"{where}:rope_parameters", "not a table", got=given)
+    ours["rotary_base"] = given.get("rope_theta", theirs.get("rope_theta", 10_000.0))
+    kind = given.get("rope_type", given.get("type", "default"))
+    if kind == "default":
+        return
+    if kind not in ("linear", "dynamic", "yarn", "llama3"):
+        expected = "default, linear, dynamic, yarn or llama3"
         raise ModelFileError(
-            "E402", f"{where}:rope_type", "not supported", expected="default", got=kind
+            "E402", f"{where}:rope_type", "not supported", expected=expected, got=kind
         )
-    ours["rotary_base"] = scaling.get("rope_theta", theirs.get("rope_theta", 10_000.0))
+    before = given.get("original_max_position_embeddings") or theirs.get(
+        "original_max_position_embeddings", ours["max_positions"]
+    )
+    factor = given.get("factor")
+    if factor is None:
+        factor = ours["max_positions"] / before if kind == "yarn" else 0.0  # refused by its range
+    scaling = {"kind": kind, "factor": factor, "original_positions": before}
+    if kind == "dynamic":  # what is written there is the context of the training
+        scaling["original_positions"] = ours["max_positions"]
+        ours["max_positions"] = int(ours["max_positions"] * factor)
+    if kind == "llama3":
+        scaling |= {"slow": given.get("low_freq_factor"), "fast": given.get("high_freq_factor")}
+    if kind == "yarn":
+        scaling |= {"slow": given.get("beta_slow") or 1.0, "fast": given.get("beta_fast") or 32.0}
+        scaling |= {"whole": given.get("truncate", True), "magnitude": _magnitude(given, factor)}
+    ours["rotary_scaling"] = scaling
+
+
+def _magnitude(given: Mapping[str, Any], factor: float) -> float:
+    """YaRN, arXiv 2309.00071, eq. 22; two further settings divide one such magnitude by another."""
+    if given.get("attention_factor") is not None:
+        return given["attention_factor"]
+
+    def of(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    if given.get("mscale") and given.get("mscale_all_dim"):
+        return of(given["mscale"]) / of(given["mscale_all_dim"])
+    return of(1.0)
 
 
 def _write_rotary(config: ModelConfig) -> dict[str, Any]:
-    return {"rope_type": "default", "rope_theta": config.rotary_base}
+    written: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rotary_base}
+    scaling = config.rotary_scaling
+    if scaling is None:
+        return written
+    written |= {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.kind in ("yarn", "llama3"):
+        written["original_max_position_embeddings"] = scaling.original_positions
+    if scaling.kind == "llama3":
+        written |= {"low_freq_factor": scaling.slow, "high_freq_factor": scaling.fast}
+    if scaling.kind == "yarn":
+        written |= {"beta_slow": scaling.slow, "beta_fast": scaling.fast}
+        written |= {"truncate": scaling.whole, "attention_factor": scaling.magnitude}
+    return written
+
+
+def _read_positions(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
+    ours["max_positions"] = theirs.get("max_position_embeddings", 2048)
+
+
+def _write_positions(config: ModelConfig) -> int:
+    scaling = config.rotary_scaling
+    if scaling is not None and scaling.kind == "dynamic":
+        return scaling.original_positions
+    return config.max_positions
 
 
 SIZES = (
@@ -36,7 +92,7 @@ SIZES = (
     Field("kv_heads", "num_key_value_heads", default=lambda ours: ours["heads"]),
     Field("head_dim", "head_dim", default=lambda ours: ours["dim"] // ours["heads"]),
     Field("hidden", "intermediate_size"),
-    Field("max_positions", "max_position_embeddings", default=lambda ours: 2048),
+    Computed("max_position_embeddings", _write_positions, _read_positions),
     Field("norm_eps", "rms_norm_eps", default=lambda ours: 1e-6),
     Field("tied", "tie_word_embeddings", default=lambda ours: False),
     Field("activation", "hidden_act", values={"silu": "silu"}, default=lambda ours: "silu"),
@@ -49,7 +105,6 @@ SIZES = (
     Fixed("gated", True),
     Fixed("scale_scores", True),
     Fixed("softcap", None),
-    Fixed("window", None),
 )
 
 TENSORS = (
@@ -82,6 +137,9 @@ TENSORS = (
 )
 
 
+NO_WINDOW = (Theirs("use_sliding_window", False, allowed=(False,)), Fixed("window", None))
+
+
 def _same_bias(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
     ours["bias_qkv"] = ours["bias_out"] = bool(theirs.get("attention_bias", False))
 
@@ -94,6 +152,35 @@ LLAMA = Family(
         Computed("attention_bias", lambda config: config.bias_qkv, _same_bias),
         Field("bias_mlp", "mlp_bias", default=lambda ours: False),
         Fixed("qk_norm", False),
+        Fixed("window", None),
+    ),
+    tensors=TENSORS,
+)
+
+MISTRAL = Family(
+    name="mistral",
+    architecture="MistralForCausalLM",
+    config=(
+        *SIZES,
+        Field("window", "sliding_window", default=lambda ours: None),
+        Fixed("bias_qkv", False),
+        Fixed("bias_out", False),
+        Fixed("bias_mlp", False),
+        Fixed("qk_norm", False),
+    ),
+    tensors=TENSORS,
+)
+
+QWEN2 = Family(
+    name="qwen2",
+    architecture="Qwen2ForCausalLM",
+    config=(
+        *SIZES,
+        *NO_WINDOW,
+        Fixed("bias_qkv", True),
+        Fixed("bias_out", False),
+        Fixed("bias_mlp", False),
+        Fixed("qk_norm", False),
     ),
     tensors=TENSORS,
 )
@@ -103,8 +190,8 @@ QWEN3 = Family(
     architecture="Qwen3ForCausalLM",
     config=(
         *SIZES,
+        *NO_WINDOW,
         Computed("attention_bias", lambda config: config.bias_qkv, _same_bias),
-        Theirs("use_sliding_window", False, allowed=(False,)),
         Fixed("bias_mlp", False),
         Fixed("qk_norm", True),
     ),

@@ -203,6 +203,10 @@ class Family:
     ignored: tuple[str, ...] = ()
     prefix: str = ""
 
+    def fixed(self) -> dict[str, Any]:
+        """The fields of `ModelConfig` in which the family leaves no choice."""
+        return {row.ours: row.value for row in self.config if isinstance(row, Fixed)}
+
     def read_config(self, theirs: Mapping[str, Any], where: str) -> ModelConfig:
         """config.json → ours.
 

@@ -3,10 +3,12 @@
 from yantai.base.config import look_up
 from yantai.base.errors import ModelFileError
 from yantai.families.gpt2 import GPT2
-from yantai.families.llama import LLAMA, QWEN3
+from yantai.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from yantai.families.rules import Family
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (LLAMA, QWEN3, GPT2)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2)
+}
 
 
 def family_named(name: str) -> Family:

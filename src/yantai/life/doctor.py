@@ -24,6 +24,7 @@ from yantai.base.device import (
 from yantai.base.errors import UsageError, YantaiError
 from yantai.core.cost import count, training_bytes
 from yantai.core.initialise import build_meta
+from yantai.core.native.roads import kernels
 from yantai.families.folder import CONFIG
 from yantai.families.table import family_named
 from yantai.infer.language_model import load
@@ -86,6 +87,12 @@ def _machine() -> list[Finding]:
         findings.append(("note", "bfloat16 is slower than float32 here: use --dtype float32"))
     if not has_fast_bfloat16(device):
         findings.append(("note", "no bfloat16 instructions: training runs in float32"))
+    taken = kernels(choose_dtype("auto", device), device)
+    findings.append(("ok", f"compiled parts: {taken}"))
+    if taken == "torch" and device.type == "cpu":
+        findings.append(
+            ("note", "training runs on torch's own kernels; g++ or clang++ gives faster")
+        )
     free = available_memory_bytes(device)
     findings.append(("ok" if free > 2e9 else "note", f"{free / 1e9:.1f} GB of memory free"))
     disk = shutil.disk_usage(Path.cwd()).free

@@ -80,7 +80,7 @@ class Pretrain(Training):
     token_bytes: int | None = Field(None, ge=2, description="longest entry of a new tokenizer")
     from_: Path | None = Field(None, alias="from", description="continue from this model folder")
     size: str = Field("tiny", description="the one dial: nano micro tiny small medium base gpt2 …")
-    family: str = Field("qwen3", description="llama, qwen3 or gpt2")
+    family: str = Field("qwen3", description="llama, mistral, qwen2, qwen3 or gpt2")
     objective: Literal["causal"] = Field("causal", description="what is learned from text")
     resume: bool = Field(False, description="continue the run in --out")
     text_field: str = Field("text", description="the field of JSON rows that holds the text")

@@ -23,6 +23,7 @@ from yantai.base.files import (
 from yantai.base.log import MetricsFile, duration, say
 from yantai.core.cost import Cost, count, training_bytes
 from yantai.core.model import Transformer
+from yantai.core.native.roads import kernels
 from yantai.data.batch import Batch, collate
 from yantai.data.loader import Loader
 from yantai.data.pack import RowSource
@@ -212,6 +213,7 @@ def _predict(
         "seconds": round(seconds, 1),
         "steps": steps,
         "watt_hours": energy["watt_hours"],
+        "kernels": kernels(dtype, device),
     }
 
 
@@ -238,6 +240,7 @@ def _assemble(
         "data": setup.identity,
         "tokenizer": setup.tokenizer.hash,
         "world_size": 1,
+        "kernels": kernels(model.compute_dtype or torch.float32, device),
         **{key: machine[key] for key in ("torch", "threads", "processor", "device")},
     }
     board = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yantai.base.config import look_up
+from yantai.families.table import family_named
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def size_named(name: str) -> Size:
 def model_fields(name: str, family: str) -> dict[str, Any]:
     """The fields of `ModelConfig` that a size and a family decide; vocabulary and context are open.
 
+    What a family leaves no choice in comes from its own table.
+
     A gated MLP has three matrices where a plain one has two, so its width is 8/3·dim instead of
     4·dim, rounded up to a multiple of 64 (arXiv 2002.05202, section 3).
     """
@@ -87,17 +90,11 @@ def model_fields(name: str, family: str) -> dict[str, Any]:
         "max_positions": size.context,
         "tied": True,
     }
-    if family == "gpt2":
-        return common | {
-            "hidden": 4 * size.dim,
-            "norm": "layer",
-            "norm_eps": 1e-5,
-            "position": "learned",
-            "bias_qkv": True,
-            "bias_out": True,
-            "bias_mlp": True,
-            "gated": False,
-            "activation": "gelu_tanh",
-        }
-    gated = -(-8 * size.dim // 3 // 64) * 64
-    return common | {"hidden": gated, "qk_norm": family == "qwen3"}
+    fields = common | family_named(family).fixed()
+    if fields["gated"]:
+        fields["hidden"] = -(-8 * size.dim // 3 // 64) * 64
+    else:
+        fields |= {"hidden": 4 * size.dim, "activation": "gelu_tanh"}
+    if fields["norm"] == "layer":
+        fields["norm_eps"] = 1e-5
+    return fields

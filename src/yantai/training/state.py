@@ -21,7 +21,7 @@ from yantai.training.store import TENSORS, Checkpoint
 from yantai.training.watch import SpikeWatch
 
 # a difference in these may change the last bits, and is told; in others it blocks
-SOFT = ("torch", "threads", "processor", "device")
+SOFT = ("torch", "threads", "processor", "device", "kernels")
 # budgets of time may differ: what was decided is in the plan
 FREE = ("resume", "allow_change", "save_minutes", "save_every", "keep", "tensorboard", "out")
 

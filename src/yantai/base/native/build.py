@@ -33,7 +33,7 @@ def library(source: Path) -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(compiled(source, compiler, cache_folder())))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home
         told = str(getattr(error, "stderr", "") or error).strip().splitlines()
         say(f"note: {source.name} could not be compiled, torch does its work: {told[:1]}")
         return None

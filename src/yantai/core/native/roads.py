@@ -1,0 +1,18 @@
+"""Which compiled parts a run of this type takes, in words, for receipts and for resuming."""
+
+from pathlib import Path
+
+import torch
+
+from yantai.base.native.build import library
+from yantai.core.native import causal_attention, elementwise
+
+
+def kernels(dtype: torch.dtype, device: torch.device) -> str:
+    """Names of the compiled libraries with the hash of what they were made from, or `torch`."""
+    if dtype != torch.bfloat16 or device.type != "cpu":
+        return "torch"
+    found = [library(elementwise.SOURCE)]
+    if causal_attention.available():
+        found.append(library(causal_attention.SOURCE))
+    return ", ".join(Path(each._name).stem for each in found if each is not None) or "torch"
