@@ -100,7 +100,10 @@ def in_our_structure(plain: PlainGPT, opponent: Opponent, tokenizer: Tokenizer) 
     )  # fmt: skip
     model = materialise(build_meta(config), "cpu")
     theirs = plain.state_dict()
-    names = {"embed.tokens.weight": "tokens.weight", "embed.positions.weight": "positions.weight"}
+    names = {
+        "embed.tokens.weight": "tokens.weight",
+        "decoder.entry.positions.weight": "positions.weight",
+    }
     names["decoder.norm.weight"] = "norm.weight"
     for layer in range(opponent.layers):
         ours, block = f"decoder.blocks.{layer}.", f"blocks.{layer}."

@@ -83,7 +83,7 @@ def model_fields(bias):
         "vocab_size": VOCAB, "dim": DIM, "layers": LAYERS, "heads": HEADS, "kv_heads": HEADS,
         "head_dim": DIM // HEADS, "hidden": 4 * DIM, "max_positions": CONTEXT, "norm": "layer",
         "norm_eps": 1e-5, "position": "learned", "gated": False, "activation": "gelu",
-        "bias_qkv": bias, "bias_out": bias, "bias_mlp": bias,
+        "biases": ("mlp", "out", "qkv") if bias else (),
     }  # fmt: skip
 
 

@@ -83,3 +83,25 @@ def test_the_tour_walks_through(tmp_path, capsys):
     tour["main"](tmp_path, steps=4)
     assert "bits per byte" in capsys.readouterr().out
     assert len((ROOT / "tour.py").read_text().splitlines()) <= 130
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("formulas*.md")), ids=lambda p: p.name)
+def test_lines_beside_formulas_are_those_of_the_source(page):
+    excerpt = re.compile(r'^```python title="([\w/]+\.py)"\n(.*?)^```', re.DOTALL | re.MULTILINE)
+    found = excerpt.findall(page.read_text(encoding="utf-8"))
+    assert len(found) >= 15
+    for path, code in found:
+        source = (ROOT / "src" / "yantai" / path).read_text(encoding="utf-8")
+        stripped = "\n".join(line.strip() for line in source.splitlines())
+        wanted = "\n".join(line.strip() for line in code.splitlines())
+        assert wanted in stripped, f"{path}: {code}"
+
+
+def test_both_pages_of_formulas_show_the_same_lines():
+    one, other = (
+        re.findall(
+            r"^```python.*?^```", (ROOT / "docs" / name).read_text(), re.DOTALL | re.MULTILINE
+        )
+        for name in ("formulas.md", "formulas.zh-CN.md")
+    )
+    assert one == other

@@ -21,9 +21,7 @@ QWEN = {"qk_norm": True}
 GPT = {
     "norm": "layer",
     "position": "learned",
-    "bias_qkv": True,
-    "bias_out": True,
-    "bias_mlp": True,
+    "biases": ("mlp", "out", "qkv"),
     "gated": False,
     "activation": "gelu_tanh",
     "kv_heads": 4,
@@ -210,7 +208,8 @@ def test_every_parameter_is_written_by_the_table(table, kind):
     assert not torch.equal(model.embed.tokens.weight, other.embed.tokens.weight)
     if table == "zero":
         x = torch.randint(0, 61, (1, 5))
-        plain = model.decoder.norm(model.embed(x, torch.arange(5)[None]))
+        start = model.decoder.entry(model.embed(x), torch.arange(5)[None], None)
+        plain = model.decoder.norm(start)
         assert torch.allclose(model.hidden(x), plain, atol=1e-6)
 
 

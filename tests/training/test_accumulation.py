@@ -38,7 +38,7 @@ def config(**changes):
 
 KINDS = {
     "rotary": {},
-    "learned positions": {"position": "learned", "norm": "layer", "bias_qkv": True},
+    "learned positions": {"position": "learned", "norm": "layer", "biases": ("qkv",)},
     "untied, capped": {"tied": False, "softcap": 5.0, "qk_norm": True, "window": 5},
 }
 

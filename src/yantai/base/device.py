@@ -3,6 +3,7 @@
 Knows: torch devices and CPU instructions. Knows nothing of models.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -104,14 +105,45 @@ def _keep_freed_memory() -> bool:
         return False
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory that this process (CPU) or its tensors (GPU) have held so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
+class MemoryWatch:
+    """The most memory that is taken from now on, above what is held now.
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
+    On a CPU this is the process's high-water mark, begun anew where the system allows it; elsewhere
+    what was the peak before counts too.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._start = torch.cuda.memory_allocated(device)
+            return
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        self._start = _of_process("VmRSS") or self._peak()
+
+    def peak_bytes(self) -> int:
+        """Bytes above the start, at most so far."""
+        return max(0, self._peak() - self._start)
+
+    def _peak(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return _of_process("VmHWM") or (peak if platform.system() == "Darwin" else peak * 1024)
+
+
+def _of_process(field: str) -> int:
+    """A figure of this process as Linux tells it, bytes; 0 elsewhere."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
 
 
 def available_memory_bytes(device: torch.device) -> int:

@@ -14,6 +14,8 @@ from yantai.core.layers import Joint, Linear, Point, make_norm
 from yantai.core.mask import Mask
 from yantai.core.position import Rotary, rotate
 
+Stream = Float[Tensor, "batch query dim"]
+
 
 class Attention(nn.Module):
     """Several heads, concatenated and projected (arXiv 1706.03762, section 3.2)."""
@@ -21,12 +23,12 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
-        self.scale = config.head_dim**-0.5 if config.scale_scores else 1.0
+        self.scale = config.head_dim**-0.5 if "scores" in config.scaled else 1.0
         self.dropout = config.dropout
         inner, kv_inner = config.heads * self.head_dim, config.kv_heads * self.head_dim
         widths = {"q": inner, "k": kv_inner, "v": kv_inner}
-        self.qkv = Joint(config.dim, widths, bias=config.bias_qkv)
-        self.out = Linear(inner, config.dim, bias=config.bias_out)
+        self.qkv = Joint(config.dim, widths, bias="qkv" in config.biases)
+        self.out = Linear(inner, config.dim, bias="out" in config.biases)
         self.q_norm = self.k_norm = None
         if config.qk_norm:
             self.q_norm = make_norm(config.norm, self.head_dim, config.norm_eps)
@@ -35,24 +37,36 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch query dim"],
+        x: Stream,
+        memory: Float[Tensor, "batch key dim"] | None,
         mask: Mask,
         rotary: Rotary | None = None,
         cache: Cache | None = None,
         layer: int = 0,
-    ) -> Float[Tensor, "batch query dim"]:
-        """Each query gathers the values of the keys it may see."""
+    ) -> Stream:
+        """Each query gathers values of the keys it may see: of its own stream, or of a memory."""
         batch, count, _ = x.shape
-        q, k, v = self._read(x, rotary)
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # batch head position head_dim
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
+        if memory is None:
+            q, k, v = (part.transpose(1, 2) for part in self._read(x, rotary))
+            if cache is not None:
+                k, v = cache.extend(layer, k, v)
+        else:
+            q = self._heads(self.qkv.part("q")(x))
+
+            def read() -> tuple[Tensor, Tensor]:
+                k, v = (self._heads(self.qkv.part(name)(memory)) for name in "kv")
+                return k, v
+
+            k, v = cache.keep(layer, read) if cache is not None else read()
         dropout = self.dropout if self.training else 0.0
         if self.scores._forward_hooks or self.pattern._forward_hooks:
             mixed = attend_openly(q, k, v, mask, self.scale, dropout, self.scores, self.pattern)
         else:
             mixed = attend(q, k, v, mask, self.scale, dropout)
         return self.out(mixed.transpose(1, 2).reshape(batch, count, -1))
+
+    def _heads(self, x: Tensor) -> Float[Tensor, "batch head position head_dim"]:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def _read(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each "batch position head head_dim"."""

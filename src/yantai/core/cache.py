@@ -1,10 +1,12 @@
-"""Keys and values of what was already read, in memory laid out once.
+"""Keys and values of what was already read, in memory laid out once; of an encoder's output too.
 
 Knows: shapes and the count of filled positions. Knows nothing of sampling or requests.
 """
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from yantai.core.config import ModelConfig
@@ -33,6 +35,7 @@ class Cache:
         self.filled = 0
         self._fresh: tuple[Tensor, ...] = ()
         self._seen: tuple[Tensor, ...] = ()
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self.rotary: Rotary | None = None
         if config.position == "rotary":
             places = torch.arange(length, device=device)[None]
@@ -56,6 +59,20 @@ class Cache:
         self._fresh[2 * layer].copy_(keys)
         self._fresh[2 * layer + 1].copy_(values)
         return self._seen[2 * layer], self._seen[2 * layer + 1]
+
+    def keep(self, layer: int, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Keys and values of an encoder's output: made at the first forward, then the same."""
+        if layer not in self._kept:
+            self._kept[layer] = make()
+        return self._kept[layer]
+
+    def take(self, rows: Int[Tensor, "batch"]) -> None:
+        """Go on with these rows, in this order: what a beam search keeps of its beams."""
+        self.store = self.store.index_select(2, rows)
+        self._kept = {
+            layer: (keys.index_select(0, rows), values.index_select(0, rows))
+            for layer, (keys, values) in self._kept.items()
+        }
 
     def advance(self, count: int) -> None:
         """Call once a forward, after every layer has written `count` positions."""

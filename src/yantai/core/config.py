@@ -13,11 +13,14 @@ Shape names used in every signature of the package:
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from yantai.base.config import Config
 
 Activation = Literal["gelu", "gelu_tanh", "silu", "relu", "relu_squared"]
+NormKind = Literal["rms", "rms_wide", "layer"]
+Bias = Literal["head", "mlp", "out", "qkv"]
+Scaled = Literal["embedding", "head", "scores"]
 
 
 class RotaryScaling(Config):
@@ -44,6 +47,26 @@ class RotaryScaling(Config):
         return self
 
 
+class RelativeBuckets(Config):
+    """Distances in buckets, each with a learned number a head (T5, arXiv 1910.10683, section 2.1).
+
+    Half of the buckets are single distances, the others grow up to `distance`, in both directions
+    where a stack reads both ways.
+    """
+
+    buckets: int = Field(32, ge=2, le=4_096)
+    distance: int = Field(128, ge=2, le=1_048_576)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "RelativeBuckets":
+        if self.buckets % 4 or self.distance <= self.buckets // 2:
+            raise ValueError(
+                f"buckets ({self.buckets}) must divide by 4, distance ({self.distance}) be above "
+                "half of them"
+            )
+        return self
+
+
 class ModelConfig(Config):
     """Every choice that changes what the model computes. Sizes are checked before allocation."""
 
@@ -56,23 +79,45 @@ class ModelConfig(Config):
     hidden: int = Field(ge=1, le=1_048_576, description="width inside the MLP")
     max_positions: int = Field(ge=1, le=16_777_216, description="longest context, tokens")
 
-    norm: Literal["rms", "layer"] = "rms"
+    shape: Literal["decoder", "encoder", "encoder-decoder"] = Field(
+        "decoder", description="which stacks there are"
+    )
+    encoder_layers: int | None = Field(
+        None, ge=1, le=1_024, description="blocks of the encoder beside a decoder; None: as many"
+    )
+
+    norm: NormKind = "rms"
     norm_where: Literal["before", "after"] = "before"
     norm_eps: float = Field(1e-6, gt=0, le=0.1)
-    position: Literal["rotary", "learned", "none"] = "rotary"
+    norm_embedding: bool = Field(False, description="a norm behind the embeddings")
+    position: Literal["rotary", "learned", "relative", "none"] = "rotary"
+    position_offset: int = Field(0, ge=0, le=64, description="learned: the row of the first place")
     rotary_base: float = Field(10_000.0, gt=1, le=1e12)
     rotary_scaling: RotaryScaling | None = None
-    bias_qkv: bool = False
-    bias_out: bool = False
-    bias_mlp: bool = False
+    relative: RelativeBuckets = RelativeBuckets()
+    token_types: int = Field(
+        0, ge=0, le=64, description="kinds of token with a vector of their own"
+    )
+    biases: tuple[Bias, ...] = Field((), description="groups of matrices that have biases")
+    scaled: tuple[Scaled, ...] = Field(
+        ("scores",), description="scores by 1/√head_dim, embedding by √dim, head by 1/√dim"
+    )
     qk_norm: bool = False
-    scale_scores: bool = True
     window: int | None = Field(None, ge=1, description="a query sees this many latest keys")
     gated: bool = True
     activation: Activation = "silu"
+    head: Literal["plain", "transformed"] = Field(
+        "plain", description="transformed: a layer and a norm before the head, as BERT has it"
+    )
     tied: bool = Field(True, description="the head shares the token embedding")
     softcap: float | None = Field(None, gt=0, description="logits are softcap · tanh(x / softcap)")
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @field_validator("biases", "scaled", mode="after")
+    @classmethod
+    def _in_order(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The same choice is the same tuple, however it was written."""
+        return tuple(sorted(set(names)))
 
     @model_validator(mode="after")
     def _agrees(self) -> "ModelConfig":
@@ -80,4 +125,11 @@ class ModelConfig(Config):
             raise ValueError(f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})")
         if self.position == "rotary" and self.head_dim % 2:
             raise ValueError(f"head_dim ({self.head_dim}) must be even for rotary positions")
+        if self.encoder_layers is not None and self.shape != "encoder-decoder":
+            raise ValueError(f"encoder_layers beside the shape {self.shape!r}")
         return self
+
+    @property
+    def reads_both_ways(self) -> bool:
+        """Whether ids go into an encoder."""
+        return self.shape != "decoder"

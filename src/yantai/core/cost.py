@@ -44,11 +44,15 @@ def count(model: Transformer, context: int) -> Cost:
     """The cost of a model at a context of so many tokens."""
     config = model.config
     seen = min(context, config.window or context)
-    mean_keys = (seen + 1) / 2 if seen == context else seen
+    keys = 0.0  # that a token looks at, in all blocks together
+    for stack in model.stacks:
+        own = seen if stack.both_ways or seen < context else (seen + 1) / 2
+        across = context if stack.cross else 0
+        keys += len(stack.blocks) * (own + across)
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         matrix_parameters=sum(inputs * outputs for inputs, outputs in matrix_shapes(model)),
-        attention_flops=config.layers * 4 * config.heads * config.head_dim * mean_keys,
+        attention_flops=4 * config.heads * config.head_dim * keys,
     )
 
 
@@ -74,7 +78,10 @@ def training_bytes(
     kept = 4 * config.dim + 2 * (inner + 2 * kv_inner) + 2 * inner + mlp_kept
     tokens = batch * context
     pattern = batch * config.heads * context * (context + 128) // 2
-    activations = config.layers * (tokens * kept + pattern) * compute_bytes
+    blocks = config.layers
+    if config.shape == "encoder-decoder":
+        blocks += config.encoder_layers or config.layers
+    activations = blocks * (tokens * kept + pattern) * compute_bytes
     head = min(tokens, chunk_rows(config.vocab_size)) * config.vocab_size * compute_bytes
     head += 2 * config.vocab_size * config.dim * 4  # its gradient, summed up and kept
     return cost.parameters * 4 * (2 + copies) + activations + head

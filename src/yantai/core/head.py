@@ -9,9 +9,35 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from yantai.core.config import ModelConfig
+from yantai.core.layers import Linear, activate, make_norm
+
 CHUNK = 1024
 CHUNK_NUMBERS = 2**23
 SOFTMAX_ROWS = 64
+
+
+class Head(Linear):
+    """One row a token, on the hidden vector or on what a further layer and a norm make of it."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config.dim, config.vocab_size, bias="head" in config.biases)
+        self.transform = self.norm = None
+        if config.head == "transformed":
+            self.transform = Linear(config.dim, config.dim, bias=True)
+            self.norm = make_norm(config.norm, config.dim, config.norm_eps)
+        self.activation = config.activation
+        self.scale = config.dim**-0.5 if "head" in config.scaled else None
+
+    def ready(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """What the rows are multiplied with."""
+        if self.transform is not None and self.norm is not None:
+            hidden = self.norm(activate(self.activation, self.transform(hidden)))
+        return hidden if self.scale is None else hidden * self.scale
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
+        """Logits."""
+        return super().forward(self.ready(x))
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
@@ -24,9 +50,10 @@ def cross_entropy_sum(
     weight: Float[Tensor, "vocab dim"],
     targets: Int[Tensor, "position"],
     cap: float | None = None,
+    bias: Float[Tensor, "vocab"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Σ −ln softmax(hidden·weightᵀ)[target] over positions whose target is not negative."""
-    return _LinearCrossEntropy.apply(hidden, weight, targets, cap)
+    """Σ −ln softmax(hidden·weightᵀ + bias)[target] over positions whose target is not negative."""
+    return _LinearCrossEntropy.apply(hidden, weight, targets, cap, bias)
 
 
 def token_log_probabilities(
@@ -34,13 +61,15 @@ def token_log_probabilities(
     weight: Float[Tensor, "vocab dim"],
     targets: Int[Tensor, "position"],
     cap: float | None = None,
+    bias: Float[Tensor, "vocab"] | None = None,
 ) -> Float[Tensor, "position"]:
     """ln p(target) of each position, float32; targets must not be negative."""
     weight = weight.to(hidden.dtype)
+    bias = bias.to(hidden.dtype) if bias is not None else None
     parts = []
     for start in range(0, len(targets), CHUNK):
         rows = slice(start, start + CHUNK)
-        logits = _wide(soft_cap(hidden[rows] @ weight.t(), cap))
+        logits = _wide(soft_cap(torch.nn.functional.linear(hidden[rows], weight, bias), cap))
         picked = logits.gather(1, targets[rows, None])[:, 0]
         parts.append(picked - logits.logsumexp(dim=-1))
     return torch.cat(parts) if parts else hidden.new_zeros(0)
@@ -61,28 +90,33 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """The gradient of the loss is p − onehot, so it can be taken on the way forward."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None):
-        """The loss, and with it both gradients."""
+    def forward(
+        ctx, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None, bias: Tensor | None
+    ):
+        """The loss, and with it the gradients."""
         counted = targets >= 0
         some_left_out = not bool(counted.all())
         rows, aims = (hidden[counted], targets[counted]) if some_left_out else (hidden, targets)
         used = weight.to(hidden.dtype)
-        learn = any(ctx.needs_input_grad[:2])
-        total, d_rows, d_weight = _loss_and_gradients(rows, used, aims, cap, learn)
+        learn = any(ctx.needs_input_grad)
+        added = bias.to(hidden.dtype) if bias is not None else None
+        total, d_rows, d_weight, d_bias = _loss_and_gradients(rows, used, aims, cap, added, learn)
         if learn:
             d_hidden = d_rows
             if some_left_out:
                 d_hidden = torch.zeros_like(hidden)
                 d_hidden[counted] = d_rows
-            ctx.save_for_backward(d_hidden, d_weight.to(weight.dtype))
+            d_bias = d_bias.to(bias.dtype) if bias is not None else None
+            ctx.save_for_backward(d_hidden, d_weight.to(weight.dtype), d_bias)
         return total
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
         """Scaled by what comes from above."""
         (gradient,) = gradients
-        d_hidden, d_weight = ctx.saved_tensors
-        return d_hidden * gradient.to(d_hidden.dtype), d_weight * gradient, None, None
+        d_hidden, d_weight, d_bias = ctx.saved_tensors
+        d_bias = d_bias * gradient if d_bias is not None else None
+        return d_hidden * gradient.to(d_hidden.dtype), d_weight * gradient, None, None, d_bias
 
 
 def chunk_rows(vocab: int) -> int:
@@ -91,9 +125,14 @@ def chunk_rows(vocab: int) -> int:
 
 
 def _loss_and_gradients(
-    hidden: Tensor, used: Tensor, targets: Tensor, cap: float | None, learn: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss's sum, its gradient to `hidden`, and to `used` in the wide type (if `learn`).
+    hidden: Tensor,
+    used: Tensor,
+    targets: Tensor,
+    cap: float | None,
+    bias: Tensor | None,
+    learn: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The loss's sum, its gradient to `hidden`, and to `used` and `bias` in the wide type.
 
     Products want many rows, the softmax wants few, so that its float32 numbers never leave the
     cache: logits come a chunk at a time, and a few rows at a time turn into gradients in place.
@@ -105,12 +144,15 @@ def _loss_and_gradients(
     total = hidden.new_zeros((), dtype=wide)
     d_hidden = torch.empty_like(hidden if learn else hidden[:0])
     d_weight = hidden.new_zeros(used.shape if learn else (0,), dtype=wide)
+    d_bias = hidden.new_zeros(vocab if learn and bias is not None else 0, dtype=wide)
     buffer = hidden.new_empty((min(chunk, len(targets)), vocab))
     few = hidden.new_empty((step, vocab), dtype=wide)
     minus = few.new_full((step, 1), -1.0)
     for start in range(0, len(targets), chunk):
         rows = slice(start, start + chunk)
         logits = torch.mm(hidden[rows], used.t(), out=buffer[: len(hidden[rows])])
+        if bias is not None:
+            logits += bias
         for part, target in zip(logits.split(step), targets[rows].split(step), strict=True):
             index = target[:, None]
             if cap is not None:
@@ -126,4 +168,6 @@ def _loss_and_gradients(
         if learn:
             torch.mm(logits, used, out=d_hidden[rows])
             d_weight += logits.t() @ hidden[rows]
-    return total, d_hidden, d_weight
+            if bias is not None:
+                d_bias += logits.sum(0, dtype=wide)
+    return total, d_hidden, d_weight, d_bias

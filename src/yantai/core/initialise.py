@@ -41,15 +41,20 @@ def _fan_in(tensor: Tensor, config: ModelConfig) -> float:
 TABLES: dict[str, list[tuple[str, Rule]]] = {
     "zero": [
         (r"embed\.tokens\.weight", _normal(lambda t, c: 0.02 if c.tied else 1.0)),
-        (r"embed\.positions\.weight", _normal(lambda t, c: 0.02)),
+        (r".*entry\.(positions|types)\.weight", _normal(lambda t, c: 0.02)),
+        (r".*\.relative\.weight", _constant(0.0)),
         (r".*norm\.weight", _constant(1.0)),
         (r".*(norm|\.[a-z]+)\.bias", _constant(0.0)),
         (r".*\.part\.(out|down)\.weight", _constant(0.0)),
         (r".*\.(qkv|up)\.[a-z]+\.weight", _normal(_fan_in)),
+        (r"head\.transform\.weight", _normal(_fan_in)),
+        (r"head\.bias", _constant(0.0)),
         (r"head\.weight", _normal(lambda t, c: 0.02)),
     ],
     "gpt2": [
-        (r"embed\.(tokens|positions)\.weight", _normal(lambda t, c: 0.02)),
+        (r"embed\.tokens\.weight", _normal(lambda t, c: 0.02)),
+        (r".*entry\.(positions|types)\.weight", _normal(lambda t, c: 0.02)),
+        (r".*\.relative\.weight", _normal(lambda t, c: 0.02)),
         (r".*norm\.weight", _constant(1.0)),
         (r".*(norm|\.[a-z]+)\.bias", _constant(0.0)),
         (
@@ -57,6 +62,8 @@ TABLES: dict[str, list[tuple[str, Rule]]] = {
             _normal(lambda t, c: 0.02 / math.sqrt(2 * c.layers)),
         ),
         (r".*\.(qkv|up)\.[a-z]+\.weight", _normal(lambda t, c: 0.02)),
+        (r"head\.transform\.weight", _normal(lambda t, c: 0.02)),
+        (r"head\.bias", _constant(0.0)),
         (r"head\.weight", _normal(lambda t, c: 0.02)),
     ],
 }

@@ -2,7 +2,7 @@
 
 Knows: q, k, v and a mask. Four roads:
 
-- `CausalAttention`, compiled, for bfloat16 on a CPU that multiplies it.
+- `RangeAttention`, compiled, for bfloat16 on a CPU that multiplies it.
 - `_Blocks`, the same without a compiler: plain matrix products over causal blocks of rows, which
   skip the masked half. Torch's CPU flash kernel spends there three times as long.
 - `scaled_dot_product_attention`, for everything else.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from yantai.core.layers import Point, look
 from yantai.core.mask import Mask
-from yantai.core.native.causal_attention import COLUMNS, CausalAttention, available
+from yantai.core.native.range_attention import COLUMNS, RangeAttention, available
 
 BLOCK_ROWS = 128
 BLOCK_LONGEST = 1024
@@ -28,13 +28,13 @@ KeyValues = Float[Tensor, "batch kv_head key head_dim"]
 def attend(q: Heads, k: KeyValues, v: KeyValues, mask: Mask, scale: float, dropout: float) -> Heads:
     """softmax(q·kᵀ·scale + mask)·v; grouped key-value heads are shared by their queries."""
     queries, keys = q.shape[2], k.shape[2]
-    first = _first_keys(q, keys, mask, dropout)
-    if first is not None:
-        return CausalAttention.apply(q, k, v, first, scale)
+    seen = _seen(q, keys, mask, dropout)
+    if seen is not None:
+        return RangeAttention.apply(q, k, v, seen, scale)
     if _blocks_pay(q, keys, mask, dropout):
         return _Blocks.apply(q, *_repeat(q, k, v), mask, scale)
     grouped = q.shape[1] != k.shape[1]
-    if queries == 1 and mask.valid is None and mask.documents is None and mask.window is None:
+    if queries == 1 and mask.is_open and mask.window is None:
         if grouped:
             return _attend_one(q, k, v, scale)
         return F.scaled_dot_product_attention(q, k, v, scale=scale, dropout_p=dropout)
@@ -42,9 +42,9 @@ def attend(q: Heads, k: KeyValues, v: KeyValues, mask: Mask, scale: float, dropo
         return F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=grouped
         )
-    allowed = mask.dense(queries, keys, q.device)
+    added = mask.added(queries, keys, q.device)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=allowed, scale=scale, dropout_p=dropout, enable_gqa=grouped
+        q, k, v, attn_mask=added, scale=scale, dropout_p=dropout, enable_gqa=grouped
     )
 
 
@@ -69,6 +69,8 @@ def attend_openly(
     k, v = _repeat(q, k, v)
     scores = q @ k.transpose(-2, -1) * scale  # batch head query key
     allowed = mask.dense(q.shape[2], k.shape[2], q.device)
+    if mask.bias is not None:
+        scores = scores + mask.bias
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -torch.inf)
     pattern = look(pattern_point, look(scores_point, scores).softmax(dim=-1))
@@ -82,13 +84,13 @@ def _repeat(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1)
 
 
-def _first_keys(q: Tensor, keys: int, mask: Mask, dropout: float) -> Tensor | None:
+def _seen(q: Tensor, keys: int, mask: Mask, dropout: float) -> Tensor | None:
     """What the compiled road needs to know, where it can be taken."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or dropout or q.shape[-1] % COLUMNS:
         return None
-    if q.shape[2] != keys or keys == 1 or not available():
+    if q.shape[2] == 1 or not available():
         return None
-    return mask.first_keys(keys, q.device)
+    return mask.seen(q.shape[2], keys, q.device)
 
 
 def _blocks_pay(q: Tensor, keys: int, mask: Mask, dropout: float) -> bool:
@@ -99,6 +101,7 @@ def _blocks_pay(q: Tensor, keys: int, mask: Mask, dropout: float) -> bool:
         and q.requires_grad
         and dropout == 0.0
         and mask.causal
+        and mask.bias is None
         and mask.query_start == 0
         and q.shape[2] == keys <= BLOCK_LONGEST
     )

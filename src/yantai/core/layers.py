@@ -5,14 +5,13 @@ stream is bfloat16: each part casts its own weights to the type of what it is gi
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from yantai.core.config import Activation, ModelConfig
+from yantai.core.config import Activation, ModelConfig, NormKind
 from yantai.core.fused import lay_out, product, rms
 from yantai.core.native.elementwise import Gate, serves
 from yantai.core.native.elementwise import LayerNorm as CompiledLayerNorm
@@ -85,6 +84,12 @@ class Joint(nn.Module):
         """The maps, in the order of their outputs."""
         return [getattr(self, name) for name in self._names]
 
+    def part(self, name: str) -> nn.Module:
+        """One of the maps alone."""
+        found = getattr(self, name)
+        assert isinstance(found, nn.Module)
+        return found
+
     def pack(self, place: Place = itself) -> None:
         """Lay the weights end to end for inference; the parts become views of one memory."""
         parts = [part for part in self.parts if isinstance(part, Linear)]
@@ -120,12 +125,16 @@ class Joint(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """g·x/√(mean(x²)+ε) (arXiv 1910.07467, eq. 4); the mean is taken in float32."""
+    """g·x/√(mean(x²)+ε) (arXiv 1910.07467, eq. 4); the mean is taken in float32.
 
-    def __init__(self, dim: int, eps: float):
+    In a float64 model the reference implementations differ: most round the vector to float32 too,
+    T5's (`wide`) only the mean.
+    """
+
+    def __init__(self, dim: int, eps: float, *, wide: bool = False):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(dim))
-        self.eps = eps
+        self.eps, self.wide = eps, wide
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Scale each vector to unit mean square."""
@@ -133,10 +142,9 @@ class RMSNorm(nn.Module):
             if x.device.type == "cpu":
                 return rms(x, self.weight, self.eps)
             return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
-        # float32 even inside a float64 model, as the reference implementation has it
-        wide = x.float()
-        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight.to(x.dtype) * scaled.to(x.dtype)
+        narrow = x.float()
+        scale = torch.rsqrt(narrow.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight.to(x.dtype) * ((x if self.wide else narrow) * scale).to(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -156,9 +164,11 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, (x.shape[-1],), weight, bias, self.eps)
 
 
-def make_norm(kind: Literal["rms", "layer"], dim: int, eps: float) -> nn.Module:
+def make_norm(kind: NormKind, dim: int, eps: float) -> nn.Module:
     """The norm of that kind."""
-    return (RMSNorm if kind == "rms" else LayerNorm)(dim, eps)
+    if kind == "layer":
+        return LayerNorm(dim, eps)
+    return RMSNorm(dim, eps, wide=kind == "rms_wide")
 
 
 def activate(kind: Activation, x: Tensor) -> Tensor:
@@ -188,8 +198,9 @@ class MLP(nn.Module):
         super().__init__()
         self.activation: Activation = config.activation
         parts = {"gate": config.hidden} if config.gated else {}
-        self.up = Joint(config.dim, parts | {"value": config.hidden}, bias=config.bias_mlp)
-        self.down = Linear(config.hidden, config.dim, bias=config.bias_mlp)
+        bias = "mlp" in config.biases
+        self.up = Joint(config.dim, parts | {"value": config.hidden}, bias=bias)
+        self.down = Linear(config.hidden, config.dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Each position for itself."""

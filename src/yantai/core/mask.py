@@ -7,7 +7,7 @@ joined with `&`: a key is seen if every condition allows it.
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Float, Int32
 from torch import Tensor
 
 ALIGNED = 64
@@ -38,19 +38,24 @@ class Mask:
         causal: a query sees no later key.
         window: a query sees only the latest `window` keys, itself included.
         documents: "batch position" ids; a query sees only keys of its own document.
+        query_documents: "batch query" ids where the queries are another sequence than the keys; a
+            query of the document −1 (padding) sees everything, so that its softmax is a number.
         valid: "batch key" booleans; False marks padding, which nobody sees.
         query_start: the place of the first query among the keys (above 0 behind a cache).
+        bias: "1 head query key" numbers that are added to the scores (relative positions).
     """
 
     causal: bool = False
     window: int | None = None
     documents: Tensor | None = None
+    query_documents: Tensor | None = None
     valid: Tensor | None = None
     query_start: int = 0
+    bias: Tensor | None = None
     _blocks: dict[tuple[int, torch.dtype], list[Block]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    _first: dict[int, Tensor | None] = field(
+    _seen: dict[tuple[int, int], Tensor | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -58,7 +63,8 @@ class Mask:
         """Both conditions. Two different windows give the smaller one.
 
         >>> Mask(causal=True) & Mask(window=8)
-        Mask(causal=True, window=8, documents=None, valid=None, query_start=0)
+        Mask(causal=True, window=8, documents=None, query_documents=None, valid=None,
+         query_start=0, bias=None)
         """
         windows = [window for window in (self.window, other.window) if window is not None]
         joined = {
@@ -66,7 +72,7 @@ class Mask:
             "window": min(windows) if windows else None,
             "query_start": max(self.query_start, other.query_start),
         }
-        for name in ("documents", "valid"):
+        for name in ("documents", "query_documents", "valid", "bias"):
             mine, theirs = getattr(self, name), getattr(other, name)
             assert mine is None or theirs is None, f"two masks both say which {name}"
             joined[name] = mine if mine is not None else theirs
@@ -75,7 +81,12 @@ class Mask:
     @property
     def is_plain_causal(self) -> bool:
         """Whether the causal condition is the only one, so that a fast kernel needs no matrix."""
-        return self.causal and self.window is None and self.documents is None and self.valid is None
+        return self.causal and self.window is None and self.is_open
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every pair counts alike, order and window aside."""
+        return self.documents is None and self.valid is None and self.bias is None
 
     def dense(
         self,
@@ -92,41 +103,59 @@ class Mask:
         if self.causal:
             allowed = query >= key
         if self.window is not None:
-            near = query - key < self.window
+            near = (query - key).abs() < self.window
             allowed = near if allowed is None else allowed & near
         allowed = None if allowed is None else allowed[None, None]
         if self.documents is not None:
-            queries = self.documents[:, self.query_start :][:, :query_count][:, rows]
-            same = (queries[:, :, None] == self.documents[:, None, columns])[:, None]
+            of_queries = self.query_documents
+            if of_queries is None:
+                of_queries = self.documents[:, self.query_start :][:, :query_count]
+            queries = of_queries[:, rows, None]
+            same = (queries == self.documents[:, None, columns])[:, None]
+            if self.query_documents is not None:
+                same = same | (queries < 0)[:, None]
             allowed = same if allowed is None else allowed & same
         if self.valid is not None:
             valid = self.valid[:, None, None, columns]
             allowed = valid if allowed is None else allowed & valid
         return allowed
 
-    def first_keys(self, count: int, device: torch.device) -> Int32[Tensor, "#batch query"] | None:
-        """The first key that each query sees, where it sees all from there to itself; else None.
+    def added(
+        self, query_count: int, key_count: int, device: torch.device
+    ) -> Bool[Tensor, "#batch 1 query key"] | Float[Tensor, "#batch head query key"] | None:
+        """What a kernel adds to the scores, or the allowed pairs, or None where all are."""
+        allowed = self.dense(query_count, key_count, device)
+        if self.bias is None or allowed is None:
+            return allowed if self.bias is None else self.bias
+        return self.bias.masked_fill(~allowed, -torch.inf)
+
+    def seen(
+        self, queries: int, keys: int, device: torch.device
+    ) -> Int32[Tensor, "2 #batch query"] | None:
+        """The first and the last key of each query, where it sees all between them; else None.
 
         That is so without padding, where documents lie one behind another.
         """
-        if not self.causal or self.valid is not None or self.query_start:
+        if self.valid is not None or self.bias is not None or self.query_start:
             return None
-        if count not in self._first:
-            self._first[count] = self._find_first(count, device)
-        return self._first[count]
+        if (queries, keys) not in self._seen:
+            self._seen[queries, keys] = self._find_seen(queries, keys, device)
+        return self._seen[queries, keys]
 
-    def _find_first(self, count: int, device: torch.device) -> Tensor | None:
-        place = torch.arange(count, dtype=torch.int32, device=device)[None]
-        first = torch.zeros_like(place)
+    def _find_seen(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
+        place = torch.arange(queries, dtype=torch.int32, device=device)[None]
+        first, last = torch.zeros_like(place), torch.full_like(place, keys - 1)
         if self.documents is not None:
-            change = self.documents[:, 1:].int() - self.documents[:, :-1].int()
-            if bool((change < 0).any()):
+            borders = _borders(self.documents, self.query_documents)
+            if borders is None:
                 return None
-            begins = torch.nn.functional.pad(change > 0, (1, 0))
-            first = (begins.int() * place).cummax(dim=1).values.int()
+            first, last = borders
         if self.window is not None:
             first = first.maximum(place - self.window + 1)
-        return first
+            last = last.minimum(place + self.window - 1)
+        if self.causal:
+            last = last.minimum(place)
+        return torch.stack(torch.broadcast_tensors(first, last))
 
     def blocks(
         self, count: int, rows: int, device: torch.device, dtype: torch.dtype
@@ -163,6 +192,29 @@ class Mask:
         return Block(
             slice(start, stop), slice(first, stop), added.masked_fill_(~allowed, -torch.inf)
         )
+
+
+def _borders(documents: Tensor, of_queries: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """The first and the last key of each query's document; None where documents are not in order.
+
+    Padding, which is document −1, must stand behind all others; a padded query sees the last key.
+    """
+    last_of_all = documents.shape[1] - 1
+    highest = 2**31 - 1
+    order = documents.masked_fill(documents < 0, highest).contiguous()
+    if bool((order[:, 1:] < order[:, :-1]).any()):
+        return None
+    wanted = order if of_queries is None else of_queries.masked_fill(of_queries < 0, highest)
+    first = torch.searchsorted(order, wanted.contiguous())
+    last = torch.searchsorted(order, wanted.contiguous(), right=True) - 1
+    if of_queries is not None:  # a document that no key is of, and padding
+        alone = (last < first) | (of_queries < 0)
+        first, last = (torch.where(alone, last_of_all, part) for part in (first, last))
+        if bool((wanted[:, 1:] < wanted[:, :-1]).any()) or bool(
+            (first[:, 1:] < first[:, :-1]).any()
+        ):
+            return None
+    return first.int(), last.int()
 
 
 def causal() -> Mask:

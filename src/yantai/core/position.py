@@ -104,6 +104,28 @@ def _llama3(frequency: Tensor, scaling: RotaryScaling) -> Tensor:
     return torch.where(turns > scaling.fast, frequency, divided)
 
 
+def relative_buckets(
+    queries: Int[Tensor, "query"], keys: Int[Tensor, "key"], config: ModelConfig, *, both_ways: bool
+) -> Int[Tensor, "query key"]:
+    """The bucket of each pair's distance (arXiv 1910.10683, section 2.1; sizes as in its code).
+
+    Reading both ways, the later keys have the upper half of the buckets; else they share the first.
+    """
+    buckets, farthest = config.relative.buckets, config.relative.distance
+    ahead = keys[None, :] - queries[:, None]
+    start = torch.zeros_like(ahead)
+    if both_ways:
+        buckets //= 2
+        start = (ahead > 0) * buckets
+        distance = ahead.abs()
+    else:
+        distance = (-ahead).clamp_min(0)
+    exact = buckets // 2
+    growth = torch.log(distance.float().clamp_min(1) / exact) / math.log(farthest / exact)
+    far = (exact + (growth * (buckets - exact)).long()).clamp_max(buckets - 1)
+    return start + torch.where(distance < exact, distance, far)
+
+
 def rotate(
     x: Float[Tensor, "batch position head head_dim"],
     rotary: Rotary | None,

@@ -1,22 +1,42 @@
 """Blocks on a residual stream, and a stack of them.
 
-Knows: the order attention → MLP and where the norms stand. A block is a short word, `[attn, mlp]`.
+Knows: the order attention → cross-attention → MLP and where the norms stand. A block is a short
+word: `[attn, mlp]`, or `[attn, cross, mlp]` where the stack looks at another one's output.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from yantai.core.attention import Attention
 from yantai.core.cache import Cache
 from yantai.core.config import ModelConfig
-from yantai.core.layers import MLP, Point, look, make_norm
+from yantai.core.layers import MLP, Point, Table, look, make_norm
 from yantai.core.mask import Mask
-from yantai.core.position import Rotary
+from yantai.core.position import Rotary, relative_buckets
 
 Stream = Float[Tensor, "batch position dim"]
+Index = Int[Tensor, "#batch position"]
+
+
+class Memory(NamedTuple):
+    """An encoder's output and who of it may be seen."""
+
+    hidden: Float[Tensor, "batch key dim"]
+    mask: Mask
+
+
+class Sight(NamedTuple):
+    """What all blocks of a forward share: who sees whom, and from where."""
+
+    mask: Mask
+    rotary: Rotary | None = None
+    memory: Memory | None = None
 
 
 class Sublayer(nn.Module):
@@ -40,43 +60,84 @@ class Sublayer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP."""
+    """Attention, then cross-attention where there is something to look at, then the MLP."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, *, cross: bool = False):
         super().__init__()
         self.attn = Sublayer(config, Attention(config))
+        self.cross = Sublayer(config, Attention(config)) if cross else None
         self.mlp = Sublayer(config, MLP(config))
         self.resid_pre, self.resid_mid, self.resid_post = Point(), Point(), Point()
 
-    def forward(
-        self, x: Stream, mask: Mask, rotary: Rotary | None, cache: Cache | None, layer: int
-    ) -> Stream:
+    def forward(self, x: Stream, sight: Sight, cache: Cache | None, layer: int) -> Stream:
         """One step along the stream."""
         x = look(self.resid_pre, x)
-        x = look(self.resid_mid, self.attn(x, mask, rotary, cache, layer))
+        x = self.attn(x, None, sight.mask, sight.rotary, cache, layer)
+        if self.cross is not None:
+            assert sight.memory is not None, "a block with cross-attention needs a memory"
+            x = self.cross(x, *sight.memory, None, cache, layer)
+        x = look(self.resid_mid, x)
         return look(self.resid_post, self.mlp(x))
 
 
+class Entry(nn.Module):
+    """What comes to a token's vector before the first block: its place, its type, a norm."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        rows, self.offset = config.max_positions + config.position_offset, config.position_offset
+        self.positions = Table(rows, config.dim) if config.position == "learned" else None
+        self.types = Table(config.token_types, config.dim) if config.token_types else None
+        after = config.norm_embedding
+        self.norm = make_norm(config.norm, config.dim, config.norm_eps) if after else None
+        self.dropout = config.dropout
+
+    def forward(self, x: Stream, positions: Index | None, types: Index | None) -> Stream:
+        """The stream's beginning."""
+        if self.types is not None:
+            kinds = types if types is not None else x.new_zeros(x.shape[:2], dtype=torch.long)
+            x = x + self.types(kinds)
+        if self.positions is not None:
+            assert positions is not None
+            x = x + self.positions(positions + self.offset)
+        if self.norm is not None:
+            x = self.norm(x)
+        return dropout(x, self.dropout) if self.dropout and self.training else x
+
+
 class Stack(nn.Module):
-    """All blocks, and the last norm where norms stand before the parts.
+    """An entry, all blocks, and the last norm where norms stand before the parts.
 
     `around` wraps the call of each block; recomputation in training is such a wrapper.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layers: int, *, both_ways: bool, cross: bool = False):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.config, self.both_ways, self.cross = config, both_ways, cross
+        self.entry = Entry(config)
+        buckets = config.relative.buckets
+        relative = config.position == "relative"
+        self.relative = Table(buckets, config.heads) if relative else None
+        self.blocks = nn.ModuleList(Block(config, cross=cross) for _ in range(layers))
         before = config.norm_where == "before"
         self.norm = make_norm(config.norm, config.dim, config.norm_eps) if before else None
         self.around: Callable | None = None
 
-    def forward(
-        self, x: Stream, mask: Mask, rotary: Rotary | None = None, cache: Cache | None = None
-    ) -> Stream:
-        """From embeddings to the last hidden vectors."""
+    def forward(self, x: Stream, sight: Sight, cache: Cache | None = None) -> Stream:
+        """From what the entry gave to the last hidden vectors."""
+        if self.relative is not None:
+            sight = sight._replace(mask=self._with_distances(sight.mask, x))
         for layer, block in enumerate(self.blocks):
             if self.around is not None:
-                x = self.around(block, x, mask, rotary, cache, layer)
+                x = self.around(block, x, sight, cache, layer)
             else:
-                x = block(x, mask, rotary, cache, layer)
+                x = block(x, sight, cache, layer)
         return self.norm(x) if self.norm is not None else x
+
+    def _with_distances(self, mask: Mask, x: Stream) -> Mask:
+        """The mask with a number for the distance of each pair, the same in all blocks."""
+        assert self.relative is not None
+        keys = torch.arange(mask.query_start + x.shape[1], device=x.device)
+        queries = keys[mask.query_start :]
+        buckets = relative_buckets(queries, keys, self.config, both_ways=self.both_ways)
+        return replace(mask, bias=self.relative(buckets).permute(2, 0, 1)[None].to(x.dtype))

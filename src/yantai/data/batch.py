@@ -3,7 +3,7 @@
 Knows: arrays. Knows nothing of where they come from or what is learned from them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ IGNORED = -1
 """The target of a position that teaches nothing."""
 
 Array = NDArray[np.int64]
+FIELDS = ("ids", "targets", "documents", "positions")
+SOURCE_FIELDS = ("source", "source_documents", "source_positions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Row:
         documents: which document of the row each token belongs to; padding is −1.
         positions: the place of each token within its document.
         name: where the row comes from, for a person who must find it.
+        source: what an encoder reads, where ids and targets are a decoder's; documents and
+            positions of its own follow.
     """
 
     ids: Array
@@ -33,6 +37,9 @@ class Row:
     documents: Array
     positions: Array
     name: str
+    source: Array | None = None
+    source_documents: Array | None = None
+    source_positions: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +59,33 @@ class Batch:
     single_document: bool
     target_count: int
     names: tuple[str, ...]
+    source: Tensor | None = None
+    source_documents: Tensor | None = None
+    source_positions: Tensor | None = None
+
+    @property
+    def token_count(self) -> int:
+        """Tokens that are read, padding included."""
+        return self.ids.numel() + (self.source.numel() if self.source is not None else 0)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        moved = (
-            tensor.to(device, non_blocking=True)
-            for tensor in (self.ids, self.targets, self.documents, self.positions)
-        )
-        return Batch(*moved, self.single_document, self.target_count, self.names)
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in (*FIELDS, *SOURCE_FIELDS)
+            if getattr(self, name) is not None
+        }
+        return replace(self, **moved)
 
 
 def collate(rows: list[Row]) -> Batch:
     """Put rows of equal length side by side."""
-    stacked = [
-        torch.from_numpy(np.stack([getattr(row, field) for row in rows]))
-        for field in ("ids", "targets", "documents", "positions")
-    ]
+    fields = FIELDS if rows[0].source is None else (*FIELDS, *SOURCE_FIELDS)
+    stacked = {
+        field: torch.from_numpy(np.stack([getattr(row, field) for row in rows])) for field in fields
+    }
     return Batch(
-        *stacked,
+        **stacked,
         single_document=all(int(row.documents[-1]) == int(row.documents[0]) for row in rows),
         target_count=int(sum((row.targets != IGNORED).sum() for row in rows)),
         names=tuple(row.name for row in rows),

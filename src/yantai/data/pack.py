@@ -192,9 +192,11 @@ class ExampleRows:
             targets = np.where(learn[1:], ids[1:], IGNORED)
             size = len(ids) - 1
             parts.append((ids[:-1], targets, np.full(size, piece), np.arange(size)))
-        joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        ids, targets, documents, positions = (
+            np.concatenate(column) for column in zip(*parts, strict=True)
+        )
         name = ", ".join(self.examples[member].name for member in members[:4])
-        return pad(Row(*joined, name), self.length)
+        return pad(Row(ids, targets, documents, positions, name), self.length)
 
 
 def first_fit(order: list[int], size_of: Callable[[int], int], room: int) -> list[list[int]]:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from yantai.base.errors import DataError, UsageError
-from yantai.core.head import token_log_probabilities
 from yantai.core.model import Transformer
 from yantai.evaluate.compare import ratio
 from yantai.infer.language_model import LanguageModel
@@ -149,7 +148,7 @@ def _score(model: Transformer, windows: list[_Window]) -> list[list[float]]:
         places += fresh
     chosen = hidden[rows, places]
     targets = ids[:, 1:][rows, places]
-    values = -token_log_probabilities(chosen, model.head.weight, targets, model.config.softcap)
+    values = -model.log_probabilities(chosen, targets)
     found, start = [], 0
     for window in windows:
         count = len(window.ids) - 1 - window.first

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,11 +20,11 @@ from yantai.core.initialise import build_meta, materialise
 from yantai.core.model import Transformer
 from yantai.families.rules import Family
 from yantai.families.table import family_of
+from yantai.families.weights import read_tensors, refuse_pickles
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 MAX_CONFIG_BYTES = 10_000_000
 
 
@@ -40,7 +39,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UsageError("E206", folder, "no such folder", expected="a model folder")
     if not path.is_file():
-        _refuse_pickles(folder)
+        refuse_pickles(folder)
         raise ModelFileError("E401", path, "the file is missing", do="is this a model folder?")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelFileError(
@@ -53,17 +52,6 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelFileError("E401", path, "not a table", got=type(value).__name__)
     return value
-
-
-def _refuse_pickles(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        if path.suffix in PICKLES:
-            raise ModelFileError(
-                "E406",
-                path,
-                "pickle files are never opened, they can run code",
-                do="convert it: transformers' save_pretrained writes safetensors",
-            )
 
 
 def load_folder(
@@ -86,17 +74,9 @@ def load_folder(
     where = str(folder / CONFIG)
     family = family_of(theirs.get("model_type"), where)
     config = family.read_config(theirs, where)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        _refuse_pickles(folder)
-        raise ModelFileError("E403", path, "the file is missing")
-    try:
-        with safe_open(path, framework="pt") as file:
-            named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelFileError("E404", path, f"not a whole safetensors file ({error})") from error
+    named = read_tensors(folder)
     meta = build_meta(config)
-    ours = to_ours(named, meta, family, path)
+    ours = to_ours(named, meta, family, folder)
     stored = next(iter(ours.values())).dtype
     model = materialise(meta, device, dtype or stored)
     with torch.no_grad():
@@ -110,9 +90,10 @@ def to_ours(
 ) -> dict[str, Tensor]:
     """Their tensors → ours, each checked against the shape that the config gives."""
     shapes = {name: tuple(parameter.shape) for name, parameter in meta.named_parameters()}
-    rows = family.rows(set(shapes), meta.config.layers)
+    rows = family.rows(set(shapes))
     wanted = {row.theirs.format(**index) for row, index in rows}
     named = _with_prefix(named, wanted, family)
+    _drop_constants(named, meta, family, where)
     if meta.config.tied:
         _drop_tied_copy(named, family, where)
     extra = [
@@ -149,6 +130,15 @@ def _with_prefix(named: dict[str, Tensor], wanted: set[str], family: Family) -> 
     return {family.prefix + name: tensor for name, tensor in named.items()}
 
 
+def _drop_constants(
+    named: dict[str, Tensor], meta: Transformer, family: Family, where: object
+) -> None:
+    for row in family.constants:
+        found = named.pop(row.theirs, None)
+        if found is not None and not torch.equal(found.float(), row.value(meta.config)):
+            raise ModelFileError("E403", f"{where}:{row.theirs}", "numbers that are not supported")
+
+
 def _drop_tied_copy(named: dict[str, Tensor], family: Family, where: object) -> None:
     """A tied head may be stored a second time, if it is the same numbers."""
     names = {
@@ -170,8 +160,10 @@ def to_theirs(model: Transformer, family: Family) -> dict[str, Tensor]:
     """Our tensors under their names, contiguous, a tied head once."""
     ours = {name: parameter.detach() for name, parameter in model.named_parameters()}
     theirs: dict[str, Tensor] = {}
-    for row, index in family.rows(set(ours), model.config.layers):
+    for row, index in family.rows(set(ours)):
         theirs |= row.write(ours, index)
+    dtype = model.embed.tokens.weight.dtype
+    theirs |= {row.theirs: row.value(model.config).to(dtype) for row in family.constants}
     return {name: tensor.contiguous().cpu() for name, tensor in theirs.items()}
 
 
@@ -198,7 +190,8 @@ def save_folder(
     if dtype is not None:
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-    config = family.write_config(model.config) | {"torch_dtype": stored} | (special or {})
+    # what the family itself writes is part of what the model computes (RoBERTa's padding token)
+    config = (special or {}) | family.write_config(model.config) | {"torch_dtype": stored}
     write_json(folder / CONFIG, config)
     write_json(folder / GENERATION, (special or {}) | (generation or {}))
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})

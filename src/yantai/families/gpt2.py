@@ -3,40 +3,8 @@
 Knows: names only. Their products keep inputs before outputs, and q, k, v in one matrix.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from yantai.base.errors import ModelFileError, UsageError
-from yantai.core.config import ModelConfig
-from yantai.families.rules import Computed, Family, Field, Fixed, Merged, Renamed, Theirs
-
-
-def _heads(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
-    heads = theirs.get("n_head")
-    if not isinstance(heads, int) or heads < 1 or ours["dim"] % heads:
-        raise ModelFileError(
-            "E401", f"{where}:n_head", "must divide n_embd", expected=ours["dim"], got=heads
-        )
-    ours.update(heads=heads, kv_heads=heads, head_dim=ours["dim"] // heads)
-
-
-def _write_heads(config: ModelConfig) -> int:
-    if config.kv_heads != config.heads or config.heads * config.head_dim != config.dim:
-        raise UsageError(
-            "E203",
-            "config.heads",
-            "this family cannot express the model",
-            expected=f"{config.dim} = heads · head_dim, a key for each query head",
-            got=f"{config.heads} · {config.head_dim}, {config.kv_heads} key heads",
-            do="choose another --family",
-        )
-    return config.heads
-
-
-def _dropout(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
-    rates = {theirs.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
-    ours["dropout"] = max(rates)
-
+from yantai.families.plain import ACTIVATIONS, EQUAL_HEADS, PLAIN_DECODER, same_dropout
+from yantai.families.rules import Family, Field, Fixed, Members, Merged, Renamed, Theirs
 
 _BLOCK = {
     "attn.norm.weight": "ln_1.weight",
@@ -67,37 +35,34 @@ GPT2 = Family(
         Field("vocab_size", "vocab_size"),
         Field("dim", "n_embd"),
         Field("layers", "n_layer"),
-        Computed("n_head", _write_heads, _heads),
+        EQUAL_HEADS("n_head", "n_embd"),
         Field("hidden", "n_inner", default=lambda ours: 4 * ours["dim"]),
         Field("max_positions", "n_positions"),
         Field("norm_eps", "layer_norm_epsilon", default=lambda ours: 1e-5),
         Field(
             "activation",
             "activation_function",
-            values={"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu"},
+            values=ACTIVATIONS,
             default=lambda ours: "gelu_tanh",
         ),
         Field("tied", "tie_word_embeddings", default=lambda ours: True),
-        Field("scale_scores", "scale_attn_weights", default=lambda ours: True),
+        Members("scaled", (), {"scale_attn_weights": ("scores",)}, {"scale_attn_weights": True}),
+        Members("biases", ("mlp", "out", "qkv")),
         Theirs("scale_attn_by_inverse_layer_idx", False, allowed=(False,)),
         Theirs("reorder_and_upcast_attn", False),
-        Computed("resid_pdrop", lambda config: config.dropout, _dropout),
-        Computed("embd_pdrop", lambda config: config.dropout, lambda *_: None),
-        Computed("attn_pdrop", lambda config: config.dropout, lambda *_: None),
+        *same_dropout("resid_pdrop", "embd_pdrop", "attn_pdrop"),
         Fixed("norm", "layer"),
         Fixed("norm_where", "before"),
         Fixed("position", "learned"),
-        Fixed("bias_qkv", True),
-        Fixed("bias_out", True),
-        Fixed("bias_mlp", True),
         Fixed("qk_norm", False),
         Fixed("gated", False),
         Fixed("softcap", None),
         Fixed("window", None),
+        *PLAIN_DECODER,
     ),
     tensors=(
         Renamed("embed.tokens.weight", "transformer.wte.weight"),
-        Renamed("embed.positions.weight", "transformer.wpe.weight"),
+        Renamed("decoder.entry.positions.weight", "transformer.wpe.weight"),
         *(Renamed(_OURS + ours, _THEIRS + theirs) for ours, theirs in _BLOCK.items()),
         *(
             Renamed(_OURS + ours, _THEIRS + theirs, transposed=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 from yantai.base.errors import ModelFileError
 from yantai.core.config import ModelConfig
-from yantai.families.rules import Computed, Family, Field, Fixed, Renamed, Theirs
+from yantai.families.plain import PLAIN_DECODER
+from yantai.families.rules import Computed, Family, Field, Fixed, Members, Renamed, Theirs
 
 
 def _read_rotary(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
@@ -103,8 +104,9 @@ SIZES = (
     Fixed("norm_where", "before"),
     Fixed("position", "rotary"),
     Fixed("gated", True),
-    Fixed("scale_scores", True),
     Fixed("softcap", None),
+    Members("scaled", ("scores",)),
+    *PLAIN_DECODER,
 )
 
 TENSORS = (
@@ -140,17 +142,12 @@ TENSORS = (
 NO_WINDOW = (Theirs("use_sliding_window", False, allowed=(False,)), Fixed("window", None))
 
 
-def _same_bias(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
-    ours["bias_qkv"] = ours["bias_out"] = bool(theirs.get("attention_bias", False))
-
-
 LLAMA = Family(
     name="llama",
     architecture="LlamaForCausalLM",
     config=(
         *SIZES,
-        Computed("attention_bias", lambda config: config.bias_qkv, _same_bias),
-        Field("bias_mlp", "mlp_bias", default=lambda ours: False),
+        Members("biases", (), {"attention_bias": ("qkv", "out"), "mlp_bias": ("mlp",)}),
         Fixed("qk_norm", False),
         Fixed("window", None),
     ),
@@ -163,9 +160,7 @@ MISTRAL = Family(
     config=(
         *SIZES,
         Field("window", "sliding_window", default=lambda ours: None),
-        Fixed("bias_qkv", False),
-        Fixed("bias_out", False),
-        Fixed("bias_mlp", False),
+        Members("biases"),
         Fixed("qk_norm", False),
     ),
     tensors=TENSORS,
@@ -177,9 +172,7 @@ QWEN2 = Family(
     config=(
         *SIZES,
         *NO_WINDOW,
-        Fixed("bias_qkv", True),
-        Fixed("bias_out", False),
-        Fixed("bias_mlp", False),
+        Members("biases", ("qkv",)),
         Fixed("qk_norm", False),
     ),
     tensors=TENSORS,
@@ -191,8 +184,7 @@ QWEN3 = Family(
     config=(
         *SIZES,
         *NO_WINDOW,
-        Computed("attention_bias", lambda config: config.bias_qkv, _same_bias),
-        Fixed("bias_mlp", False),
+        Members("biases", (), {"attention_bias": ("qkv", "out")}),
         Fixed("qk_norm", True),
     ),
     tensors=TENSORS,

@@ -5,7 +5,7 @@ files. A family is read and written by the same two tables, so the directions ca
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -135,16 +135,74 @@ class Computed:
         theirs[self.key] = self.write_value(config)
 
 
-ConfigRow = Field | Fixed | Theirs | Computed
+@dataclass(frozen=True)
+class Members:
+    """A field of ours that is a set of names, some of which a key of theirs switches on.
+
+    Attributes:
+        ours: the field.
+        always: names that every model of the family has.
+        switched: key of theirs → the names it stands for.
+        default: what an absent key means.
+    """
+
+    ours: str
+    always: tuple[str, ...] = ()
+    switched: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    default: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def usual(self) -> tuple[str, ...]:
+        """The names where their file says nothing."""
+        switched = [self.switched[key] for key, on in self.default.items() if on]
+        return tuple(sorted({*self.always, *(name for names in switched for name in names)}))
+
+    def read(self, theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
+        """Switches → names."""
+        found = set(self.always)
+        for key, names in self.switched.items():
+            given = theirs.get(key)
+            if given if given is not None else self.default.get(key, False):
+                found |= set(names)
+        ours[self.ours] = tuple(sorted(found))
+
+    def write(self, config: ModelConfig, theirs: dict[str, Any]) -> None:
+        """Names → switches."""
+        got = set(getattr(config, self.ours))
+        expressed = set(self.always)
+        for key, names in self.switched.items():
+            theirs[key] = set(names) <= got
+            expressed |= set(names) if theirs[key] else set()
+        if got != expressed:
+            raise UsageError(
+                "E203",
+                f"config.{self.ours}",
+                "this family cannot express the model",
+                expected=", ".join(sorted(expressed)) or "none",
+                got=", ".join(sorted(got)) or "none",
+                do="choose another --family",
+            )
+
+
+ConfigRow = Field | Fixed | Theirs | Computed | Members
 
 
 @dataclass(frozen=True)
 class Renamed:
-    """One tensor under another name; `transposed` where they keep inputs before outputs."""
+    """One tensor under another name.
+
+    Attributes:
+        ours, theirs: the names; `{layer}` counts blocks.
+        transposed: they keep inputs before outputs.
+        beside: another tensor of ours that a model must have for this row to hold.
+        without: one that it must not have.
+    """
 
     ours: str
     theirs: str
     transposed: bool = False
+    beside: str = ""
+    without: str = ""
 
     def read(self, theirs: Mapping[str, Tensor], index: Mapping[str, int]) -> Tensors:
         """Their tensor → ours."""
@@ -182,6 +240,14 @@ TensorRow = Renamed | Merged
 
 
 @dataclass(frozen=True)
+class Constant:
+    """A tensor that only their file has, always with the same numbers."""
+
+    theirs: str
+    value: Callable[[ModelConfig], Tensor]
+
+
+@dataclass(frozen=True)
 class Family:
     """Two tables and the names that Hugging Face's config.json carries.
 
@@ -191,6 +257,8 @@ class Family:
         config: rows between `ModelConfig` and config.json.
         tensors: rows between tensor names; `{layer}` counts blocks.
         ignored: names of theirs that carry nothing (buffers of old versions).
+        constants: tensors of theirs that are always the same.
+        usual: what a new model has where the tables leave a choice.
         initial: the table of first weights that suits the family.
         prefix: what some files leave out before every name.
     """
@@ -199,13 +267,17 @@ class Family:
     architecture: str
     config: tuple[ConfigRow, ...]
     tensors: tuple[TensorRow, ...]
+    constants: tuple[Constant, ...] = ()
+    usual: Mapping[str, Any] = field(default_factory=dict)
     initial: str = "zero"
     ignored: tuple[str, ...] = ()
     prefix: str = ""
 
     def fixed(self) -> dict[str, Any]:
-        """The fields of `ModelConfig` in which the family leaves no choice."""
-        return {row.ours: row.value for row in self.config if isinstance(row, Fixed)}
+        """The fields of `ModelConfig` that a new model of the family does not choose for itself."""
+        fixed = {row.ours: row.value for row in self.config if isinstance(row, Fixed)}
+        members = {row.ours: row.usual for row in self.config if isinstance(row, Members)}
+        return fixed | members | dict(self.usual)
 
     def read_config(self, theirs: Mapping[str, Any], where: str) -> ModelConfig:
         """config.json → ours.
@@ -240,12 +312,23 @@ class Family:
             row.write(config, theirs)
         return theirs
 
-    def rows(self, names: set[str], layers: int) -> list[tuple[TensorRow, dict[str, int]]]:
+    def rows(self, names: set[str]) -> list[tuple[TensorRow, dict[str, int]]]:
         """The rows that a model with these parameter names has, layer by layer."""
         found = []
         for row in self.tensors:
-            first = row.ours if isinstance(row, Renamed) else row.ours[0]
-            for layer in range(layers if "{layer}" in first else 1):
-                if first.format(layer=layer) in names:
-                    found.append((row, {"layer": layer}))
+            first = row.ours[0] if isinstance(row, Merged) else row.ours
+            for layer in range(len(names)):
+                if first.format(layer=layer) not in names or not _holds(row, names, layer):
+                    break
+                found.append((row, {"layer": layer}))
+                if "{layer}" not in first:
+                    break
         return found
+
+
+def _holds(row: TensorRow, names: set[str], layer: int) -> bool:
+    """Whether what the row asks of other tensors is so."""
+    if isinstance(row, Merged):
+        return True
+    there = not row.beside or row.beside.format(layer=layer) in names
+    return there and (not row.without or row.without.format(layer=layer) not in names)

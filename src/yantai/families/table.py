@@ -2,13 +2,15 @@
 
 from yantai.base.config import look_up
 from yantai.base.errors import ModelFileError
+from yantai.families.bart import BART
+from yantai.families.bert import BERT, ROBERTA
 from yantai.families.gpt2 import GPT2
 from yantai.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from yantai.families.rules import Family
+from yantai.families.t5 import MT5, T5
 
-FAMILIES: dict[str, Family] = {
-    family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2)
-}
+_ALL = (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, BERT, ROBERTA, T5, MT5, BART)
+FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 
 
 def family_named(name: str) -> Family:

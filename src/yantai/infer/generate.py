@@ -1,27 +1,24 @@
-"""Ids in, ids out: the loop that continues prompts, with a cache.
+"""Ids in, ids out: the loop that continues prompts.
 
-Knows: a model, prompts as ids, when to stop. Knows no text. Rows of different length are padded on
-the left and masked; a row's result does not depend on its neighbours.
+Knows: a model, prompts as ids, when to stop. Knows no text. Rows side by side are `reader.py`'s
+business; a row's result does not depend on its neighbours.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from yantai.base.device import mix_seed
 from yantai.base.errors import UsageError
 from yantai.base.pages import LargePages
-from yantai.core.cache import Cache
 from yantai.core.layers import Joint, Linear, itself
-from yantai.core.mask import valid_keys
+from yantai.core.mask import Mask
 from yantai.core.model import Transformer
-from yantai.infer.native.step import MOST_ROWS, native_step
-from yantai.infer.sample import adjust, pick
+from yantai.core.stack import Memory
+from yantai.infer.beam import beam_search
+from yantai.infer.reader import Reader, Rereader, Rows, encode_rows
+from yantai.infer.sample import adjust, force, pick
 from yantai.infer.settings import Generation
-
-PREFILL_CHUNK = 512
 
 
 def prepare(model: Transformer) -> Transformer:
@@ -47,6 +44,8 @@ def check_room(model: Transformer, prompt: Sequence[int], new_tokens: int) -> No
     limit = model.config.max_positions
     if not prompt:
         raise UsageError("E201", "prompt", "empty", expected="at least one token")
+    if model.config.position in ("relative", "none"):  # any length has its distances
+        return
     if len(prompt) + new_tokens > limit:
         raise UsageError(
             "E201",
@@ -61,10 +60,11 @@ def check_room(model: Transformer, prompt: Sequence[int], new_tokens: int) -> No
 @torch.inference_mode()
 def steps(
     model: Transformer,
-    prompts: Sequence[Sequence[int]],
+    prompts: Rows,
     settings: Generation,
     stop_ids: frozenset[int] = frozenset(),
     *,
+    sources: Rows | None = None,
     cached: bool = True,
 ) -> Iterator[list[int | None]]:
     """Continue prompts together, a token a step.
@@ -74,6 +74,7 @@ def steps(
         prompts: token ids; `num_return_sequences` copies of each are continued, side by side.
         settings: lengths, sampling, seed.
         stop_ids: tokens that end a row; the token itself is still given out.
+        sources: what an encoder–decoder's encoder reads, one for each prompt.
         cached: False recomputes everything at each step (for tests).
 
     Yields:
@@ -91,7 +92,7 @@ def steps(
     done = [limit == 0 for limit in limits]
     if all(done):
         return
-    reader = _Reader(model, rows, max(limits)) if cached else _Rereader(model, rows)
+    reader = _reader(model, rows, max(limits), sources, settings.num_return_sequences, cached)
     logits = reader.prompts()
     while True:
         chosen: list[int | None] = []
@@ -99,7 +100,9 @@ def steps(
             if done[number]:
                 chosen.append(None)
                 continue
-            token = pick(adjust(logits[number], row, settings), settings, generators[number])
+            new = len(row) - starts[number]
+            chances = adjust(force(logits[number], new, limits[number], settings), row, settings)
+            token = pick(chances, settings, generators[number])
             row.append(token)
             chosen.append(token)
             done[number] = token in stop_ids or len(row) - starts[number] >= limits[number]
@@ -109,83 +112,49 @@ def steps(
         logits = reader.one_more([token or 0 for token in chosen])
 
 
-class _Rows:
-    """Prompts side by side, padded on the left."""
-
-    def __init__(self, model: Transformer, rows: list[list[int]]):
-        self.model = model
-        longest = max(len(row) for row in rows)
-        self.device = next(model.parameters()).device
-        self.padding = [longest - len(row) for row in rows]
-        padded = [[0] * (longest - len(row)) + row for row in rows]
-        self.padded = torch.tensor(padded, device=self.device)
-        self._hidden_keys = torch.tensor(self.padding, device=self.device)[:, None]
-
-    def masks(self, start: int, stop: int) -> dict[str, Any]:
-        """Positions and mask of the places from `start` to `stop`; nothing where none is padded."""
-        if not any(self.padding):
-            return {}
-        place = torch.arange(stop, device=self.device)[None]
-        positions = (place - self._hidden_keys).clamp_min(0)[:, start:]
-        return {"mask": valid_keys(place >= self._hidden_keys), "positions": positions}
+def _reader(
+    model: Transformer,
+    rows: Rows,
+    new_tokens: int,
+    sources: Rows | None,
+    copies: int,
+    cached: bool,
+) -> Reader | Rereader:
+    """Rows stand beside each other, `copies` of each prompt; a source is encoded once a prompt."""
+    memory = None
+    if (sources is None) == (model.config.shape == "encoder-decoder"):
+        raise UsageError("E201", "sources", "an encoder–decoder reads sources, a decoder none")
+    if sources is not None:
+        hidden, mask = encode_rows(model, sources)
+        valid = mask.valid.repeat_interleave(copies, 0) if mask.valid is not None else None
+        memory = Memory(hidden.repeat_interleave(copies, 0), Mask(valid=valid))
+    return Reader(model, rows, new_tokens, memory) if cached else Rereader(model, rows, memory)
 
 
-class _Reader(_Rows):
-    """Logits behind the newest token of each row, with a cache of what was read before."""
-
-    def __init__(self, model: Transformer, rows: list[list[int]], new_tokens: int):
-        super().__init__(model, rows)
-        dtype = model.compute_dtype or next(model.parameters()).dtype
-        length = self.padded.shape[1] + new_tokens
-        self.cache = Cache(model.config, len(rows), length, dtype=dtype, device=self.device)
-        self.native = native_step(model) if len(rows) <= MOST_ROWS else None
-
-    def prompts(self) -> Tensor:
-        """A long prompt is read in chunks."""
-        return self._read(self.padded)
-
-    def one_more(self, ids: list[int]) -> Tensor:
-        """By the compiled step where there is one."""
-        if self.native is not None:
-            return self.native(ids, self.cache, self.padding)
-        return self._read(torch.tensor(ids, device=self.device)[:, None])
-
-    def _read(self, ids: Tensor) -> Tensor:
-        hidden = None
-        for chunk in ids.split(PREFILL_CHUNK, dim=1):
-            start = self.cache.filled
-            masks = self.masks(start, start + chunk.shape[1])
-            hidden = self.model.hidden(chunk, cache=self.cache, **masks)
-        assert hidden is not None
-        return self.model.logits_of(hidden[:, -1])
-
-
-class _Rereader(_Rows):
-    """The same without a cache: everything is read again at each step."""
-
-    def prompts(self) -> Tensor:
-        """Read all."""
-        masks = self.masks(0, self.padded.shape[1])
-        return self.model.logits_of(self.model.hidden(self.padded, **masks)[:, -1])
-
-    def one_more(self, ids: list[int]) -> Tensor:
-        """Read all and one more."""
-        new = torch.tensor(ids, device=self.device)[:, None]
-        self.padded = torch.cat((self.padded, new), dim=1)
-        return self.prompts()
-
-
+@torch.inference_mode()
 def generate_ids(
     model: Transformer,
-    prompts: Sequence[Sequence[int]],
+    prompts: Rows,
     settings: Generation,
     stop_ids: frozenset[int] = frozenset(),
     *,
+    sources: Rows | None = None,
     cached: bool = True,
 ) -> list[list[int]]:
-    """Prompts with their continuations, `num_return_sequences` rows each, end token included."""
+    """Prompts with their continuations, `num_return_sequences` rows each, end token included.
+
+    Arguments as for `steps`.
+    """
+    if settings.num_beams > 1:
+        limits = [settings.new_tokens(len(prompt)) for prompt in prompts]
+        for prompt, limit in zip(prompts, limits, strict=True):
+            check_room(model, prompt, limit)
+        copies = settings.num_beams
+        rows = [list(prompt) for prompt in prompts for _ in range(copies)]
+        reader = _reader(model, rows, max(limits), sources, copies, cached)
+        return beam_search(reader, prompts, limits, settings, stop_ids)
     rows = [list(prompt) for prompt in prompts for _ in range(settings.num_return_sequences)]
-    for chosen in steps(model, prompts, settings, stop_ids, cached=cached):
+    for chosen in steps(model, prompts, settings, stop_ids, sources=sources, cached=cached):
         for row, token in zip(rows, chosen, strict=True):
             if token is not None:
                 row.append(token)

@@ -15,7 +15,6 @@ from yantai.base.config import build
 from yantai.base.device import DTYPES, choose_device, choose_dtype
 from yantai.base.errors import ModelFileError, UsageError
 from yantai.base.files import new_folder, read_json
-from yantai.core.head import token_log_probabilities
 from yantai.core.mask import valid_keys
 from yantai.core.model import Transformer
 from yantai.families.folder import GENERATION, load_folder, save_folder
@@ -43,6 +42,7 @@ class LanguageModel:
         family: whose names its folder uses.
         tokenizer: None for a folder without one: ids in, logits out.
         eos_ids: tokens that end a text.
+        start_id: what an encoder–decoder's decoder reads first.
     """
 
     def __init__(
@@ -51,10 +51,22 @@ class LanguageModel:
         family: Family,
         tokenizer: Tokenizer | None = None,
         eos_ids: frozenset[int] = frozenset(),
+        start_id: int | None = None,
     ):
         self.transformer, self.family = prepare(transformer), family
         self._tokenizer = tokenizer
-        self.eos_ids = eos_ids
+        self.eos_ids, self.start_id = eos_ids, start_id
+
+    @property
+    def shape(self) -> str:
+        """decoder, encoder or encoder-decoder."""
+        return self.transformer.config.shape
+
+    def _refuse_encoder(self) -> None:
+        if self.shape == "encoder":
+            raise UsageError(
+                "E201", "model", "an encoder continues no text", do="ask it for logits instead"
+            )
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -88,15 +100,20 @@ class LanguageModel:
         """Continue one prompt or several; settings are those of `Generation`.
 
         Returns:
-            The prompt with its continuation, special tokens left out: a text, or a list of them
-            for several prompts or `num_return_sequences` above 1.
+            The prompt with its continuation, special tokens left out (of an encoder–decoder, what
+            it makes of the prompt, alone): a text, or a list of them for several prompts or
+            `num_return_sequences` above 1.
 
         >>> model.generate("Once upon a time", max_new_tokens=50, temperature=0.7)  # doctest: +SKIP
         """
+        self._refuse_encoder()
         chosen = build(Generation, settings, "generate")
         single = isinstance(prompt, str)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         encoded = [self._encode(text) for text in prompts]
+        if self.shape == "encoder-decoder":
+            texts = self._answer(encoded, chosen)
+            return texts[0] if single and len(texts) == 1 else texts
         texts = []
         repeated = [text for text in prompts for _ in range(chosen.num_return_sequences)]
         starts = [len(ids) for ids in encoded for _ in range(chosen.num_return_sequences)]
@@ -105,18 +122,37 @@ class LanguageModel:
             texts.append(text + cut_at_stop(self.tokenizer.decode(row[start:]), chosen.stop))
         return texts[0] if single and len(texts) == 1 else texts
 
+    def _answer(self, sources: list[list[int]], settings: Generation) -> list[str]:
+        """What the decoder makes of each source."""
+        start = [self._first_ids()] * len(sources)
+        rows = generate_ids(self.transformer, start, settings, self.eos_ids, sources=sources)
+        texts = [self.tokenizer.decode(row) for row in rows]
+        return [cut_at_stop(text, settings.stop) for text in texts]
+
+    def _first_ids(self) -> list[int]:
+        if self.start_id is None:
+            raise ModelFileError(
+                "E401", "config.json:decoder_start_token_id", "the field is missing",
+                do="say what the decoder reads first",
+            )  # fmt: skip
+        return [self.start_id]
+
     def stream(self, prompt: str | Sequence[int], **settings: Any) -> Iterator[str]:
         """The continuation alone, in pieces of whole characters, as they come.
 
         Args:
             prompt: a text, or ids (a rendered conversation).
         """
+        self._refuse_encoder()
         chosen = build(Generation, settings, "stream")
         ids = self._encode(prompt) if isinstance(prompt, str) else list(prompt)
+        sources = None
+        if self.shape == "encoder-decoder":
+            ids, sources = self._first_ids(), [ids]
         ends = self._turn_ends()
         decoder = self.tokenizer.stream()
         held = _HoldBack(chosen.stop)
-        for (token,) in steps(self.transformer, [ids], chosen, ends):
+        for (token,) in steps(self.transformer, [ids], chosen, ends, sources=sources):
             if token is None or token in ends:
                 break
             piece = held.feed(decoder.feed(token))
@@ -190,29 +226,46 @@ class LanguageModel:
 
     @torch.inference_mode()
     def logits(
-        self, ids: Tensor | Sequence[int] | Sequence[Sequence[int]], mask: Tensor | None = None
+        self,
+        ids: Tensor | Sequence[int] | Sequence[Sequence[int]],
+        decoder_ids: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """Float[batch, position, vocab]: the logits of the next token at each position.
+        """Float[batch, position, vocab]: the logits at each position.
 
         Args:
             ids: one row or a batch of equal rows.
+            decoder_ids: what an encoder–decoder's decoder reads; `ids` are its source then.
             mask: 1 for tokens, 0 for padding (on either side), of the shape of `ids`.
         """
+        model, seen = self.transformer, self._padding(mask)
+        if (decoder_ids is None) == (self.shape == "encoder-decoder"):
+            raise UsageError("E201", "decoder_ids", "an encoder–decoder reads them, others do not")
+        if decoder_ids is None:
+            return model(self._rows(ids), **seen)
+        return model(self._rows(decoder_ids), memory=model.encode(self._rows(ids), **seen))
+
+    def _rows(self, ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         tensor = torch.as_tensor(ids, device=next(self.transformer.parameters()).device)
-        tensor = tensor[None] if tensor.ndim == 1 else tensor
+        return tensor[None] if tensor.ndim == 1 else tensor
+
+    def _padding(self, mask: Tensor | None) -> dict[str, Any]:
         if mask is None:
-            return self.transformer(tensor)
-        valid = torch.as_tensor(mask, device=tensor.device).bool()
+            return {}
+        valid = torch.as_tensor(mask, device=next(self.transformer.parameters()).device).bool()
+        valid = valid[None] if valid.ndim == 1 else valid
         positions = (valid.long().cumsum(-1) - 1).clamp_min(0)
-        return self.transformer(tensor, mask=valid_keys(valid), positions=positions)
+        return {"mask": valid_keys(valid), "positions": positions}
 
     @torch.inference_mode()
     def score(self, text: str) -> list[TokenScore]:
         """ln p of each token of a text, for sentences and rankings; its first token counts too.
 
         Raises:
-            UsageError: the text is empty or longer than the context.
+            UsageError: the text is empty or longer than the context, or the model no decoder.
         """
+        if self.shape != "decoder":
+            raise UsageError("E201", "model", "only a decoder scores texts", got=self.shape)
         plain = self.tokenizer.encode(text)
         start = (
             self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
@@ -224,10 +277,7 @@ class LanguageModel:
         device = next(self.transformer.parameters()).device
         row = torch.tensor([ids], device=device)
         hidden = self.transformer.hidden(row[:, :-1])[0]
-        config = self.transformer.config
-        logs = token_log_probabilities(
-            hidden, self.transformer.head.weight, row[0, 1:], config.softcap
-        )
+        logs = self.transformer.log_probabilities(hidden, row[0, 1:])
         return [
             TokenScore(self.tokenizer.decode([id], skip_special=False), id, float(log))
             for id, log in zip(ids[1:], logs, strict=True)
@@ -237,6 +287,8 @@ class LanguageModel:
         """Write a folder that `yantai.load` and `transformers` open."""
         tokenizer = self._tokenizer
         special = {"eos_token_id": min(self.eos_ids)} if self.eos_ids else {}
+        if self.start_id is not None:
+            special["decoder_start_token_id"] = self.start_id
         if tokenizer is not None and tokenizer.bos_id is not None:
             special["bos_token_id"] = tokenizer.bos_id
         if tokenizer is not None and tokenizer.pad_id is not None:
@@ -274,7 +326,11 @@ def load(path: str | Path, *, dtype: str | None = None, device: str = "auto") ->
             got=tokenizer.vocab_size,
             do="the tokenizer and the weights must be of one model",
         )
-    return LanguageModel(transformer, family, tokenizer, _eos_ids(folder, theirs, tokenizer))
+    start = theirs.get("decoder_start_token_id")
+    ends = _eos_ids(folder, theirs, tokenizer)
+    return LanguageModel(
+        transformer, family, tokenizer, ends, start if isinstance(start, int) else None
+    )
 
 
 def _eos_ids(folder: Path, theirs: dict[str, Any], tokenizer: Tokenizer | None) -> frozenset[int]:

@@ -62,6 +62,16 @@ def keep_min_p(logits: Row, share: float) -> Row:
     return logits.masked_fill(probabilities < share * probabilities.max(), -torch.inf)
 
 
+def force(logits: Row, new: int, limit: int, settings: Generation) -> Row:
+    """−∞ for all but the token that must stand first, or last of `limit` new ones, if any."""
+    for place, token in ((0, settings.forced_first_id), (limit - 1, settings.forced_last_id)):
+        if token is not None and new == place:
+            alone = torch.full_like(logits, -torch.inf)
+            alone[token] = 0.0
+            return alone
+    return logits
+
+
 def adjust(logits: Row, seen: list[int], settings: Generation) -> Row:
     """Logits after everything that the settings ask for, as float32."""
     logits = logits.float()

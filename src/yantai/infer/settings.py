@@ -4,6 +4,8 @@ Knows: ranges and contradictions. One difference: asking for a temperature, top_
 means sampling, where `transformers` ignores them silently unless `do_sample=True` stands beside.
 """
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from yantai.base.config import Config
@@ -24,6 +26,13 @@ class Generation(Config):
     repetition_penalty: float = Field(1.0, gt=0, description="divides logits of tokens seen")
     no_repeat_ngram_size: int = Field(0, ge=0, description="no n-gram of this size twice")
     num_return_sequences: int = Field(1, ge=1, le=1024, description="continuations of a prompt")
+    num_beams: int = Field(1, ge=1, le=256, description="continuations followed at a time")
+    length_penalty: float = Field(1.0, description="beams: ln p is divided by length to this power")
+    early_stopping: bool | Literal["never"] = Field(
+        False, description="beams: stop when enough have ended; never: only when none can improve"
+    )
+    forced_first_id: int | None = Field(None, ge=0, description="the first new token")
+    forced_last_id: int | None = Field(None, ge=0, description="the token at the length limit")
     stop: tuple[str, ...] = Field((), description="texts that end a continuation")
     seed: int = Field(0, ge=0, description="decides what is drawn")
 
@@ -43,9 +52,15 @@ class Generation(Config):
             raise ValueError("temperature=0 is greedy and do_sample=True is not; drop one")
         if self.temperature == 0 and asked:
             raise ValueError(f"temperature=0 is greedy, {asked[0]} can have no effect; drop one")
-        if self.num_return_sequences > 1 and not self.samples:
+        if self.num_beams > 1 and self.samples:
+            raise ValueError("num_beams searches for the likeliest; drop it, or what samples")
+        if self.num_beams == 1 and (self.length_penalty != 1.0 or self.early_stopping):
+            raise ValueError("length_penalty and early_stopping need num_beams above 1")
+        most = self.num_return_sequences if self.samples else self.num_beams
+        if self.num_return_sequences > most:
             raise ValueError(
-                "num_return_sequences above 1 needs sampling: greedy gives the same text each time"
+                "num_return_sequences above 1 needs sampling, or as many beams: greedy gives the "
+                "same text each time"
             )
         if any(not text for text in self.stop):
             raise ValueError("an empty stop text would end everything at once")

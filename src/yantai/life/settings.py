@@ -68,7 +68,9 @@ class TrainTokenizer(Config):
     documents: tuple[Path, ...] = Field(description="documents: files or folders")
     out: Path = Field(description="the tokenizer's folder")
     vocab_size: int = Field(8192, ge=261, description="entries, bytes and special tokens included")
-    kind: Literal["bpe", "characters"] = Field("bpe", description="what a token is")
+    kind: Literal["bpe", "unigram", "wordpiece", "characters"] = Field(
+        "bpe", description="what a token is"
+    )
     token_bytes: int | None = Field(None, ge=2, description="no entry is longer")
     text_field: str = Field("text", description="the field of JSON rows that holds the text")
     on_bad_row: Literal["stop", "quarantine"] = Field("stop", description="what a bad row does")

@@ -10,6 +10,7 @@ from torch import Tensor
 from yantai.core.mask import Mask, same_document
 from yantai.core.model import Transformer
 from yantai.data.batch import Batch
+from yantai.data.pack import RowSource
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,10 @@ class Causal:
     """−Σ ln p(targetₜ | ids≤ₜ), nobody looking across a document's border."""
 
     name: str = "causal"
+
+    def rows(self, source: RowSource) -> RowSource:
+        """As they are."""
+        return source
 
     def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:
         """The sum over the batch's targets, natural logarithm."""

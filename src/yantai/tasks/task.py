@@ -1,6 +1,6 @@
 """The few things that a task must say; the trainer asks for nothing else.
 
-Knows: a model, a batch, a loss. Knows nothing of steps or files.
+Knows: rows of text, a model, a batch, a loss. Knows nothing of steps or files.
 """
 
 from typing import Protocol
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from yantai.core.model import Transformer
 from yantai.data.batch import Batch
+from yantai.data.pack import RowSource
 
 
 class Task(Protocol):
@@ -17,6 +18,10 @@ class Task(Protocol):
     @property
     def name(self) -> str:
         """Of the table of tasks."""
+        ...
+
+    def rows(self, source: RowSource) -> RowSource:
+        """What is made of rows of running text, in the same order; often the rows themselves."""
         ...
 
     def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:

@@ -1,6 +1,6 @@
 """Text ↔ ids, over Hugging Face `tokenizers`.
 
-Knows: byte-level BPE (and single characters), special tokens, the files that
+Knows: special tokens, streaming, the files that
 `transformers.AutoTokenizer` opens. Knows nothing of models or of chat.
 
 Two rules hold everywhere:
@@ -16,35 +16,34 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
+from tokenizers import processors
 
-from yantai.base.errors import DataError, ModelFileError, UsageError
+from yantai.base.errors import ModelFileError
 from yantai.base.files import write_atomic, write_json
+from yantai.text.vocabulary import UNKNOWN, Kind, learn
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-# The pre-tokenizer of Qwen2, letter for letter: llama.cpp, onnxruntime-genai and vLLM know it.
-QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-BOS, EOS, PAD, UNKNOWN = "<|bos|>", "<|endoftext|>", "<|pad|>", "<|unk|>"
+BOS, EOS, PAD = "<|bos|>", "<|endoftext|>", "<|pad|>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+MASK = "<|mask|>"
+SPANS = tuple(f"<|span_{number}|>" for number in range(100))
 SPECIALS = (BOS, EOS, PAD, TURN_START, TURN_END)
 MAX_TOKENIZER_BYTES = 200_000_000
-Kind = Literal["bpe", "characters"]
 
 
 class Tokenizer:
     """A tokenizer and the ids of its special tokens.
 
     Attributes:
-        bos_id, eos_id, pad_id: ids, or None where the tokenizer has no such token.
+        bos_id, eos_id, pad_id, mask_id: ids, or None where the tokenizer has no such token; what
+            begins and ends a text may be called `cls` and `sep`.
+        span_ids: the sentinels of span denoising in their order, if there are any.
         control: every special token and its id; none of them can come out of encoding text.
         chat_template: the Jinja source that travels with the tokenizer, or None.
     """
@@ -58,15 +57,27 @@ class Tokenizer:
         self.settings = settings or {}
         added = backend.get_added_tokens_decoder()
         self.control = {token.content: id for id, token in added.items() if token.special}
-        self.bos_id = self._special_id("bos_token")
-        self.eos_id = self._special_id("eos_token")
+        self.bos_id = self._special_id("bos_token", "cls_token")
+        self.eos_id = self._special_id("eos_token", "sep_token")
         self.pad_id = self._special_id("pad_token")
+        self.mask_id = self._special_id("mask_token")
+        names = [
+            name for name in self.control if re.fullmatch(r"<(\|span_|extra_id_)\d+\|?>", name)
+        ]
+        self.span_ids = tuple(
+            self.control[name]
+            for name in sorted(names, key=lambda name: int(re.sub(r"\D", "", name)))
+        )
         self.chat_template: str | None = self.settings.get("chat_template")
 
-    def _special_id(self, key: str) -> int | None:
-        value = self.settings.get(key)
-        content = value.get("content") if isinstance(value, dict) else value
-        return self._backend.token_to_id(content) if isinstance(content, str) else None
+    def _special_id(self, *keys: str) -> int | None:
+        """The id of the first of these settings that names a token."""
+        for key in keys:
+            value = self.settings.get(key)
+            content = value.get("content") if isinstance(value, dict) else value
+            if isinstance(content, str):
+                return self._backend.token_to_id(content)
+        return None
 
     @classmethod
     def train(
@@ -75,43 +86,24 @@ class Tokenizer:
         vocab_size: int = 8192,
         kind: Kind = "bpe",
         token_bytes: int | None = None,
+        specials: tuple[str, ...] = (),
     ) -> "Tokenizer":
         """Learn a vocabulary.
 
         Args:
             texts: documents; read once, as a stream.
             vocab_size: entries, the five special tokens and 256 bytes included (BPE).
-            kind: byte-level BPE, or one token for each character that occurs.
+            kind: what a token is, see `vocabulary.py`.
             token_bytes: no entry is longer. Chinese has no spaces, so that a clause is one piece
                 to the pre-tokenizer, and in a small, repetitive corpus whole clauses become
                 entries, each name hidden in dozens of them; 8 bytes, two characters, prevent it.
+            specials: further special tokens, such as `MASK` and `SPANS`.
 
         Raises:
             DataError: there is no text.
-            UsageError: a limit on entries that are single characters anyway.
+            UsageError: a limit on the length of entries where there is none to set.
         """
-        if kind == "characters" and token_bytes is not None:
-            raise UsageError("E203", "token_bytes", "has no effect where characters are tokens")
-        if kind == "characters":
-            backend = _character_backend(texts)
-        else:
-            backend = Backend(models.BPE())
-            split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated")
-            plain_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-            backend.pre_tokenizer = pre_tokenizers.Sequence([split, plain_bytes])
-            backend.decoder = decoders.ByteLevel()
-            limit: Any = {} if token_bytes is None else {"max_token_length": token_bytes + 1}
-            trainer = trainers.BpeTrainer(
-                vocab_size=vocab_size,
-                special_tokens=list(SPECIALS),
-                initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-                show_progress=False,
-                **limit,
-            )
-            counted = _Counted(texts)
-            backend.train_from_iterator(counted, trainer)
-            if not counted.characters:
-                raise DataError("E305", "tokenizer", "there is no text to learn a vocabulary from")
+        backend = learn(kind, texts, vocab_size, (*SPECIALS, *specials), token_bytes)
         bos = backend.token_to_id(BOS)
         backend.post_processor = processors.TemplateProcessing(
             single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, bos)]
@@ -124,7 +116,9 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "model_max_length": 1_000_000_000,
         }
-        return cls(backend, settings)
+        if kind != "bpe":
+            settings["unk_token"] = UNKNOWN
+        return cls(backend, settings | ({"mask_token": MASK} if MASK in specials else {}))
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -244,30 +238,6 @@ class StreamDecoder:
             return self._utf8.decode(b"", final=True)
         text = self._tokenizer.decode(self._ids, skip_special=False)
         return text[len(self._shown) :]
-
-
-class _Counted:
-    """An iterable that knows afterwards how much went through it."""
-
-    def __init__(self, texts: Iterable[str]):
-        self._texts = texts
-        self.characters = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for text in self._texts:
-            self.characters += len(text)
-            yield text
-
-
-def _character_backend(texts: Iterable[str]) -> Backend:
-    characters = sorted({character for text in texts for character in text})
-    if not characters:
-        raise DataError("E305", "tokenizer", "there is no text to learn a vocabulary from")
-    vocabulary = {piece: id for id, piece in enumerate((*SPECIALS, UNKNOWN, *characters))}
-    backend = Backend(models.BPE(vocabulary, [], unk_token=UNKNOWN))
-    backend.add_special_tokens([*SPECIALS, UNKNOWN])
-    backend.decoder = decoders.Fuse()
-    return backend
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from yantai.base.device import mix_seed, peak_memory_bytes
+from yantai.base.device import MemoryWatch, mix_seed
 from yantai.base.errors import Interrupted, NumericsError, StorageError
 from yantai.base.log import MetricsFile, ProgressLine, duration, say
 from yantai.core.cost import Cost
@@ -50,7 +50,7 @@ class Outcome:
     loss: float
     best_loss: float | None
     tokens_per_second: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int  # of the training: what the process held before is not counted
 
 
 class _Rewind(Exception):  # noqa: N818 - a way back, not an error
@@ -91,15 +91,19 @@ class Run:
     def __post_init__(self) -> None:
         self.metrics = MetricsFile(self.folder / "metrics.jsonl")
         self.line = ProgressLine()
+        self.memory = MemoryWatch(self.device)
+        tensors = gather(self.model, self.optimizer, self.average).values()
+        self._held = sum(each.numel() * each.element_size() for each in tensors)
         self.storage_problem: StorageError | None = None
         self._last_save = time.monotonic()
         self._step_seconds: deque[float] = deque(maxlen=50)
         self._loss = float("nan")
         self._validating = self._saving = 0.0  # seconds the last one took
         if self.settings.recompute:
-            self.model.decoder.around = lambda block, *inputs: checkpoint(
-                block, *inputs, use_reentrant=False
-            )
+            for stack in self.model.stacks:
+                stack.around = lambda block, *inputs: checkpoint(
+                    block, *inputs, use_reentrant=False
+                )
 
     def train(self) -> Outcome:
         """Step until the horizon; returns when the model is saved.
@@ -156,7 +160,7 @@ class Run:
                 self.average.update(step)
         self.optimizer.zero_gradients()
         progress.step += 1
-        progress.tokens += sum(batch.ids.numel() for batch in batches)
+        progress.tokens += sum(batch.token_count for batch in batches)
         self._loss = loss
         return {
             "step": progress.step,
@@ -372,5 +376,5 @@ class Run:
             loss=self._loss,
             best_loss=progress.best_loss,
             tokens_per_second=progress.tokens / max(progress.seconds, 1e-9),
-            peak_memory_bytes=peak_memory_bytes(self.device),
+            peak_memory_bytes=self.memory.peak_bytes() + self._held,
         )

@@ -22,9 +22,10 @@ from yantai.core.initialise import build
 from yantai.data.loader import Loader
 from yantai.data.pack import RowSource, TextRows
 from yantai.data.shards import Shards, write_shards
-from yantai.families.folder import load_folder
+from yantai.families.folder import CONFIG, load_folder, read_config_json
 from yantai.families.rules import Family
-from yantai.families.table import family_named
+from yantai.families.table import family_named, family_of
+from yantai.tasks.table import OBJECTIVES, make_task, objective_named
 from yantai.text.chat import CHATML
 from yantai.text.document import DocumentReader
 from yantai.text.tokenizer import Tokenizer
@@ -42,8 +43,9 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
     Raises:
         YantaiError: see contracts; nothing that was there before is lost.
     """
-    family = family_named(settings.family)
-    settings = fill_in(settings)
+    family = _family(settings)
+    objective = objective_named(settings.objective, family.fixed()["shape"])
+    settings = fill_in(settings).model_copy(update={"objective": objective})
     with FolderLock(settings.out):
         if not settings.data and not settings.resume:
             raise UsageError("E201", "--data", "no documents are named", do="give files or folders")
@@ -53,11 +55,12 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
         tokenizer = _tokenizer(settings)
         train, valid = _shards(settings, tokenizer)
         if settings.from_ is not None:
-            model, family, _ = load_folder(settings.from_, dtype=torch.float32, device=device)
+            model, _, _ = load_folder(settings.from_, dtype=torch.float32, device=device)
         else:
             config = model_config(settings, family, tokenizer.vocab_size)
             model = build(config, seed=settings.seed, table=family.initial, device=device)
 
+        task = make_task(objective, tokenizer, settings.seed)
         setup = Setup(
             model=model,
             family=family,
@@ -66,20 +69,29 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
             folder=settings.out,
             parent={"tokens": [shards.hash for shards in train], "tokenizer": tokenizer.hash},
             identity={"data": [shards.hash for shards in [*train, *valid]]},
+            task=task,
         )
         assert settings.context is not None
         sources, held_out = _row_sources(train, valid, settings)
         return run_training(
             setup,
             Loader(
-                sources,
+                [task.rows(source) for source in sources],
                 settings.batch or 1,
                 accumulate=settings.accumulate,
                 weights=settings.weights or None,
                 seed=settings.seed,
             ),
-            validation_batches(held_out, settings),
+            validation_batches(task.rows(held_out) if held_out else None, settings),
         )
+
+
+def _family(settings: Pretrain) -> Family:
+    """That of the model to continue, or the named one."""
+    if settings.from_ is None:
+        return family_named(settings.family)
+    theirs = read_config_json(settings.from_)
+    return family_of(theirs.get("model_type"), str(settings.from_ / CONFIG))
 
 
 def model_config(settings: Pretrain, family: Family, vocab_size: int) -> ModelConfig:
@@ -124,8 +136,13 @@ def _tokenizer(settings: Pretrain) -> Tokenizer:
     else:
         say(f"training a tokenizer of {settings.vocab_size:,} entries")
         texts = (document.text for document in _reader(settings, settings.data))
+        assert settings.objective is not None
         tokenizer = Tokenizer.train(
-            texts, settings.vocab_size, settings.token_kind, settings.token_bytes
+            texts,
+            settings.vocab_size,
+            settings.token_kind,
+            settings.token_bytes,
+            OBJECTIVES[settings.objective].specials,
         )
         tokenizer.chat_template = CHATML
     if not own.is_dir():

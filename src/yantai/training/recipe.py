@@ -76,12 +76,18 @@ class Pretrain(Training):
     weights: tuple[float, ...] = Field((), description="shares of the --data paths in the mixture")
     tokenizer: Path | None = Field(None, description="a tokenizer's folder; else one is trained")
     vocab_size: int = Field(4096, ge=261, description="entries of a new tokenizer")
-    token_kind: Literal["bpe", "characters"] = Field("bpe", description="kind of a new tokenizer")
+    token_kind: Literal["bpe", "unigram", "wordpiece", "characters"] = Field(
+        "bpe", description="kind of a new tokenizer"
+    )
     token_bytes: int | None = Field(None, ge=2, description="longest entry of a new tokenizer")
     from_: Path | None = Field(None, alias="from", description="continue from this model folder")
     size: str = Field("tiny", description="the one dial: nano micro tiny small medium base gpt2 …")
-    family: str = Field("qwen3", description="llama, mistral, qwen2, qwen3 or gpt2")
-    objective: Literal["causal"] = Field("causal", description="what is learned from text")
+    family: str = Field(
+        "qwen3", description="llama mistral qwen2 qwen3 gpt2 bert roberta t5 bart …"
+    )
+    objective: Literal["causal", "masked", "denoise", "infill"] | None = Field(
+        None, description="what is learned from text; None: what suits the family"
+    )
     resume: bool = Field(False, description="continue the run in --out")
     text_field: str = Field("text", description="the field of JSON rows that holds the text")
     on_bad_row: Literal["stop", "quarantine"] = Field("stop", description="what a bad row does")
@@ -98,7 +104,7 @@ class Pretrain(Training):
 
 HIDDEN = (
     "allow_change cooldown clip deterministic dim encoding head_dim heads hidden keep kv_heads "
-    "layers objective on_spike save_every save_minutes softcap spike_sigmas tensorboard "
+    "layers on_spike save_every save_minutes softcap spike_sigmas tensorboard "
     "text_field threads tied token_bytes token_kind valid_every valid_tokens warmup weights "
     "device dtype recompute matrix_rate on_bad_row"
 )

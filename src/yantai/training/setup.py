@@ -5,7 +5,7 @@ Knows: a model, batches, a folder. What is learned and from what is decided by `
 """
 
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from yantai.data.pack import RowSource
 from yantai.families.folder import save_folder
 from yantai.families.rules import Family
 from yantai.tasks.causal import Causal
+from yantai.tasks.task import Task
 from yantai.text.tokenizer import Tokenizer
 from yantai.training.loop import Outcome, Run
 from yantai.training.optim import Average, Optimizer
@@ -54,6 +55,7 @@ class Setup:
         settings: with every None filled in from the size.
         parent: the hash of what the model was made from, for the chain.
         identity: facts that must not change over a resume, beside the settings.
+        task: what is learned.
     """
 
     model: Transformer
@@ -63,6 +65,7 @@ class Setup:
     folder: Path
     parent: dict[str, Any]
     identity: dict[str, Any]
+    task: Task = field(default_factory=Causal)
 
 
 def fill_in(settings: Any) -> Any:
@@ -249,7 +252,7 @@ def _assemble(
     run_id = read_json(setup.folder / "recipe.json")["run"]
     return Run(
         model=model,
-        task=Causal(),
+        task=setup.task,
         loader=loader,
         valid=valid,
         settings=settings,
@@ -290,6 +293,8 @@ def export(setup: Setup, folder: Path) -> None:
         )
         if id is not None
     }
+    if setup.model.config.shape == "encoder-decoder" and tokenizer.pad_id is not None:
+        special["decoder_start_token_id"] = tokenizer.pad_id
     with new_folder(folder) as temporary:
         save_folder(setup.model, setup.family, temporary, special=special)
         tokenizer.save(temporary)
@@ -328,8 +333,9 @@ def _report(
     )
     say(
         f"done: {outcome.steps:,} steps, {outcome.tokens:,} tokens in {duration(outcome.seconds)} "
-        f"(predicted {duration(predicted['seconds'])}), peak memory "
-        f"{outcome.peak_memory_bytes / 1e6:,.0f} MB, {energy['watt_hours']:.1f} Wh by estimate\n"
+        f"(predicted {duration(predicted['seconds'])}), memory of the training "
+        f"{outcome.peak_memory_bytes / 1e6:,.0f} MB (predicted "
+        f"{predicted['memory_bytes'] / 1e6:,.0f}), {energy['watt_hours']:.1f} Wh by estimate\n"
         f"model: {setup.folder / 'model'}"
     )
     return {"model": str(setup.folder / "model"), **facts}

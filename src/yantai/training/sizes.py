@@ -90,11 +90,9 @@ def model_fields(name: str, family: str) -> dict[str, Any]:
         "max_positions": size.context,
         "tied": True,
     }
-    fields = common | family_named(family).fixed()
+    gated = -(-8 * size.dim // 3 // 64) * 64
+    fields = common | {"activation": "gelu_tanh", "norm_eps": 1e-5} | family_named(family).fixed()
     if fields["gated"]:
-        fields["hidden"] = -(-8 * size.dim // 3 // 64) * 64
-    else:
-        fields |= {"hidden": 4 * size.dim, "activation": "gelu_tanh"}
-    if fields["norm"] == "layer":
-        fields["norm_eps"] = 1e-5
-    return fields
+        silu = {"activation": "silu", "norm_eps": 1e-6, "hidden": gated}
+        return fields | silu | family_named(family).fixed()
+    return fields | {"hidden": 4 * size.dim}

@@ -13,7 +13,7 @@ def test_only_bfloat16_on_a_cpu_takes_the_compiled_parts():
 
 def test_without_a_library_it_is_torch(monkeypatch):
     monkeypatch.setattr(roads, "library", lambda _: None)
-    monkeypatch.setattr(roads.causal_attention, "available", lambda: False)
+    monkeypatch.setattr(roads.range_attention, "available", lambda: False)
     assert kernels(torch.bfloat16, CPU) == "torch"
 
 
@@ -22,5 +22,5 @@ def test_the_name_tells_the_source_apart(monkeypatch):
         _name = "/somewhere/elementwise-0123456789abcdef.so"
 
     monkeypatch.setattr(roads, "library", lambda _: Library)
-    monkeypatch.setattr(roads.causal_attention, "available", lambda: False)
+    monkeypatch.setattr(roads.range_attention, "available", lambda: False)
     assert kernels(torch.bfloat16, CPU) == "elementwise-0123456789abcdef"

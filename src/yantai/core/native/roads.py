@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from yantai.base.native.build import library
-from yantai.core.native import causal_attention, elementwise
+from yantai.core.native import elementwise, range_attention
 
 
 def kernels(dtype: torch.dtype, device: torch.device) -> str:
@@ -13,6 +13,6 @@ def kernels(dtype: torch.dtype, device: torch.device) -> str:
     if dtype != torch.bfloat16 or device.type != "cpu":
         return "torch"
     found = [library(elementwise.SOURCE)]
-    if causal_attention.available():
-        found.append(library(causal_attention.SOURCE))
+    if range_attention.available():
+        found.append(library(range_attention.SOURCE))
     return ", ".join(Path(each._name).stem for each in found if each is not None) or "torch"

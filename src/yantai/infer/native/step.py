@@ -15,18 +15,23 @@ from torch import Tensor, nn
 from yantai.base.native.build import library
 from yantai.core.attention import Attention
 from yantai.core.cache import Cache
+from yantai.core.head import Head
 from yantai.core.layers import MLP, Joint, LayerNorm, Linear, Point, RMSNorm, Table
 from yantai.core.model import Embedding, Transformer
-from yantai.core.stack import Block, Stack, Sublayer
+from yantai.core.stack import Block, Entry, Stack, Sublayer
 
 SOURCE = Path(__file__).with_name("decode.cpp")
 MOST_ROWS = 8
 """Above this many rows a product is computing, no longer reading, and torch does that better."""
 
 KNOWN = frozenset({
-    Attention, Block, Embedding, Joint, LayerNorm, Linear, MLP, nn.ModuleList, Point, RMSNorm,
-    Stack, Sublayer, Table, Transformer,
+    Attention, Block, Embedding, Entry, Head, Joint, LayerNorm, Linear, MLP, nn.ModuleList, Point,
+    RMSNorm, Stack, Sublayer, Table, Transformer,
 })  # fmt: skip
+PLAIN = {
+    "shape": "decoder", "norm_where": "before", "norm_embedding": False, "position_offset": 0,
+    "token_types": 0, "head": "plain",
+}  # fmt: skip
 ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu_squared")
 POINTER, WHOLE, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -60,7 +65,7 @@ class NativeStep:
     It holds every tensor whose memory it points to. Make it anew after a weight was replaced.
     """
 
-    def __init__(self, model: Transformer, loaded: ctypes.CDLL):
+    def __init__(self, model: Any, loaded: ctypes.CDLL):
         self._scratch_floats, self._decode_step = loaded.scratch_floats, loaded.decode_step
         self._scratch_floats.restype = WHOLE
         self._held: list[Tensor] = []
@@ -104,15 +109,15 @@ class NativeStep:
             self._table = (cache, cos, sin)
         return self._table[1].data_ptr(), self._table[2].data_ptr()
 
-    def _describe(self, model: Transformer) -> ctypes.Structure:
-        config, positions = model.config, model.embed.positions
+    def _describe(self, model: Any) -> ctypes.Structure:
+        config, positions = model.config, model.decoder.entry.positions
         return Model(
             layers=config.layers, dim=config.dim, heads=config.heads, kv_heads=config.kv_heads,
             head_dim=config.head_dim, hidden=config.hidden, vocab=config.vocab_size,
             window=config.window or 0, is_layer_norm=config.norm == "layer",
             is_bfloat16=model.head.weight.dtype == torch.bfloat16, is_gated=config.gated,
             activation=ACTIVATIONS.index(config.activation), norm_eps=config.norm_eps,
-            scale=config.head_dim**-0.5 if config.scale_scores else 1.0,
+            scale=config.head_dim**-0.5 if "scores" in config.scaled else 1.0,
             softcap=config.softcap or 0.0, tokens=self._hold(model.embed.tokens.weight),
             positions=self._hold(positions.weight) if positions is not None else None,
             last=self._norm(model.decoder.norm), head=self._matrix(model.head),
@@ -164,11 +169,14 @@ def native_step(model: Transformer) -> NativeStep | None:
 
 def fits(model: Transformer) -> bool:
     """Whether the compiled step computes all that this model computes."""
-    tensors = list(model.parameters())
+    tensors, config = list(model.parameters()), model.config
     dtype = tensors[0].dtype
     return (
-        model.config.norm_where == "before"
+        all(getattr(config, name) == value for name, value in PLAIN.items())
+        and set(config.scaled) <= {"scores"}
+        and "head" not in config.biases
         and not model.training
+        and model.decoder is not None
         and model.decoder.around is None
         and dtype in (torch.bfloat16, torch.float32)
         and model.compute_dtype in (None, dtype)

@@ -1,7 +1,7 @@
-"""Causal attention in bfloat16 with its gradients, compiled for processors that multiply it.
+"""Attention in bfloat16 with its gradients, compiled for processors that multiply it.
 
-Knows: q, k, v, and the first key that each query sees. Where there is no compiler or no AVX512-BF16
-`available` is False, and `kernel.py` takes another road.
+Knows: q, k, v, and the first and the last key that each query sees. Where there is no compiler or
+no AVX512-BF16 `available` is False, and `kernel.py` takes another road.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from yantai.base.native.build import library
 
-SOURCE = Path(__file__).with_name("causal_attention.cpp")
+SOURCE = Path(__file__).with_name("range_attention.cpp")
 COLUMNS = 32
 """The width of a head must be a multiple of this."""
 
@@ -28,9 +28,10 @@ class _View(ctypes.Structure):
 
 class _Attention(ctypes.Structure):
     _fields_ = [
-        *((name, WHOLE) for name in ("batch", "heads", "kv_heads", "count", "head_dim")),
+        *((name, WHOLE) for name in ("batch", "heads", "kv_heads", "queries", "keys", "head_dim")),
         ("scale", ctypes.c_float),
         ("first", POINTER),
+        ("last", POINTER),
         *((name, _View) for name in VIEWS),
         ("log_sums", POINTER),
     ]
@@ -52,34 +53,34 @@ def available() -> bool:
     return _loaded() is not None
 
 
-class CausalAttention(torch.autograd.Function):
-    """softmax(q·kᵀ·scale)·v where query t of a sequence sees the keys from first[t] to t."""
+class RangeAttention(torch.autograd.Function):
+    """softmax(q·kᵀ·scale)·v where query t of a sequence sees the keys from first[t] to last[t]."""
 
     @staticmethod
     def forward(
         ctx,
-        q: BFloat16[Tensor, "batch head position head_dim"],
-        k: BFloat16[Tensor, "batch kv_head position head_dim"],
-        v: BFloat16[Tensor, "batch kv_head position head_dim"],
-        first: Int32[Tensor, "#batch position"],
+        q: BFloat16[Tensor, "batch head query head_dim"],
+        k: BFloat16[Tensor, "batch kv_head key head_dim"],
+        v: BFloat16[Tensor, "batch kv_head key head_dim"],
+        seen: Int32[Tensor, "2 #batch query"],
         scale: float,
-    ) -> BFloat16[Tensor, "batch head position head_dim"]:
+    ) -> BFloat16[Tensor, "batch head query head_dim"]:
         """The values gathered; each row's logarithm of the sum is kept for the backward."""
         q, k, v = _side_by_side(q), _side_by_side(k), _side_by_side(v)
         out = _new_like(q)
         log_sums = torch.empty(q.shape[:3], dtype=torch.float32)
-        _call("attention_forward", first, scale, log_sums, q=q, k=k, v=v, out=out)
-        ctx.save_for_backward(q, k, v, out, first, log_sums)
+        _call("attention_forward", seen, scale, log_sums, q=q, k=k, v=v, out=out)
+        ctx.save_for_backward(q, k, v, out, seen, log_sums)
         ctx.scale = scale
         return out
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
         """To q, k and v."""
-        q, k, v, out, first, log_sums = ctx.saved_tensors
+        q, k, v, out, seen, log_sums = ctx.saved_tensors
         dq, dk, dv = _new_like(q), _new_like(k), _new_like(v)
         _call(
-            "attention_backward", first, ctx.scale, log_sums, q=q, k=k, v=v, out=out,
+            "attention_backward", seen, ctx.scale, log_sums, q=q, k=k, v=v, out=out,
             d_out=_side_by_side(gradients[0]), dq=dq, dk=dk, dv=dv,
         )  # fmt: skip
         return dq, dk, dv, None, None
@@ -96,7 +97,7 @@ def _new_like(x: Tensor) -> Tensor:
     return x.new_empty(batch, count, heads, width).transpose(1, 2)
 
 
-def _call(name: str, first: Tensor, scale: float, log_sums: Tensor, **tensors: Tensor) -> None:
+def _call(name: str, seen: Tensor, scale: float, log_sums: Tensor, **tensors: Tensor) -> None:
     loaded = _loaded()
     assert loaded is not None
     batch, heads, count, width = tensors["q"].shape
@@ -105,10 +106,11 @@ def _call(name: str, first: Tensor, scale: float, log_sums: Tensor, **tensors: T
         key: _View(tensor.data_ptr(), (WHOLE * 3)(*tensor.stride()[:3]))
         for key, tensor in tensors.items()
     }
-    first = first.expand(batch, count).contiguous()
+    first, last = seen.expand(2, batch, count).contiguous()
     work = _Attention(
-        batch=batch, heads=heads, kv_heads=tensors["k"].shape[1], count=count, head_dim=width,
-        scale=scale, first=first.data_ptr(), log_sums=log_sums.data_ptr(), **views,
+        batch=batch, heads=heads, kv_heads=tensors["k"].shape[1], queries=count,
+        keys=tensors["k"].shape[2], head_dim=width, scale=scale, first=first.data_ptr(),
+        last=last.data_ptr(), log_sums=log_sums.data_ptr(), **views,
     )  # fmt: skip
     threads = torch.get_num_threads()
     memory = torch.empty(threads * loaded.bytes_of_a_thread(ctypes.byref(work)), dtype=torch.uint8)

@@ -1,9 +1,10 @@
-// Causal attention for training in bfloat16, on processors with AVX512-BF16.
+// Attention to a range of keys, for training in bfloat16 on processors with AVX512-BF16.
 //
 // softmax(q·kᵀ·scale)·v and its gradients, a head at a time, so that all of a head stays in the
 // second cache. The pattern is never kept: the forward leaves the logarithm of each row's sum, from
 // which the backward makes it again (FlashAttention, arXiv 2205.14135, appendix B). Each query sees
-// the keys [first, itself]: that is causality, a document's beginning and a window in one number.
+// the keys from its first to its last: that is order, a document's borders and a window in two
+// numbers. Neither may fall from one query to the next.
 //
 // Everything is one small product, `tile`: C[8 × 32] += A·B over pairs of numbers, as the
 // instruction takes them. A is read pair by pair from anywhere; B lies as rows of pairs, packed by
@@ -97,11 +98,11 @@ struct View {  // the numbers of one vector lie side by side; steps are in numbe
 };
 
 struct Attention {
-    int64_t batch, heads, kv_heads, count, head_dim;
+    int64_t batch, heads, kv_heads, queries, keys, head_dim;
     float scale;
-    const int32_t* first;  // batch × count: the first key that a query sees; it never falls
+    const int32_t *first, *last;  // batch × queries: the keys that a query sees
     View q, k, v, out, d_out, dq, dk, dv;
-    float* log_sums;  // batch × heads × count
+    float* log_sums;  // batch × heads × queries
 };
 }
 
@@ -118,19 +119,19 @@ struct Keys {
 };
 
 void forward_head(const Attention& x, int64_t batch, int64_t head, Keys keys, Memory memory) {
-    const int64_t n = x.head_dim, count = x.count, padded = whole(count, COLUMNS);
-    const int32_t* first = x.first + batch * count;
-    Number* q = memory.take<Number>(padded * n);
+    const int64_t n = x.head_dim, count = x.queries, padded = whole(x.keys, COLUMNS);
+    const int32_t *first = x.first + batch * count, *last = x.last + batch * count;
+    Number* q = memory.take<Number>(whole(count, COLUMNS) * n);
     float* scores = memory.take<float>(ROWS * padded);
     Number* pattern = memory.take<Number>(ROWS * padded);
     float* mixed = memory.take<float>(ROWS * n);
-    rows_of(at(x.q, batch, head), x.q.position_step, count, padded, n, q);
+    rows_of(at(x.q, batch, head), x.q.position_step, count, whole(count, COLUMNS), n, q);
     Number* out = at(x.out, batch, head);
     float* log_sums = x.log_sums + (batch * x.heads + head) * count;
     const Int lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int64_t start = 0; start < count; start += ROWS) {
         const int64_t from = first[start] / COLUMNS * COLUMNS;
-        const int64_t to = whole(std::min(start + ROWS, count), COLUMNS);
+        const int64_t to = whole(last[std::min(start + ROWS, count) - 1] + 1, COLUMNS);
         for (int64_t key = from; key < to; key += COLUMNS)
             tile((Pair*)(q + start * n), n / 2, 1, keys.k_along + key, padded, n / 2,
                  scores + key - from, padded, false);
@@ -138,7 +139,7 @@ void forward_head(const Attention& x, int64_t batch, int64_t head, Keys keys, Me
         for (int64_t r = 0; r < ROWS; r++) {
             const int64_t t = std::min(start + r, count - 1);
             float* row = scores + r * padded;
-            const int32_t low = first[t] - from, high = t - from;
+            const int32_t low = first[t] - from, high = last[t] - from;
             Vec highest = all(-INFINITY);
             for (int64_t i = 0; i < to - from; i += LANES) {
                 const Int place = lanes + int32_t(i);
@@ -170,12 +171,12 @@ void forward_head(const Attention& x, int64_t batch, int64_t head, Keys keys, Me
 }
 
 void forward_group(const Attention& x, int64_t batch, int64_t kv, Memory memory) {
-    const int64_t n = x.head_dim, padded = whole(x.count, COLUMNS), group = x.heads / x.kv_heads;
+    const int64_t n = x.head_dim, padded = whole(x.keys, COLUMNS), group = x.heads / x.kv_heads;
     Number* rows = memory.take<Number>(padded * n);
     const Keys keys{memory.take<Pair>(padded * n / 2), memory.take<Pair>(padded * n / 2)};
-    rows_of(at(x.k, batch, kv), x.k.position_step, x.count, padded, n, rows);
+    rows_of(at(x.k, batch, kv), x.k.position_step, x.keys, padded, n, rows);
     along(rows, padded, n, keys.k_along);
-    rows_of(at(x.v, batch, kv), x.v.position_step, x.count, padded, n, rows);
+    rows_of(at(x.v, batch, kv), x.v.position_step, x.keys, padded, n, rows);
     across(rows, padded, n, keys.v_across);
     for (int64_t head = kv * group; head < (kv + 1) * group; head++)
         forward_head(x, batch, head, keys, memory);
@@ -190,7 +191,7 @@ struct Gradients {
 };
 
 void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g, Memory memory) {
-    const int64_t n = x.head_dim, count = x.count, padded = whole(count, COLUMNS);
+    const int64_t n = x.head_dim, count = x.queries, padded = whole(count, COLUMNS);
     Number* rows = memory.take<Number>(padded * n);
     Pair* q_along = memory.take<Pair>(padded * n / 2);
     Pair* q_across = memory.take<Pair>(padded * n / 2);
@@ -198,7 +199,7 @@ void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g,
     Pair* d_across = memory.take<Pair>(padded * n / 2);
     float* dq = memory.take<float>(padded * n);
     float *log_sums = memory.take<float>(padded), *dots = memory.take<float>(padded);
-    int32_t* first = memory.take<int32_t>(padded);
+    int32_t *first = memory.take<int32_t>(padded), *last = memory.take<int32_t>(padded);
     float *scores = memory.take<float>(ROWS * padded), *slopes = memory.take<float>(ROWS * padded);
     Number* pattern = memory.take<Number>(COLUMNS * padded);  // of a block of keys, keys × queries
     Number* d_scores = memory.take<Number>(COLUMNS * padded);
@@ -214,42 +215,45 @@ void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g,
     const Number* out = at(x.out, batch, head);
     for (int64_t t = 0; t < padded; t++) {
         const bool there = t < count;
-        first[t] = there ? x.first[batch * count + t] : INT32_MAX;
+        first[t] = there ? x.first[batch * count + t] : INT32_MAX;  // who is not there sees nothing
+        last[t] = there ? x.last[batch * count + t] : INT32_MAX;
         log_sums[t] = there ? x.log_sums[(batch * x.heads + head) * count + t] : 0.0f;
         Vec dot = {};
         for (int64_t i = 0; there && i < n; i += LANES)
             dot += load(out + t * x.out.position_step + i) * load(rows + t * n + i);
         dots[t] = sum(dot);
     }
-    const Int lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    for (int64_t block = 0; block < count; block += COLUMNS) {
-        const int64_t seen = std::upper_bound(first + block, first + count, block + COLUMNS - 1) - first;
-        const int64_t width = whole(seen, COLUMNS) - block;  // queries [block, block + width)
+    for (int64_t block = 0; block < x.keys; block += COLUMNS) {
+        // the queries [begin, begin + width) that see any of these keys
+        const int64_t begin = (std::lower_bound(last, last + count, block) - last) / COLUMNS * COLUMNS;
+        const int64_t end = std::upper_bound(first, first + count, block + COLUMNS - 1) - first;
+        const int64_t width = whole(end, COLUMNS) - begin;
         for (int64_t r = 0; r < COLUMNS; r += ROWS) {
             const int64_t key = block + r;
             for (int64_t t = 0; t < width; t += COLUMNS) {
-                tile((Pair*)(g.k + key * n), n / 2, 1, q_along + block + t, padded, n / 2,
+                tile((Pair*)(g.k + key * n), n / 2, 1, q_along + begin + t, padded, n / 2,
                      scores + t, padded, false);
-                tile((Pair*)(g.v + key * n), n / 2, 1, d_along + block + t, padded, n / 2,
+                tile((Pair*)(g.v + key * n), n / 2, 1, d_along + begin + t, padded, n / 2,
                      slopes + t, padded, false);
             }
             for (int64_t i = 0; i < ROWS; i++)
                 for (int64_t t = 0; t < width; t += LANES) {
-                    Int from;
-                    std::memcpy(&from, first + block + t, sizeof from);
+                    Int from, to;
+                    std::memcpy(&from, first + begin + t, sizeof from);
+                    std::memcpy(&to, last + begin + t, sizeof to);
                     const int32_t self = key + i;
-                    const Int sees = (from <= self) & (lanes + int32_t(block + t) >= self);
+                    const Int sees = (from <= self) & (to >= self);
                     Vec p = exponential(load(scores + i * padded + t) * x.scale -
-                                        load(log_sums + block + t));
+                                        load(log_sums + begin + t));
                     p = sees ? p : Vec{};
-                    const Vec d = p * (load(slopes + i * padded + t) - load(dots + block + t));
+                    const Vec d = p * (load(slopes + i * padded + t) - load(dots + begin + t));
                     store(pattern + (r + i) * padded + t, narrow(p));
                     store(d_scores + (r + i) * padded + t, narrow(d * x.scale));
                 }
         }
         for (int64_t r = 0; r < COLUMNS; r += ROWS)
             for (int64_t i = 0; i < n; i += COLUMNS) {
-                const int64_t to = (block + r) * n + i, from = block / 2 * n + i;
+                const int64_t to = (block + r) * n + i, from = begin / 2 * n + i;
                 tile((Pair*)(pattern + r * padded), padded / 2, 1, d_across + from, n, width / 2,
                      g.dv + to, n, true);
                 tile((Pair*)(d_scores + r * padded), padded / 2, 1, q_across + from, n, width / 2,
@@ -260,7 +264,7 @@ void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g,
         for (int64_t t = 0; t < width; t += ROWS)
             for (int64_t i = 0; i < n; i += COLUMNS)
                 tile(pairs + t, 1, padded, g.k_across + block / 2 * n + i, n, COLUMNS / 2,
-                     dq + (block + t) * n + i, n, true);
+                     dq + (begin + t) * n + i, n, true);
     }
     Number* to = at(x.dq, batch, head);
     for (int64_t t = 0; t < count; t++)
@@ -269,22 +273,22 @@ void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g,
 }
 
 void backward_group(const Attention& x, int64_t batch, int64_t kv, Memory memory) {
-    const int64_t n = x.head_dim, padded = whole(x.count, COLUMNS), group = x.heads / x.kv_heads;
+    const int64_t n = x.head_dim, padded = whole(x.keys, COLUMNS), group = x.heads / x.kv_heads;
     Gradients g;
     g.k = memory.take<Number>(padded * n);
     g.v = memory.take<Number>(padded * n);
     g.k_across = memory.take<Pair>(padded * n / 2);
     g.dk = memory.take<float>(padded * n);
     g.dv = memory.take<float>(padded * n);
-    rows_of(at(x.k, batch, kv), x.k.position_step, x.count, padded, n, g.k);
-    rows_of(at(x.v, batch, kv), x.v.position_step, x.count, padded, n, g.v);
+    rows_of(at(x.k, batch, kv), x.k.position_step, x.keys, padded, n, g.k);
+    rows_of(at(x.v, batch, kv), x.v.position_step, x.keys, padded, n, g.v);
     across(g.k, padded, n, g.k_across);
     std::memset(g.dk, 0, padded * n * sizeof *g.dk);
     std::memset(g.dv, 0, padded * n * sizeof *g.dv);
     for (int64_t head = kv * group; head < (kv + 1) * group; head++)
         backward_head(x, batch, head, g, memory);
     Number *dk = at(x.dk, batch, kv), *dv = at(x.dv, batch, kv);
-    for (int64_t t = 0; t < x.count; t++)
+    for (int64_t t = 0; t < x.keys; t++)
         for (int64_t i = 0; i < n; i += LANES) {
             store(dk + t * x.dk.position_step + i, narrow(load(g.dk + t * n + i)));
             store(dv + t * x.dv.position_step + i, narrow(load(g.dv + t * n + i)));
@@ -313,8 +317,8 @@ int is_supported() { return 1; }
 
 // Bytes of memory that each thread needs, for the forward and the backward alike.
 int64_t bytes_of_a_thread(const Attention* x) {
-    const int64_t padded = whole(x->count, COLUMNS), n = x->head_dim;
-    return padded * (40 * n + 3 * 4 + ROWS * 8 + COLUMNS * 6) + ROWS * n * 4 + 24 * 64;
+    const int64_t padded = whole(std::max(x->queries, x->keys), COLUMNS), n = x->head_dim;
+    return padded * (40 * n + 4 * 4 + ROWS * 8 + COLUMNS * 6) + ROWS * n * 4 + 24 * 64;
 }
 
 void attention_forward(const Attention* x, int64_t threads, char* memory) {

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from yantai.core.kernel import attend
 from yantai.core.mask import Mask, causal, same_document, window
-from yantai.core.native.causal_attention import CausalAttention, available
+from yantai.core.native.range_attention import RangeAttention, available
 
 pytestmark = pytest.mark.skipif(not available(), reason="no compiler or no AVX512-BF16 here")
 
@@ -19,16 +19,16 @@ SHAPES = {  # batch, heads, kv heads, positions, width
     "grouped": (2, 8, 2, 200, 128),
     "long": (1, 2, 1, 1030, 64),
 }
-MASKS = ("causal", "window", "documents", "both")
+MASKS = ("causal", "window", "documents", "both", "all", "all of a document", "near")
 
 
 def mask_of(name, batch, count):
     generator = torch.Generator().manual_seed(count)
     begins = torch.rand(batch, count, generator=generator) < 0.05
-    mask = causal()
-    if name in ("window", "both"):
+    mask = Mask() if name in ("all", "all of a document", "near") else causal()
+    if name in ("window", "both", "near"):
         mask &= window(19)
-    if name in ("documents", "both"):
+    if name in ("documents", "both", "all of a document"):
         mask &= same_document(begins.int().cumsum(1))
     return mask
 
@@ -72,8 +72,8 @@ def test_output_and_gradients_are_as_exact_as_torch_has_them(name, kind):
     shape = SHAPES[name]
     q, k, v, upstream = inputs(shape)
     mask, scale = mask_of(kind, shape[0], shape[3]), 0.2
-    first = mask.first_keys(shape[3], q.device)
-    ours = gradients(lambda *x: CausalAttention.apply(*x, first, scale), q, k, v, upstream)
+    first = mask.seen(shape[3], shape[3], q.device)
+    ours = gradients(lambda *x: RangeAttention.apply(*x, first, scale), q, k, v, upstream)
     theirs = gradients(reference(mask, scale), q, k, v, upstream)
     wide = [part.double() for part in (q, k, v, upstream)]
     exact = gradients(reference(mask, scale), *wide)
@@ -85,14 +85,38 @@ def test_output_and_gradients_are_as_exact_as_torch_has_them(name, kind):
         assert error <= 0.01 * norm + 1e-6, part
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(5, 70), (70, 5), (33, 64)])
+def test_a_memory_may_be_longer_or_shorter_and_in_documents_of_its_own(queries, keys):
+    q, _, _, upstream = inputs((2, 4, 4, queries, 64))
+    _, k, v, _ = inputs((2, 4, 2, keys, 64), seed=1)
+    of_keys = torch.arange(keys)[None].expand(2, keys) * 3 // keys
+    of_queries = torch.arange(queries)[None].expand(2, queries) * 3 // queries
+    for mask in (Mask(), Mask(documents=of_keys, query_documents=of_queries)):
+        seen = mask.seen(queries, keys, q.device)
+        ours = gradients(lambda *x, s=seen: RangeAttention.apply(*x, s, 0.2), q, k, v, upstream)
+        exact = gradients(reference(mask, 0.2), *(part.double() for part in (q, k, v, upstream)))
+        for a, c in zip(ours, exact, strict=True):
+            assert (a.double() - c).norm() <= 0.01 * c.norm() + 1e-6
+
+
+def test_padding_behind_the_documents_is_a_document_of_its_own():
+    documents = torch.tensor([[0, 0, 1, 1, 1, -1, -1]])
+    first, last = same_document(documents).seen(7, 7, documents.device)
+    assert first.tolist() == [[0, 0, 2, 2, 2, 5, 5]]
+    assert last.tolist() == [[1, 1, 4, 4, 4, 6, 6]]
+    first, last = (causal() & same_document(documents)).seen(7, 7, documents.device)
+    assert last.tolist() == [[0, 1, 2, 3, 4, 5, 6]]
+    assert same_document(documents.flip(1)).seen(7, 7, documents.device) is None
+
+
 def test_the_result_does_not_depend_on_the_threads():
     q, k, v, upstream = inputs(SHAPES["odd"])
     before, results = torch.get_num_threads(), []
-    first = causal().first_keys(101, q.device)
+    first = causal().seen(101, 101, q.device)
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            attention = lambda *x: CausalAttention.apply(*x, first, 0.1)  # noqa: E731
+            attention = lambda *x: RangeAttention.apply(*x, first, 0.1)  # noqa: E731
             results.append(gradients(attention, q, k, v, upstream))
     finally:
         torch.set_num_threads(before)
@@ -104,15 +128,15 @@ def test_what_is_no_number_stays_one_and_stays_in_its_document():
     q, k, v, _ = inputs((1, 1, 1, 64, 32))
     q[0, 0, 40] = float("nan")
     first = same_document(torch.arange(64)[None] // 32) & causal()
-    out = CausalAttention.apply(q, k, v, first.first_keys(64, q.device), 0.2)
+    out = RangeAttention.apply(q, k, v, first.seen(64, 64, q.device), 0.2)
     bad = out.isnan().any(-1)[0, 0]
     assert bad.nonzero().flatten().tolist() == [40]
 
 
 def test_attention_takes_it_only_where_it_can(monkeypatch):
     taken = []
-    apply = CausalAttention.apply
-    monkeypatch.setattr(CausalAttention, "apply", lambda *x: taken.append(1) or apply(*x))
+    apply = RangeAttention.apply
+    monkeypatch.setattr(RangeAttention, "apply", lambda *x: taken.append(1) or apply(*x))
     q, k, v, _ = inputs((2, 4, 2, 40, 32))
 
     def roads(q, k, v, mask, dropout=0.0):
@@ -125,7 +149,8 @@ def test_attention_takes_it_only_where_it_can(monkeypatch):
     assert roads(q.float(), k.float(), v.float(), causal()) == 0
     assert roads(q, k, v, causal(), dropout=0.1) == 0
     assert roads(q, k, v, Mask(causal=True, valid=torch.ones(2, 40, dtype=torch.bool))) == 0
-    assert roads(q, k, v, Mask()) == 0
+    assert roads(q, k, v, Mask()) == 1
+    assert roads(q, k, v, Mask(bias=torch.zeros(1, 4, 40, 40))) == 0
     assert roads(q[..., :16], k[..., :16], v[..., :16], causal()) == 0
     shuffled = torch.tensor([[0] * 20 + [1] * 10 + [0] * 10] * 2)
     assert roads(q, k, v, causal() & same_document(shuffled)) == 0

@@ -1,0 +1,176 @@
+"""Restore damaged text: an encoder reads what is left, a decoder writes what is missing.
+
+Knows: how text is damaged. Two ways:
+
+- `spans` (T5, arXiv 1910.10683, section 3.1.4): 15 % of the tokens, in spans of 3 on average, each
+  replaced by a sentinel of its own; the target names the sentinels, each followed by its span.
+- `infill` (BART, arXiv 1910.13461, section 2.2): 30 %, in spans of Poisson length 3, each replaced
+  by one mask token; the target is the whole text.
+
+Each document of a row is damaged and restored by itself, and nobody looks across a border. The
+damage is a function of (seed, epoch, row).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from yantai.core.mask import Mask, same_document
+from yantai.core.model import Transformer
+from yantai.core.stack import Memory
+from yantai.data.batch import IGNORED, Array, Batch, Row
+from yantai.data.pack import RowSource, random_stream
+
+STREAM = 0x73706E73
+SHARES = {"spans": 0.15, "infill": 0.3}
+MEAN_SPAN = 3
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """−Σ ln p(target | what is left of its document, the target before).
+
+    Attributes:
+        way: `spans` or `infill`.
+        fillers: the sentinels in their order, or the one mask token.
+        start_id: what the decoder reads first in every document.
+        end_id: what ends a target.
+        seed: decides the damage.
+    """
+
+    way: Literal["spans", "infill"]
+    fillers: tuple[int, ...]
+    start_id: int
+    end_id: int
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the table of tasks."""
+        return "denoise" if self.way == "spans" else "infill"
+
+    def rows(self, source: RowSource) -> RowSource:
+        """Rows with a damaged source and what restores it."""
+        return _DamagedRows(source, self)
+
+    def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:
+        """The sum over the targets, natural logarithm."""
+        assert batch.source is not None and batch.source_documents is not None
+        own = Mask() if batch.single_document else same_document(batch.source_documents)
+        memory = model.encode(batch.source, mask=own, positions=batch.source_positions)
+        across = Mask(documents=batch.source_documents, query_documents=batch.documents)
+        hidden = model.hidden(
+            batch.ids,
+            mask=same_document(batch.documents),
+            positions=batch.positions,
+            memory=Memory(memory.hidden, across),
+        )
+        return model.loss_of(hidden, batch.targets)
+
+    def damage(self, row: Row, epoch: int, index: int) -> Row:
+        """One row, damaged document by document; lengths depend on the row's length alone."""
+        stream = random_stream(self.seed, STREAM, epoch, index)
+        length = len(row.ids)
+        room = left_over = self.target_length(length)
+        sources, targets = [], []
+        for number in range(int(row.documents.max()) + 1):
+            ids = row.ids[row.documents == number]
+            if not len(ids):
+                continue
+            left, restored = self._apart(ids, self._spans(len(ids), stream))
+            if len(restored) > left_over:  # no room for its target: the document is only read
+                left, restored = ids, restored[:0]
+            left_over -= len(restored)
+            sources.append((left, number))
+            targets.append((restored, number))
+        return self._row(sources, targets, length, room, row.name)
+
+    def target_length(self, length: int) -> int:
+        """Positions of the decoder for rows of so many tokens."""
+        if self.way == "infill":
+            return length + 8
+        hidden = round(SHARES["spans"] * length)
+        return hidden + -(-hidden // MEAN_SPAN) + 8
+
+    def _spans(self, count: int, stream: np.random.Generator) -> list[tuple[int, int]]:
+        """Begin and end of the spans that go, in order, never side by side."""
+        hidden = round(SHARES[self.way] * count)
+        if hidden < 1 or count < 2:
+            return []
+        number = min(max(1, round(hidden / MEAN_SPAN)), count - hidden)
+        if self.way == "spans":
+            number = min(number, len(self.fillers))
+        sizes = _cut(hidden, number, stream)
+        gaps = _cut(count - hidden, number, stream)
+        spans, at = [], 0
+        for gap, size in zip(gaps, sizes, strict=True):
+            spans.append((at + gap, at + gap + size))
+            at += gap + size
+        return spans
+
+    def _apart(self, ids: Array, spans: list[tuple[int, int]]) -> tuple[Array, Array]:
+        """What is left of a document, and the target that restores it."""
+        left, restored, at = [], [], 0
+        for number, (begin, end) in enumerate(spans):
+            filler = self.fillers[number % len(self.fillers)]
+            left += [*ids[at:begin], filler]
+            restored += [filler, *ids[begin:end]]
+            at = end
+        left += [*ids[at:]]
+        if self.way == "infill":
+            restored = [*ids]
+        return np.asarray(left, np.int64), np.asarray([*restored, self.end_id], np.int64)
+
+    def _row(
+        self,
+        sources: list[tuple[Array, int]],
+        targets: list[tuple[Array, int]],
+        length: int,
+        room: int,
+        name: str,
+    ) -> Row:
+        source, source_documents, source_positions = _joined(sources, length)
+        aims, documents, positions = _joined(targets, room, empty=IGNORED)
+        ids = np.where(positions == 0, self.start_id, np.roll(np.maximum(aims, 0), 1))
+        return Row(
+            ids, aims, documents, positions, name, source, source_documents, source_positions
+        )
+
+
+def _cut(total: int, parts: int, stream: np.random.Generator) -> list[int]:
+    """A number as a sum of so many positive ones, all ways equally likely."""
+    borders = np.sort(stream.permutation(total - 1)[: parts - 1]) + 1
+    return np.diff([0, *borders, total]).tolist()
+
+
+def _joined(
+    parts: list[tuple[Array, int]], length: int, empty: int = 0
+) -> tuple[Array, Array, Array]:
+    """Numbers, documents and positions of parts end to end, filled up to a length."""
+    numbers = np.full(length, empty, np.int64)
+    documents, positions = np.full(length, -1, np.int64), np.zeros(length, np.int64)
+    at = 0
+    for part, document in parts:
+        size = min(len(part), length - at)
+        numbers[at : at + size] = part[:size]
+        documents[at : at + size] = document
+        positions[at : at + size] = np.arange(size)
+        at += size
+    return numbers, documents, positions
+
+
+class _DamagedRows:
+    """Rows of a source, each damaged when it is read."""
+
+    def __init__(self, source: RowSource, task: Denoise):
+        self.source, self.task = source, task
+
+    def rows_in_epoch(self, epoch: int) -> int:
+        """As many as the source has."""
+        return self.source.rows_in_epoch(epoch)
+
+    def row(self, epoch: int, index: int) -> Row:
+        """One of them, damaged anew in each epoch."""
+        return self.task.damage(self.source.row(epoch, index), epoch, index)

@@ -1,0 +1,95 @@
+"""Guess hidden tokens from both sides (BERT, arXiv 1810.04805, section 3.1).
+
+Knows: which tokens are hidden and by what. 15 % of the tokens of a row are chosen; of these 80 %
+are replaced by the mask token, 10 % by any other one, 10 % stay. Whole words are chosen together
+where somebody says which tokens form a word. The choice is a function of (seed, epoch, row).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from yantai.core.mask import Mask, same_document
+from yantai.core.model import Transformer
+from yantai.data.batch import IGNORED, Array, Batch, Row
+from yantai.data.pack import RowSource, random_stream
+
+STREAM = 0x6D61736B
+
+
+@dataclass(frozen=True)
+class Masked:
+    """−Σ ln p(hidden token | the rest of its document).
+
+    Attributes:
+        mask_id: the token that hides.
+        ordinary: ids that may be hidden, and stand in for hidden ones.
+        seed: decides the choice.
+        share: how much of a row is chosen.
+        words: ids of a row → a number a token, the same within a word; None chooses single tokens.
+    """
+
+    mask_id: int
+    ordinary: Array
+    seed: int = 0
+    share: float = 0.15
+    words: Callable[[Sequence[int]], Sequence[int]] | None = None
+    name: str = "masked"
+    _may_hide: Array = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        may_hide = np.zeros(int(max(self.ordinary)) + 1, bool)
+        may_hide[self.ordinary] = True
+        object.__setattr__(self, "_may_hide", may_hide)
+
+    def rows(self, source: RowSource) -> RowSource:
+        """Rows with hidden tokens, and those tokens as targets."""
+        return _MaskedRows(source, self)
+
+    def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:
+        """The sum over hidden tokens, natural logarithm; the head is computed for them alone."""
+        mask = Mask() if batch.single_document else same_document(batch.documents)
+        return model.loss_sum(batch.ids, batch.targets, mask, batch.positions)
+
+    def hide(self, row: Row, epoch: int, index: int) -> Row:
+        """One row with hidden tokens; at least one, where any may be hidden."""
+        stream = random_stream(self.seed, STREAM, epoch, index)
+        known = row.ids < len(self._may_hide)
+        may_hide = known & self._may_hide[np.where(known, row.ids, 0)] & (row.documents >= 0)
+        places = self._choose(row.ids, np.flatnonzero(may_hide), stream)
+        targets = np.full_like(row.ids, IGNORED)
+        targets[places] = row.ids[places]
+        ids, draw = row.ids.copy(), stream.random(len(places))
+        ids[places[draw < 0.8]] = self.mask_id
+        others = places[(draw >= 0.8) & (draw < 0.9)]
+        ids[others] = stream.choice(self.ordinary, len(others))
+        return Row(ids, targets, row.documents, row.positions, row.name)
+
+    def _choose(self, ids: Array, places: Array, stream: np.random.Generator) -> Array:
+        wanted = max(1, round(self.share * len(places)))
+        if self.words is None:
+            return np.sort(stream.permutation(places)[:wanted])
+        numbers = np.asarray(self.words(ids.tolist()))[places]
+        chosen: list[int] = []
+        for word in stream.permutation(np.unique(numbers)):
+            if len(chosen) >= wanted:
+                break
+            chosen += places[numbers == word].tolist()
+        return np.sort(np.asarray(chosen, np.int64))
+
+
+class _MaskedRows:
+    """Rows of a source, each with its tokens hidden when it is read."""
+
+    def __init__(self, source: RowSource, task: Masked):
+        self.source, self.task = source, task
+
+    def rows_in_epoch(self, epoch: int) -> int:
+        """As many as the source has."""
+        return self.source.rows_in_epoch(epoch)
+
+    def row(self, epoch: int, index: int) -> Row:
+        """One of them, with hidden tokens of its own in each epoch."""
+        return self.task.hide(self.source.row(epoch, index), epoch, index)

@@ -1,0 +1,84 @@
+"""The objectives that are learned from running text, each with the tokens that it needs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from yantai.base.config import look_up
+from yantai.base.errors import UsageError
+from yantai.tasks.causal import Causal
+from yantai.tasks.denoise import Denoise
+from yantai.tasks.masked import Masked
+from yantai.tasks.task import Task
+from yantai.text.tokenizer import MASK, SPANS, Tokenizer
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What an objective needs.
+
+    Attributes:
+        shape: the models that can learn it.
+        specials: special tokens that a new tokenizer gets for it.
+    """
+
+    shape: str
+    specials: tuple[str, ...] = ()
+
+
+OBJECTIVES = {
+    "causal": Objective("decoder"),
+    "masked": Objective("encoder", (MASK,)),
+    "denoise": Objective("encoder-decoder", SPANS),
+    "infill": Objective("encoder-decoder", (MASK,)),
+}
+USUAL = {"decoder": "causal", "encoder": "masked", "encoder-decoder": "denoise"}
+
+
+def objective_named(name: str | None, shape: str) -> str:
+    """The objective, by default that of the shape.
+
+    Raises:
+        UsageError: models of that shape cannot learn it.
+    """
+    if name is None:
+        return USUAL[shape]
+    found = look_up(OBJECTIVES, name, "objective")
+    if found.shape != shape:
+        raise UsageError(
+            "E203",
+            "objective",
+            f"{name!r} is learned by an {found.shape}, this family is a {shape}",
+            do=f"choose --objective {USUAL[shape]}, or another --family",
+        )
+    return name
+
+
+def make_task(name: str, tokenizer: Tokenizer, seed: int) -> Task:
+    """The task of that objective with the ids of its tokens.
+
+    Raises:
+        UsageError: the tokenizer has not the special tokens that it needs.
+    """
+    if name == "causal":
+        return Causal()
+    special = frozenset(tokenizer.control.values())
+    if name == "masked":
+        ordinary = np.array([id for id in range(tokenizer.vocab_size) if id not in special])
+        return Masked(_needed(tokenizer.mask_id, "a mask token"), ordinary, seed=seed)
+    end = _needed(tokenizer.eos_id, "an end token")
+    start = tokenizer.pad_id if tokenizer.pad_id is not None else end
+    if name == "infill":
+        return Denoise("infill", (_needed(tokenizer.mask_id, "a mask token"),), start, end, seed)
+    if not tokenizer.span_ids:
+        _needed(None, "sentinel tokens")
+    return Denoise("spans", tokenizer.span_ids, start, end, seed)
+
+
+def _needed(id: int | None, what: str) -> int:
+    if id is None:
+        raise UsageError(
+            "E203", "tokenizer", f"has not {what}, which the objective needs",
+            do="let a new one be trained, or choose another --objective",
+        )  # fmt: skip
+    return id
