@@ -32,7 +32,7 @@ from yantai.training.receipt import file_hashes, receipt
 from yantai.training.recipe import Pretrain
 
 PRETRAIN_SHARE, CHAT_SHARE = 0.46, 0.47
-DOCUMENTS_PER_MINUTE, ROWS_PER_MINUTE = 4000, 2400
+DOCUMENTS_PER_MINUTE, ROWS_PER_MINUTE = 6000, 4000
 PEOPLE = 12
 # what a small model can learn in five minutes, all under much the same sky; the village has more
 PLOTS = ("letter", "ruined_cake", "stopped_clock", "the_lie")
