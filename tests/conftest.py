@@ -1,6 +1,7 @@
 """Shapes are checked under the tests: every annotated function of these rooms is type-checked."""
 
 import os
+import signal
 
 from jaxtyping import install_import_hook
 
@@ -35,3 +36,10 @@ def tokenizer():
     trained = Tokenizer.train((row["text"] for row in rows), 1024)
     trained.chat_template = CHATML
     return trained
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard():
+    """A shell starts its background jobs deaf to Ctrl-C, which the tests of signals need."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -239,7 +239,10 @@ def prompt_of(length):
     return torch.randint(3, VOCAB, (1, length), generator=generator)
 
 
-@pytest.mark.parametrize("length", [1, 5, 40])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("length", [pytest.param(1, marks=SLOW), 5, pytest.param(40, marks=SLOW)])
 def test_greedy_ids_are_equal_cached_and_uncached(pair, length):
     if not generates(pair[1]):
         pytest.skip("an encoder continues nothing")
@@ -248,6 +251,7 @@ def test_greedy_ids_are_equal_cached_and_uncached(pair, length):
         assert got == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
