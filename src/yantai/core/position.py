@@ -132,8 +132,13 @@ def rotate(
     norm: nn.Module | None = None,
 ) -> Float[Tensor, "batch position head head_dim"]:
     """Turn each pair (xᵢ, xᵢ₊d/2) by its position's angle (RoFormer, eq. 34), normed before."""
-    if rotary is not None and serves(x, x.shape[-1] // 2) and type(norm) in (RMSNorm, type(None)):
+    if rotary is not None and serves(x, x.shape[-1] // 2) and _is_plain(norm):
         weight, eps = (norm.weight, norm.eps) if norm is not None else (None, 0.0)
         return Turn.apply(x, weight, eps, *rotary)
     x = x if norm is None else norm(x)
     return x if rotary is None else turn(x, rotary.cos, rotary.sin)
+
+
+def _is_plain(norm: nn.Module | None) -> bool:
+    """Whether nobody would miss the norm's own call."""
+    return norm is None or (type(norm) is RMSNorm and not norm._forward_hooks)

@@ -36,6 +36,26 @@ class RowSource(Protocol):
         ...
 
 
+class ChangedRows:
+    """The rows of a source, each changed when it is read.
+
+    Args:
+        source: where the rows come from.
+        change: (row, epoch, index) → row; a function of nothing else, so that resuming repeats it.
+    """
+
+    def __init__(self, source: RowSource, change: Callable[[Row, int, int], Row]):
+        self.source, self.change = source, change
+
+    def rows_in_epoch(self, epoch: int) -> int:
+        """As many as the source has."""
+        return self.source.rows_in_epoch(epoch)
+
+    def row(self, epoch: int, index: int) -> Row:
+        """One of them, changed."""
+        return self.change(self.source.row(epoch, index), epoch, index)
+
+
 def random_stream(*parts: int) -> np.random.Generator:
     """A stream of random numbers that is a function of its parts."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(parts)))

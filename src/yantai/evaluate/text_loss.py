@@ -98,9 +98,13 @@ def text_loss(
         stride: how far windows slide; half a window by default.
 
     Raises:
-        UsageError: the context is longer than the model's.
+        UsageError: the context is longer than the model's, or the model is no decoder.
         DataError: there is no text.
     """
+    if model.shape != "decoder":
+        raise UsageError(
+            "E201", "model", "running text is scored by a decoder alone", got=f"an {model.shape}"
+        )
     tokenizer, transformer = model.tokenizer, model.transformer
     limit = transformer.config.max_positions
     length = context or limit

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from yantai.families.plain import ACTIVATIONS
+from yantai.base.errors import ModelFileError
+from yantai.families.plain import ACTIVATIONS, equal_heads
 from yantai.families.rules import Computed, Constant, Family, Field, Fixed, Members, Renamed, Theirs
 
 
@@ -16,12 +17,17 @@ def _read_layers(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) ->
     ours["encoder_layers"], ours["layers"] = theirs["encoder_layers"], theirs["decoder_layers"]
 
 
-def _read_heads(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
-    heads = theirs.get("encoder_attention_heads")
-    if not isinstance(heads, int) or heads < 1:
-        ours.update(heads=heads, kv_heads=heads, head_dim=1)
-        return
-    ours.update(heads=heads, kv_heads=heads, head_dim=ours["dim"] // heads)
+def _same_as(key: str, of_encoder: str, field: str) -> Computed:
+    """A size of the decoder that must be the encoder's."""
+
+    def read(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
+        wanted = theirs.get(of_encoder)
+        if theirs.get(key, wanted) != wanted:
+            raise ModelFileError(
+                "E402", f"{where}:{key}", f"must be {of_encoder}", expected=wanted, got=theirs[key]
+            )
+
+    return Computed(key, lambda config: getattr(config, field), read)
 
 
 def _attention(ours: str, theirs: str) -> dict[str, str]:
@@ -65,10 +71,10 @@ BART = Family(
         Field("dim", "d_model"),
         Computed("encoder_layers", lambda c: c.encoder_layers or c.layers, _read_layers),
         Computed("decoder_layers", lambda c: c.layers, lambda *_: None),
-        Computed("encoder_attention_heads", lambda c: c.heads, _read_heads),
-        Computed("decoder_attention_heads", lambda c: c.heads, lambda *_: None),
+        equal_heads("encoder_attention_heads", "d_model"),
+        _same_as("decoder_attention_heads", "encoder_attention_heads", "heads"),
         Field("hidden", "encoder_ffn_dim"),
-        Computed("decoder_ffn_dim", lambda c: c.hidden, lambda *_: None),
+        _same_as("decoder_ffn_dim", "encoder_ffn_dim", "hidden"),
         Field("max_positions", "max_position_embeddings", default=lambda ours: 1024),
         Field("activation", "activation_function", values=ACTIVATIONS, default=lambda ours: "gelu"),
         Field("tied", "tie_word_embeddings", default=lambda ours: True),

@@ -6,14 +6,14 @@ Knows: names only. The two differ in names, in how places are counted and in kin
 from collections.abc import Mapping
 from typing import Any
 
-from yantai.families.plain import ACTIVATIONS, EQUAL_HEADS, same_dropout
+from yantai.families.plain import ACTIVATIONS, equal_heads, same_dropout
 from yantai.families.rules import Computed, Family, Field, Fixed, Members, Renamed, Theirs
 
 _SHARED = (
     Field("vocab_size", "vocab_size"),
     Field("dim", "hidden_size"),
     Field("layers", "num_hidden_layers"),
-    EQUAL_HEADS("num_attention_heads", "hidden_size"),
+    equal_heads("num_attention_heads", "hidden_size"),
     Field("hidden", "intermediate_size"),
     Field("norm_eps", "layer_norm_eps", default=lambda ours: 1e-12),
     Field("activation", "hidden_act", values=ACTIVATIONS, default=lambda ours: "gelu"),

@@ -3,7 +3,7 @@
 Knows: names only. Their products keep inputs before outputs, and q, k, v in one matrix.
 """
 
-from yantai.families.plain import ACTIVATIONS, EQUAL_HEADS, PLAIN_DECODER, same_dropout
+from yantai.families.plain import ACTIVATIONS, PLAIN_DECODER, equal_heads, same_dropout
 from yantai.families.rules import Family, Field, Fixed, Members, Merged, Renamed, Theirs
 
 _BLOCK = {
@@ -35,7 +35,7 @@ GPT2 = Family(
         Field("vocab_size", "vocab_size"),
         Field("dim", "n_embd"),
         Field("layers", "n_layer"),
-        EQUAL_HEADS("n_head", "n_embd"),
+        equal_heads("n_head", "n_embd"),
         Field("hidden", "n_inner", default=lambda ours: 4 * ours["dim"]),
         Field("max_positions", "n_positions"),
         Field("norm_eps", "layer_norm_epsilon", default=lambda ours: 1e-5),

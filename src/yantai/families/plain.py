@@ -22,7 +22,7 @@ PLAIN_DECODER = (
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 
 
-def EQUAL_HEADS(key: str, width: str) -> Computed:  # noqa: N802 - stands in tables as a row
+def equal_heads(key: str, width: str) -> Computed:
     """So many heads that share the width evenly, a key head for each."""
 
     def read(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:

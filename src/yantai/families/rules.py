@@ -287,7 +287,14 @@ class Family:
         """
         ours: dict[str, Any] = {}
         for row in self.config:
-            row.read(theirs, ours, where)
+            try:
+                row.read(theirs, ours, where)
+            except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:
+                key = getattr(row, "theirs", None) or getattr(row, "key", "config")
+                got = theirs.get(key)
+                raise ModelFileError(
+                    "E401", f"{where}:{key}", "makes no sense here", got=repr(got)[:80]
+                ) from error
         try:
             return ModelConfig(**ours)
         except ValueError as error:

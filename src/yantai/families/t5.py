@@ -6,7 +6,7 @@ Knows: names only. v1.1 and mT5 have a gated MLP and a head that is not scaled.
 from collections.abc import Mapping
 from typing import Any
 
-from yantai.base.errors import ModelFileError
+from yantai.base.errors import ModelFileError, UsageError
 from yantai.core.config import ModelConfig
 from yantai.families.rules import (
     Computed,
@@ -39,7 +39,30 @@ def _read_mlp(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> No
 
 def _write_mlp(config: ModelConfig) -> str:
     wanted = (config.gated, config.activation)
-    return next((name for name, pair in _FORWARD.items() if pair == wanted), "relu")
+    for name, pair in _FORWARD.items():
+        if pair == wanted:
+            return name
+    raise UsageError(
+        "E203",
+        "config.activation",
+        "this family cannot express the model",
+        expected=", ".join(_FORWARD),
+        got=f"{'gated ' if config.gated else ''}{config.activation}",
+        do="choose another --family",
+    )
+
+
+def _read_key_heads(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
+    ours["kv_heads"] = ours["heads"]
+
+
+def _write_heads(config: ModelConfig) -> int:
+    if config.kv_heads != config.heads:
+        raise UsageError(
+            "E203", "config.kv_heads", "this family cannot express the model",
+            expected=config.heads, got=config.kv_heads, do="choose another --family",
+        )  # fmt: skip
+    return config.heads
 
 
 def _read_layers(theirs: Mapping[str, Any], ours: dict[str, Any], where: str) -> None:
@@ -106,7 +129,7 @@ def _family(name: str, architecture: str, head: tuple[ConfigRow, ...]) -> Family
             Field("head_dim", "d_kv", default=lambda ours: 64),
             Field("hidden", "d_ff"),
             Field("heads", "num_heads"),
-            Field("kv_heads", "num_heads"),
+            Computed("num_heads", _write_heads, _read_key_heads),
             Computed(
                 "num_layers", lambda config: config.encoder_layers or config.layers, _read_layers
             ),

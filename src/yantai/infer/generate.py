@@ -80,6 +80,11 @@ def steps(
     Yields:
         At each step, one new token for every row, or None for a row that has ended.
     """
+    if settings.num_beams > 1:
+        raise UsageError(
+            "E201", "num_beams", "a search has no next token to give out before its end",
+            do="do not stream",
+        )  # fmt: skip
     rows = [list(prompt) for prompt in prompts for _ in range(settings.num_return_sequences)]
     limits = [settings.new_tokens(len(row)) for row in rows]
     for row, limit in zip(rows, limits, strict=True):
@@ -122,9 +127,13 @@ def _reader(
 ) -> Reader | Rereader:
     """Rows stand beside each other, `copies` of each prompt; a source is encoded once a prompt."""
     memory = None
+    if model.config.shape == "encoder":
+        raise UsageError("E201", "model", "an encoder continues nothing")
     if (sources is None) == (model.config.shape == "encoder-decoder"):
         raise UsageError("E201", "sources", "an encoder–decoder reads sources, a decoder none")
     if sources is not None:
+        for source in sources:
+            check_room(model, source, 0)
         hidden, mask = encode_rows(model, sources)
         valid = mask.valid.repeat_interleave(copies, 0) if mask.valid is not None else None
         memory = Memory(hidden.repeat_interleave(copies, 0), Mask(valid=valid))

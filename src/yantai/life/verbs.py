@@ -101,9 +101,9 @@ def generate(settings: Generate, emit: Emit) -> dict[str, Any]:
         for key in settings.model_fields_set
         if key in Generation.model_fields
     }
-    if settings.num_return_sequences == 1:
-        emit(settings.prompt)
-        text = settings.prompt
+    if settings.num_return_sequences == 1 and settings.num_beams == 1:
+        text = settings.prompt if model.shape == "decoder" else ""
+        emit(text)
         for piece in model.stream(settings.prompt, **own):
             emit(piece)
             text += piece

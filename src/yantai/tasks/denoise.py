@@ -21,7 +21,7 @@ from yantai.core.mask import Mask, same_document
 from yantai.core.model import Transformer
 from yantai.core.stack import Memory
 from yantai.data.batch import IGNORED, Array, Batch, Row
-from yantai.data.pack import RowSource, random_stream
+from yantai.data.pack import ChangedRows, RowSource, random_stream
 
 STREAM = 0x73706E73
 SHARES = {"spans": 0.15, "infill": 0.3}
@@ -53,12 +53,12 @@ class Denoise:
 
     def rows(self, source: RowSource) -> RowSource:
         """Rows with a damaged source and what restores it."""
-        return _DamagedRows(source, self)
+        return ChangedRows(source, self.damage)
 
     def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:
         """The sum over the targets, natural logarithm."""
         assert batch.source is not None and batch.source_documents is not None
-        own = Mask() if batch.single_document else same_document(batch.source_documents)
+        own = same_document(batch.source_documents)
         memory = model.encode(batch.source, mask=own, positions=batch.source_positions)
         across = Mask(documents=batch.source_documents, query_documents=batch.documents)
         hidden = model.hidden(
@@ -159,18 +159,3 @@ def _joined(
         positions[at : at + size] = np.arange(size)
         at += size
     return numbers, documents, positions
-
-
-class _DamagedRows:
-    """Rows of a source, each damaged when it is read."""
-
-    def __init__(self, source: RowSource, task: Denoise):
-        self.source, self.task = source, task
-
-    def rows_in_epoch(self, epoch: int) -> int:
-        """As many as the source has."""
-        return self.source.rows_in_epoch(epoch)
-
-    def row(self, epoch: int, index: int) -> Row:
-        """One of them, damaged anew in each epoch."""
-        return self.task.damage(self.source.row(epoch, index), epoch, index)

@@ -14,7 +14,7 @@ from torch import Tensor
 from yantai.core.mask import Mask, same_document
 from yantai.core.model import Transformer
 from yantai.data.batch import IGNORED, Array, Batch, Row
-from yantai.data.pack import RowSource, random_stream
+from yantai.data.pack import ChangedRows, RowSource, random_stream
 
 STREAM = 0x6D61736B
 
@@ -46,7 +46,7 @@ class Masked:
 
     def rows(self, source: RowSource) -> RowSource:
         """Rows with hidden tokens, and those tokens as targets."""
-        return _MaskedRows(source, self)
+        return ChangedRows(source, self.hide)
 
     def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:
         """The sum over hidden tokens, natural logarithm; the head is computed for them alone."""
@@ -78,18 +78,3 @@ class Masked:
                 break
             chosen += places[numbers == word].tolist()
         return np.sort(np.asarray(chosen, np.int64))
-
-
-class _MaskedRows:
-    """Rows of a source, each with its tokens hidden when it is read."""
-
-    def __init__(self, source: RowSource, task: Masked):
-        self.source, self.task = source, task
-
-    def rows_in_epoch(self, epoch: int) -> int:
-        """As many as the source has."""
-        return self.source.rows_in_epoch(epoch)
-
-    def row(self, epoch: int, index: int) -> Row:
-        """One of them, with hidden tokens of its own in each epoch."""
-        return self.task.hide(self.source.row(epoch, index), epoch, index)

@@ -54,8 +54,15 @@ def objective_named(name: str | None, shape: str) -> str:
     return name
 
 
-def make_task(name: str, tokenizer: Tokenizer, seed: int) -> Task:
+def make_task(name: str, tokenizer: Tokenizer, seed: int, start_id: int | None = None) -> Task:
     """The task of that objective with the ids of its tokens.
+
+    Args:
+        name: of the table.
+        tokenizer: knows the ids.
+        seed: decides what is hidden or damaged.
+        start_id: what the decoder of a model that goes on learning reads first; a new one begins
+            with the padding token, as T5 does.
 
     Raises:
         UsageError: the tokenizer has not the special tokens that it needs.
@@ -67,7 +74,9 @@ def make_task(name: str, tokenizer: Tokenizer, seed: int) -> Task:
         ordinary = np.array([id for id in range(tokenizer.vocab_size) if id not in special])
         return Masked(_needed(tokenizer.mask_id, "a mask token"), ordinary, seed=seed)
     end = _needed(tokenizer.eos_id, "an end token")
-    start = tokenizer.pad_id if tokenizer.pad_id is not None else end
+    start = start_id
+    if start is None:
+        start = tokenizer.pad_id if tokenizer.pad_id is not None else end
     if name == "infill":
         return Denoise("infill", (_needed(tokenizer.mask_id, "a mask token"),), start, end, seed)
     if not tokenizer.span_ids:

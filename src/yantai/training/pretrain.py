@@ -54,13 +54,15 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
         prepare_process(settings.threads)
         tokenizer = _tokenizer(settings)
         train, valid = _shards(settings, tokenizer)
+        start_id = None
         if settings.from_ is not None:
-            model, _, _ = load_folder(settings.from_, dtype=torch.float32, device=device)
+            model, _, theirs = load_folder(settings.from_, dtype=torch.float32, device=device)
+            start_id = theirs.get("decoder_start_token_id")
         else:
             config = model_config(settings, family, tokenizer.vocab_size)
             model = build(config, seed=settings.seed, table=family.initial, device=device)
 
-        task = make_task(objective, tokenizer, settings.seed)
+        task = make_task(objective, tokenizer, settings.seed, start_id)
         setup = Setup(
             model=model,
             family=family,

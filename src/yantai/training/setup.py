@@ -30,6 +30,7 @@ from yantai.data.pack import RowSource
 from yantai.families.folder import save_folder
 from yantai.families.rules import Family
 from yantai.tasks.causal import Causal
+from yantai.tasks.denoise import Denoise
 from yantai.tasks.task import Task
 from yantai.text.tokenizer import Tokenizer
 from yantai.training.loop import Outcome, Run
@@ -293,8 +294,8 @@ def export(setup: Setup, folder: Path) -> None:
         )
         if id is not None
     }
-    if setup.model.config.shape == "encoder-decoder" and tokenizer.pad_id is not None:
-        special["decoder_start_token_id"] = tokenizer.pad_id
+    if isinstance(setup.task, Denoise):
+        special["decoder_start_token_id"] = setup.task.start_id
     with new_folder(folder) as temporary:
         save_folder(setup.model, setup.family, temporary, special=special)
         tokenizer.save(temporary)

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #ifdef __AVX512BF16__
 #include <immintrin.h>
@@ -105,3 +106,45 @@ inline Vec exponential(Vec x) {
 }
 
 inline Vec hyperbolic_tangent(Vec x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
+
+// ---------------------------------------------------------------- activations
+
+struct Slope {
+    Vec value, slope;  // f(x) and f'(x)
+};
+
+template <int KIND>
+inline Slope activation(Vec x) {
+    if constexpr (KIND == 0) {  // gelu; Φ by Abramowitz and Stegun 7.1.26, to 1.5e-7
+        const Vec bell = exponential(-0.5f * x * x);
+        const Vec size = 0.70710678f * (x < 0.0f ? -x : x);
+        const Vec t = 1.0f / (1.0f + 0.3275911f * size);
+        const Vec tail = 0.5f * bell * t *
+            (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+        const Vec phi = x < 0.0f ? tail : 1.0f - tail;
+        return {x * phi, phi + x * bell * 0.39894228f};
+    } else if constexpr (KIND == 1) {  // gelu_tanh
+        const Vec t = hyperbolic_tangent(0.79788456f * (x + 0.044715f * x * x * x));
+        const Vec inner = 0.79788456f * (1.0f + 3.0f * 0.044715f * x * x);
+        return {0.5f * x * (1.0f + t), 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner};
+    } else if constexpr (KIND == 2) {  // silu
+        const Vec s = 1.0f / (1.0f + exponential(-x));
+        return {x * s, s * (1.0f + x * (1.0f - s))};
+    } else if constexpr (KIND == 3) {  // relu
+        return {x < 0.0f ? Vec{} : x, x > 0.0f ? all(1.0f) : Vec{}};
+    } else {  // relu_squared
+        return {x < 0.0f ? Vec{} : x * x, x > 0.0f ? 2.0f * x : Vec{}};
+    }
+}
+
+// `body(kind)` with the kind as a constant.
+template <class Body>
+void with_kind(int64_t kind, Body body) {
+    switch (kind) {
+        case 0: return body(std::integral_constant<int, 0>());
+        case 1: return body(std::integral_constant<int, 1>());
+        case 2: return body(std::integral_constant<int, 2>());
+        case 3: return body(std::integral_constant<int, 3>());
+        default: return body(std::integral_constant<int, 4>());
+    }
+}

@@ -157,30 +157,14 @@ void normalise(const Norm& norm, bool centred, float eps, const float* x, float*
         y[i] = (x[i] - mean) * scale * norm.weight[i] + (norm.bias ? norm.bias[i] : 0.0f);
 }
 
-inline Vec activate(int64_t kind, Vec x) {
-    switch (kind) {
-        case 0: {  // gelu
-            for (int lane = 0; lane < LANES; lane++)
-                x[lane] *= 0.5f * (1.0f + std::erf(x[lane] * 0.70710678f));
-            return x;
-        }
-        case 1: {  // gelu_tanh
-            const Vec inner = 0.79788456f * (x + 0.044715f * x * x * x);
-            return 0.5f * x * (1.0f + hyperbolic_tangent(inner));
-        }
-        case 2: return x / (1.0f + exponential(-x));        // silu
-        case 3: return x < 0.0f ? Vec{} : x;                 // relu
-        default: return x < 0.0f ? Vec{} : x * x;            // relu_squared
-    }
-}
-
 // wide[i] = act(first[i]) · second[i], for `count` numbers; `second` may be null.
-void gate(int64_t kind, const float* first, const float* second, float* wide, int64_t count) {
+template <int KIND>
+void gate(const float* first, const float* second, float* wide, int64_t count) {
     for (int64_t i = 0; i < count; i += LANES) {
         const int64_t left = std::min<int64_t>(LANES, count - i);
         float a[LANES] = {}, b[LANES] = {};
         std::memcpy(a, first + i, left * sizeof *a);
-        Vec y = activate(kind, load(a));
+        Vec y = activation<KIND>(load(a)).value;
         if (second) {
             std::memcpy(b, second + i, left * sizeof *b);
             y *= load(b);
@@ -371,8 +355,10 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
                        });
         for (int64_t row = 0; row < s.rows; row++) {
             const int64_t from = row * m.hidden + wide.from;
-            gate(m.activation, at.first + from, m.is_gated ? at.wide + from : nullptr,
-                 at.wide + from, wide.to - wide.from);
+            with_kind(m.activation, [&](auto kind) {
+                gate<decltype(kind)::value>(at.first + from, m.is_gated ? at.wide + from : nullptr,
+                                            at.wide + from, wide.to - wide.from);
+            });
         }
         fetch<T>(layer.down, dim.from, dim.to);
         BARRIER

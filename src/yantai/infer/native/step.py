@@ -173,6 +173,7 @@ def fits(model: Transformer) -> bool:
     dtype = tensors[0].dtype
     return (
         all(getattr(config, name) == value for name, value in PLAIN.items())
+        and config.position in ("rotary", "learned", "none")
         and set(config.scaled) <= {"scores"}
         and "head" not in config.biases
         and not model.training
