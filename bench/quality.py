@@ -31,7 +31,8 @@ from yantai.core.initialise import build_meta, materialise
 from yantai.core.model import Transformer
 from yantai.evaluate.text_loss import text_loss
 from yantai.families.table import family_named
-from yantai.infer.language_model import LanguageModel, load
+from yantai.infer.language_model import LanguageModel
+from yantai.infer.opening import load
 from yantai.text.document import DocumentReader
 from yantai.text.tokenizer import Tokenizer
 from yantai.training.pretrain import pretrain

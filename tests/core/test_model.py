@@ -12,7 +12,7 @@ from yantai.core.cache import Cache
 from yantai.core.config import ModelConfig
 from yantai.core.cost import count, matrix_shapes, training_bytes
 from yantai.core.head import cross_entropy_sum, token_log_probabilities
-from yantai.core.initialise import TABLES, build, build_meta
+from yantai.core.initialise import build, build_meta
 from yantai.core.layers import RMSNorm
 from yantai.core.mask import same_document
 from yantai.infer.generate import prepare
@@ -196,7 +196,7 @@ def test_the_fused_norm_is_the_plain_one_in_bfloat16(road):
     assert (d_weight.double() - exact.grad).norm() / exact.grad.norm() < 1e-2
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", ["zero", "gpt2"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_is_written_by_the_table(table, kind):
     model = build(config(**KINDS[kind]), seed=5, table=table)

@@ -89,10 +89,10 @@ def test_no_entry_is_longer_than_asked():
     texts = ["红玉有一把木梳，红玉说好。" * 3, "remembered remembered yesterday"] * 20
     free = Tokenizer.train(texts, 400)
     held = Tokenizer.train(texts, 400, token_bytes=6)
-    longest = [max(len(entry) for entry in made._token_bytes[5:]) for made in (free, held)]
+    longest = [max(len(entry) for entry in made.bytes_of_ids[5:]) for made in (free, held)]
     assert longest[0] > 12
     assert longest[1] == 6
-    assert "红玉".encode() in held._token_bytes  # the name has an entry of its own
+    assert "红玉".encode() in held.bytes_of_ids  # the name has an entry of its own
     assert held.decode(held.encode(texts[0])) == texts[0]
     with pytest.raises(UsageError, match="no effect"):
         Tokenizer.train(texts, kind="characters", token_bytes=6)
@@ -114,7 +114,7 @@ def test_no_text_and_bad_files_are_named(tmp_path):
     with pytest.raises(ModelFileError, match=r"tokenizer\.json: the file is missing"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(ModelFileError, match="not a tokenizer"):
+    with pytest.raises(ModelFileError, match="not JSON"):
         Tokenizer.load(tmp_path)
 
 

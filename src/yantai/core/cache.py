@@ -77,3 +77,20 @@ class Cache:
     def advance(self, count: int) -> None:
         """Call once a forward, after every layer has written `count` positions."""
         self.filled += count
+
+
+class States:
+    """What a recurrent network remembers of each row: a state a layer, whatever was read."""
+
+    def __init__(self) -> None:
+        self.filled = 0
+        self.values: tuple[Float[Tensor, "layer batch hidden"], ...] = ()
+
+    def take(self, rows: Int[Tensor, "batch"]) -> None:
+        """Go on with these rows, in this order."""
+        self.values = tuple(value.index_select(1, rows) for value in self.values)
+
+    def advance(self, count: int, values: tuple[Tensor, ...]) -> None:
+        """Call once a forward that has read `count` positions."""
+        self.filled += count
+        self.values = values

@@ -1,4 +1,4 @@
-"""What a Transformer is made of, as frozen data; and the legend of shape letters.
+"""What a network is made of, as frozen data; and the legend of shape letters.
 
 Knows: sizes and parts. Builds nothing; knows neither families nor files.
 
@@ -11,7 +11,7 @@ Shape names used in every signature of the package:
     vocab      entries of the vocabulary        layer       blocks of a stack
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -90,7 +90,7 @@ class ModelConfig(Config):
     norm_where: Literal["before", "after"] = "before"
     norm_eps: float = Field(1e-6, gt=0, le=0.1)
     norm_embedding: bool = Field(False, description="a norm behind the embeddings")
-    position: Literal["rotary", "learned", "relative", "none"] = "rotary"
+    position: Literal["rotary", "learned", "sinusoidal", "relative", "none"] = "rotary"
     position_offset: int = Field(0, ge=0, le=64, description="learned: the row of the first place")
     rotary_base: float = Field(10_000.0, gt=1, le=1e12)
     rotary_scaling: RotaryScaling | None = None
@@ -133,3 +133,39 @@ class ModelConfig(Config):
     def reads_both_ways(self) -> bool:
         """Whether ids go into an encoder."""
         return self.shape != "decoder"
+
+
+class RecurrentConfig(Config):
+    """A network that reads one token after another and keeps what it needs in a state.
+
+    - `rnn`: hₜ = tanh(W·xₜ + U·hₜ₋₁ + b) (Elman 1990).
+    - `lstm`: with a cell that gates write, erase and show (Hochreiter and Schmidhuber 1997).
+    - `gru`: two gates and no cell (arXiv 1406.1078).
+
+    As an encoder–decoder, the encoder reads both ways, and each step of the decoder looks at all
+    that it read (arXiv 1508.04025, global attention).
+    """
+
+    kind: Literal["rnn", "lstm", "gru"]
+    vocab_size: int = Field(ge=1, le=4_000_000, description="rows of the token embedding")
+    dim: int = Field(ge=1, le=131_072, description="width of the embedding and the head")
+    layers: int = Field(ge=1, le=1_024, description="networks on top of each other")
+    hidden: int = Field(ge=2, le=131_072, description="width of a state")
+    max_positions: int = Field(ge=1, le=16_777_216, description="context in training, tokens")
+    shape: Literal["decoder", "encoder-decoder"] = "decoder"
+    tied: bool = Field(True, description="the head shares the token embedding")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    # what shared parts ask, and these networks never have
+    biases: ClassVar[tuple[str, ...]] = ()
+    scaled: ClassVar[tuple[str, ...]] = ()
+    head: ClassVar[str] = "plain"
+    position: ClassVar[str] = "none"
+    window: ClassVar[None] = None
+    softcap: ClassVar[None] = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "RecurrentConfig":
+        if self.shape == "encoder-decoder" and self.hidden % 2:
+            raise ValueError(f"hidden ({self.hidden}) must be even: half of it reads backwards")
+        return self

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from yantai.core.config import ModelConfig
+from yantai.core.config import ModelConfig, RecurrentConfig
 from yantai.core.layers import Linear, activate, make_norm
 
 CHUNK = 1024
@@ -20,13 +20,13 @@ SOFTMAX_ROWS = 64
 class Head(Linear):
     """One row a token, on the hidden vector or on what a further layer and a norm make of it."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig | RecurrentConfig):
         super().__init__(config.dim, config.vocab_size, bias="head" in config.biases)
         self.transform = self.norm = None
-        if config.head == "transformed":
+        if isinstance(config, ModelConfig) and config.head == "transformed":
             self.transform = Linear(config.dim, config.dim, bias=True)
             self.norm = make_norm(config.norm, config.dim, config.norm_eps)
-        self.activation = config.activation
+            self.activation = config.activation
         self.scale = config.dim**-0.5 if "head" in config.scaled else None
 
     def ready(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:

@@ -8,32 +8,53 @@ the table names is an error, so a new part cannot start from whatever lay in mem
 import math
 import re
 from collections.abc import Callable
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
-from yantai.core.config import ModelConfig
+from yantai.core.config import ModelConfig, RecurrentConfig
+from yantai.core.face import Model
 from yantai.core.model import Transformer
+from yantai.core.recurrent import Recurrent
 
-Rule = Callable[[Tensor, ModelConfig, torch.Generator], None]
+AnyConfig = ModelConfig | RecurrentConfig
+M = TypeVar("M", bound=Model)
+Rule = Callable[[Tensor, AnyConfig, torch.Generator], None]
 
 
-def _normal(std: Callable[[Tensor, ModelConfig], float]) -> Rule:
-    def rule(tensor: Tensor, config: ModelConfig, generator: torch.Generator) -> None:
+def _normal(std: Callable[[Tensor, AnyConfig], float]) -> Rule:
+    def rule(tensor: Tensor, config: AnyConfig, generator: torch.Generator) -> None:
         tensor.normal_(0.0, std(tensor, config), generator=generator)
 
     return rule
 
 
 def _constant(value: float) -> Rule:
-    def rule(tensor: Tensor, config: ModelConfig, generator: torch.Generator) -> None:
+    def rule(tensor: Tensor, config: AnyConfig, generator: torch.Generator) -> None:
         tensor.fill_(value)
 
     return rule
 
 
-def _fan_in(tensor: Tensor, config: ModelConfig) -> float:
+def _fan_in(tensor: Tensor, config: AnyConfig) -> float:
     return tensor.shape[1] ** -0.5
+
+
+def _uniform(reach: Callable[[Tensor, AnyConfig], float]) -> Rule:
+    def rule(tensor: Tensor, config: AnyConfig, generator: torch.Generator) -> None:
+        side = reach(tensor, config)
+        tensor.uniform_(-side, side, generator=generator)
+
+    return rule
+
+
+def _remember(tensor: Tensor, config: AnyConfig, generator: torch.Generator) -> None:
+    """Zero; but an LSTM's gates of forgetting begin open (Jozefowicz et al. 2015, section 2.2)."""
+    tensor.zero_()
+    if isinstance(config, RecurrentConfig) and config.kind == "lstm":
+        quarter = len(tensor) // 4
+        tensor[quarter : 2 * quarter] = 1.0
 
 
 # Published defaults. "zero": a block starts as the identity (arXiv 2003.04887, 1901.09321).
@@ -66,32 +87,44 @@ TABLES: dict[str, list[tuple[str, Rule]]] = {
         (r"head\.bias", _constant(0.0)),
         (r"head\.weight", _normal(lambda t, c: 0.02)),
     ],
+    "recurrent": [
+        (r"embed\.tokens\.weight", _uniform(lambda t, c: 0.1)),
+        (r".*\.(read|keep)\.weight", _uniform(lambda t, c: c.hidden**-0.5)),
+        (r".*\.read\.bias", _remember),
+        (r".*\.bias", _constant(0.0)),
+        (r".*\.(out|start|query|mix)\.weight", _normal(_fan_in)),
+        (r"head\.weight", _uniform(lambda t, c: 0.1)),
+    ],
 }
 
 
-def build_meta(config: ModelConfig) -> Transformer:
+@overload
+def build_meta(config: ModelConfig) -> Transformer: ...
+@overload
+def build_meta(config: RecurrentConfig) -> Recurrent: ...
+def build_meta(config: AnyConfig) -> Model:
     """The structure without memory: count, plan or shard it before anything is allocated."""
     with torch.device("meta"):
+        if isinstance(config, RecurrentConfig):
+            return Recurrent(config)
         return Transformer(config)
 
 
 def build(
-    config: ModelConfig,
+    config: AnyConfig,
     *,
     seed: int = 0,
     table: str = "zero",
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> Transformer:
+) -> Model:
     """A new model with the table's first weights, the same for the same seed."""
     model = materialise(build_meta(config), device, dtype)
     initialise(model, seed=seed, table=table)
     return model
 
 
-def materialise(
-    model: Transformer, device: torch.device | str, dtype: torch.dtype = torch.float32
-) -> Transformer:
+def materialise(model: M, device: torch.device | str, dtype: torch.dtype = torch.float32) -> M:
     """Give a meta model real memory; the numbers in it are arbitrary until someone writes them."""
     model = model.to_empty(device=device).to(dtype)
     model.tie()
@@ -102,7 +135,7 @@ def materialise(
 def initialise(model: nn.Module, *, seed: int, table: str = "zero") -> None:
     """Write every parameter by the first row whose pattern matches its whole name."""
     config = model.config
-    assert isinstance(config, ModelConfig)
+    assert isinstance(config, (ModelConfig, RecurrentConfig))
     for name, parameter in model.named_parameters():
         rule = next((rule for row, rule in TABLES[table] if re.fullmatch(row, name)), None)
         assert rule is not None, f"no row of the table {table!r} names {name}"

@@ -1,54 +1,25 @@
-"""The model: embeddings, stacks, a head. Ids go in; hidden vectors, logits or a loss come out.
+"""The Transformer: embeddings, stacks, a head.
 
 Knows: how the parts meet. Decoder-only, encoder-only and encoder–decoder differ in which stacks
 exist. Knows no family, no file, no tokenizer.
 """
 
-from typing import Any
-
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
 
 from yantai.core.cache import Cache
 from yantai.core.config import ModelConfig
-from yantai.core.head import Head, cross_entropy_sum, soft_cap, token_log_probabilities
-from yantai.core.layers import Table
+from yantai.core.face import Hidden, Ids, Model, Positions
+from yantai.core.head import Head
 from yantai.core.mask import Mask
 from yantai.core.position import rotary_angles
 from yantai.core.stack import Memory, Sight, Stack
 
-Ids = Int[Tensor, "batch position"]
-Positions = Int[Tensor, "#batch position"]
-Hidden = Float[Tensor, "batch position dim"]
 
-
-class Embedding(nn.Module):
-    """One vector a token, shared by all stacks."""
+class Transformer(Model):
+    """A language model of one of three shapes."""
 
     def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.tokens = Table(config.vocab_size, config.dim)
-        self.scale = config.dim**0.5 if "embedding" in config.scaled else None
-
-    def forward(self, ids: Ids) -> Hidden:
-        """The vectors of the ids."""
-        x = self.tokens(ids)
-        return x if self.scale is None else x * self.scale
-
-
-class Transformer(nn.Module):
-    """A language model of one of three shapes.
-
-    Built on the meta device it allocates nothing; `initialise.py` or a file gives it weights.
-    `compute_dtype` is the type of the stream; None means that of the weights.
-    """
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.config = config
-        self.compute_dtype: torch.dtype | None = None
-        self.embed = Embedding(config)
+        super().__init__(config)
         self.encoder = self.decoder = None
         if config.shape != "decoder":
             layers = config.encoder_layers or config.layers
@@ -59,15 +30,16 @@ class Transformer(nn.Module):
         self.head = Head(config)
         self.tie()
 
-    def tie(self) -> None:
-        """Let the head be the embedding, where the config says so; call after replacing weights."""
-        if self.config.tied:
-            self.head.weight = self.embed.tokens.weight
-
     @property
     def stacks(self) -> list[Stack]:
         """Those that there are, the encoder first."""
         return [stack for stack in (self.encoder, self.decoder) if stack is not None]
+
+    def new_cache(
+        self, batch: int, length: int, *, dtype: torch.dtype, device: torch.device | str
+    ) -> Cache:
+        """Room for the keys and values of so many positions."""
+        return Cache(self.config, batch, length, dtype=dtype, device=device)
 
     def encode(
         self,
@@ -142,35 +114,3 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.advance(count)
         return x
-
-    def forward(self, ids: Ids, **kwargs: Any) -> Float[Tensor, "batch position vocab"]:
-        """Logits at every position; arguments as in `hidden`."""
-        return self.logits_of(self.hidden(ids, **kwargs))
-
-    def logits_of(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
-        """The head alone."""
-        return soft_cap(self.head(hidden), self.config.softcap)
-
-    def loss_sum(
-        self, ids: Ids, targets: Ids, mask: Mask | None = None, positions: Positions | None = None
-    ) -> Float[Tensor, ""]:
-        """The sum of −ln p(target) over targets ≥ 0; divide by their count of the whole step."""
-        return self.loss_of(self.hidden(ids, mask=mask, positions=positions), targets)
-
-    def loss_of(self, hidden: Hidden, targets: Ids) -> Float[Tensor, ""]:
-        """The same from hidden vectors; nothing is computed where there is no target."""
-        rows, aims = hidden.flatten(0, 1), targets.flatten()
-        if self.head.transform is not None:
-            rows, aims = rows[aims >= 0], aims[aims >= 0]
-        head = self.head
-        return cross_entropy_sum(
-            head.ready(rows), head.weight, aims, self.config.softcap, head.bias
-        )
-
-    def log_probabilities(
-        self, hidden: Float[Tensor, "row dim"], targets: Int[Tensor, "row"]
-    ) -> Float[Tensor, "row"]:
-        """ln p(target) of each row, float32."""
-        head = self.head
-        rows = head.ready(hidden)
-        return token_log_probabilities(rows, head.weight, targets, self.config.softcap, head.bias)

@@ -126,6 +126,15 @@ def relative_buckets(
     return start + torch.where(distance < exact, distance, far)
 
 
+def sinusoids(
+    positions: Int[Tensor, "batch position"], dim: int
+) -> Float[Tensor, "batch position dim"]:
+    """sin(m·θᵢ) and cos(m·θᵢ) in turn, θᵢ = 10,000^(−2i/d) (arXiv 1706.03762, section 3.5)."""
+    even = torch.arange(0, dim, 2, device=positions.device).float()
+    angles = positions[:, :, None].float() * 10_000.0 ** (-even / dim)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :dim]
+
+
 def rotate(
     x: Float[Tensor, "batch position head head_dim"],
     rotary: Rotary | None,

@@ -18,7 +18,7 @@ from yantai.core.cache import Cache
 from yantai.core.config import ModelConfig
 from yantai.core.layers import MLP, Point, Table, look, make_norm
 from yantai.core.mask import Mask
-from yantai.core.position import Rotary, relative_buckets
+from yantai.core.position import Rotary, relative_buckets, sinusoids
 
 Stream = Float[Tensor, "batch position dim"]
 Index = Int[Tensor, "#batch position"]
@@ -87,6 +87,7 @@ class Entry(nn.Module):
         super().__init__()
         rows, self.offset = config.max_positions + config.position_offset, config.position_offset
         self.positions = Table(rows, config.dim) if config.position == "learned" else None
+        self.sinusoidal = config.position == "sinusoidal"
         self.types = Table(config.token_types, config.dim) if config.token_types else None
         after = config.norm_embedding
         self.norm = make_norm(config.norm, config.dim, config.norm_eps) if after else None
@@ -100,6 +101,9 @@ class Entry(nn.Module):
         if self.positions is not None:
             assert positions is not None
             x = x + self.positions(positions + self.offset)
+        if self.sinusoidal:
+            assert positions is not None
+            x = x + sinusoids(positions, x.shape[-1]).to(x.dtype)
         if self.norm is not None:
             x = self.norm(x)
         return dropout(x, self.dropout) if self.dropout and self.training else x

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from yantai.base.errors import DataError, UsageError
-from yantai.core.model import Transformer
+from yantai.core.face import Model
 from yantai.evaluate.compare import ratio
 from yantai.infer.language_model import LanguageModel
 from yantai.text.document import Document
@@ -105,8 +105,8 @@ def text_loss(
         raise UsageError(
             "E201", "model", "running text is scored by a decoder alone", got=f"an {model.shape}"
         )
-    tokenizer, transformer = model.tokenizer, model.transformer
-    limit = transformer.config.max_positions
+    tokenizer, network = model.tokenizer, model.network
+    limit = network.config.max_positions
     length = context or limit
     if length > limit:
         raise UsageError("E201", "context", "longer than the model's", expected=limit, got=length)
@@ -117,7 +117,7 @@ def text_loss(
     waiting: list[_Window] = []
 
     def flush() -> None:
-        for window, values in zip(waiting, _score(transformer, waiting), strict=True):
+        for window, values in zip(waiting, _score(network, waiting), strict=True):
             logs[window.document].extend(values)
         waiting.clear()
 
@@ -136,7 +136,7 @@ def text_loss(
     return _pieces(logs, sizes)
 
 
-def _score(model: Transformer, windows: list[_Window]) -> list[list[float]]:
+def _score(model: Model, windows: list[_Window]) -> list[list[float]]:
     """−ln p of the new targets of each window, one batch."""
     device = next(model.parameters()).device
     width = max(len(window.ids) for window in windows)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from yantai.base.errors import ModelFileError, UsageError
 from yantai.base.files import write_json
+from yantai.base.log import say
+from yantai.core.face import Model
 from yantai.core.initialise import build_meta, materialise
-from yantai.core.model import Transformer
 from yantai.families.rules import Family
 from yantai.families.table import family_of
 from yantai.families.weights import read_tensors, refuse_pickles
@@ -56,7 +57,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
 
 def load_folder(
     folder: Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
-) -> tuple[Transformer, Family, dict[str, Any]]:
+) -> tuple[Model, Family, dict[str, Any]]:
     """Read a model folder.
 
     Args:
@@ -72,6 +73,8 @@ def load_folder(
     """
     theirs = read_config_json(folder)
     where = str(folder / CONFIG)
+    if "auto_map" in theirs:
+        say(f"note: {where} names code (auto_map); it is not run")
     family = family_of(theirs.get("model_type"), where)
     config = family.read_config(theirs, where)
     named = read_tensors(folder)
@@ -86,7 +89,7 @@ def load_folder(
 
 
 def to_ours(
-    named: dict[str, Tensor], meta: Transformer, family: Family, where: object
+    named: dict[str, Tensor], meta: Model, family: Family, where: object
 ) -> dict[str, Tensor]:
     """Their tensors → ours, each checked against the shape that the config gives."""
     shapes = {name: tuple(parameter.shape) for name, parameter in meta.named_parameters()}
@@ -130,9 +133,7 @@ def _with_prefix(named: dict[str, Tensor], wanted: set[str], family: Family) -> 
     return {family.prefix + name: tensor for name, tensor in named.items()}
 
 
-def _drop_constants(
-    named: dict[str, Tensor], meta: Transformer, family: Family, where: object
-) -> None:
+def _drop_constants(named: dict[str, Tensor], meta: Model, family: Family, where: object) -> None:
     for row in family.constants:
         found = named.pop(row.theirs, None)
         if found is not None and not torch.equal(found.float(), row.value(meta.config)):
@@ -156,7 +157,7 @@ def _drop_tied_copy(named: dict[str, Tensor], family: Family, where: object) -> 
     del named[head]
 
 
-def to_theirs(model: Transformer, family: Family) -> dict[str, Tensor]:
+def to_theirs(model: Model, family: Family) -> dict[str, Tensor]:
     """Our tensors under their names, contiguous, a tied head once."""
     ours = {name: parameter.detach() for name, parameter in model.named_parameters()}
     theirs: dict[str, Tensor] = {}
@@ -168,7 +169,7 @@ def to_theirs(model: Transformer, family: Family) -> dict[str, Tensor]:
 
 
 def save_folder(
-    model: Transformer,
+    model: Model,
     family: Family,
     folder: Path,
     *,

@@ -11,14 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from yantai.base.errors import ModelFileError
 from yantai.core.config import ModelConfig
 from yantai.core.initialise import build_meta, materialise
 from yantai.core.model import Transformer
+from yantai.text.tokenizer import Tokenizer
 
+NAMES = ("<unk>", "<s>", "</s>")
 HEADER = struct.Struct("<7i")
+PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 FIELDS = ("dim", "hidden", "layers", "heads", "kv_heads", "vocab_size", "max_positions")
 
 
@@ -31,6 +35,11 @@ def read_llama2c(path: Path) -> Transformer:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(HEADER.size)
+        if head.startswith(PICKLED):
+            raise ModelFileError(
+                "E406", path, "pickle files are never opened, they can run code",
+                do="convert it: transformers' save_pretrained writes safetensors",
+            )  # fmt: skip
         if len(head) < HEADER.size:
             raise ModelFileError("E401", path, "too short for a header", expected=HEADER.size)
         config, shared = _config(HEADER.unpack(head), path)
@@ -110,6 +119,24 @@ def _halves(weight: Tensor, head_dim: int) -> Tensor:
     return heads.transpose(1, 2).reshape(weight.shape)
 
 
+def read_tokenizer(model: Path, count: int) -> Tokenizer | None:
+    """The vocabulary that lies beside a model file, if one does; its first three ids are special.
+
+    Raises:
+        ModelFileError: it is damaged, or not of this size.
+    """
+    places = (model.with_name("tokenizer.bin"), model.with_name(f"tok{count}.bin"))
+    path = next((each for each in places if each.is_file()), None)
+    if path is None:
+        return None
+    backend = Backend.from_str(tokenizer_json(read_vocabulary(path, count)))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": NAMES[1], "eos_token": NAMES[2],
+        "unk_token": NAMES[0], "clean_up_tokenization_spaces": False,
+    }  # fmt: skip
+    return Tokenizer(backend, settings)
+
+
 def read_vocabulary(path: Path, count: int) -> list[tuple[bytes, float]]:
     """The entries of the vocabulary file, each with its score.
 
@@ -156,6 +183,9 @@ def tokenizer_json(entries: list[tuple[bytes, float]]) -> str:
          "lstrip": False, "rstrip": False, "normalized": False}
         for number in range(3)
     ]  # fmt: skip
+    begin = [{"SpecialToken": {"id": NAMES[1], "type_id": 0}}]
+    text = [{"Sequence": {"id": "A", "type_id": 0}}]
+    bos = {"id": NAMES[1], "ids": [1], "tokens": [NAMES[1]]}
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
     return json.dumps({
@@ -163,7 +193,12 @@ def tokenizer_json(entries: list[tuple[bytes, float]]) -> str:
         "normalizer": {
             "type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, space],
         },
-        "pre_tokenizer": None, "post_processor": None,
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing", "single": begin + text,
+            "pair": begin + text + [{"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {NAMES[1]: bos},
+        },
         "decoder": {
             "type": "Sequence",
             "decoders": [
@@ -182,7 +217,7 @@ def tokenizer_json(entries: list[tuple[bytes, float]]) -> str:
 
 def _name(number: int, text: bytes) -> str:
     if number < 3:
-        return ("<unk>", "<s>", "</s>")[number]
+        return NAMES[number]
     if number < 259:
         return f"<0x{number - 3:02X}>"
     return text.decode("utf-8", errors="replace").replace(" ", "▁")

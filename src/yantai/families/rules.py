@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yantai.base.config import Config
 from yantai.base.errors import ModelFileError, UsageError
 from yantai.core.config import ModelConfig
 
@@ -261,6 +262,8 @@ class Family:
         usual: what a new model has where the tables leave a choice.
         initial: the table of first weights that suits the family.
         prefix: what some files leave out before every name.
+        structure: what a model of the family is made of.
+        in_transformers: whether `transformers` opens its folders.
     """
 
     name: str
@@ -272,6 +275,8 @@ class Family:
     initial: str = "zero"
     ignored: tuple[str, ...] = ()
     prefix: str = ""
+    structure: type[Config] = ModelConfig
+    in_transformers: bool = True
 
     def fixed(self) -> dict[str, Any]:
         """The fields of `ModelConfig` that a new model of the family does not choose for itself."""
@@ -279,7 +284,7 @@ class Family:
         members = {row.ours: row.usual for row in self.config if isinstance(row, Members)}
         return fixed | members | dict(self.usual)
 
-    def read_config(self, theirs: Mapping[str, Any], where: str) -> ModelConfig:
+    def read_config(self, theirs: Mapping[str, Any], where: str) -> Any:
         """config.json → ours.
 
         Raises:
@@ -295,20 +300,10 @@ class Family:
                 raise ModelFileError(
                     "E401", f"{where}:{key}", "makes no sense here", got=repr(got)[:80]
                 ) from error
-        try:
-            return ModelConfig(**ours)
-        except ValueError as error:
-            first = error.errors(include_url=False)[0]  # ty: ignore[missing-attribute]
-            name = str(first["loc"][0]) if first["loc"] else ""
-            key = next(
-                (row.theirs for row in self.config if isinstance(row, Field) and row.ours == name),
-                name or "config",
-            )
-            got = repr(first["input"]) if name else None
-            message = first["msg"].removeprefix("Value error, ")
-            raise ModelFileError("E401", f"{where}:{key}", message, got=got) from error
+        keys = {row.ours: row.theirs for row in self.config if isinstance(row, Field)}
+        return checked_config(self.structure, ours, where, keys)
 
-    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+    def write_config(self, config: Any) -> dict[str, Any]:
         """Ours → config.json.
 
         Raises:
@@ -331,6 +326,28 @@ class Family:
                 if "{layer}" not in first:
                     break
         return found
+
+
+def checked_config(
+    structure: type[Config], ours: Mapping[str, Any], where: str, keys: Mapping[str, str]
+) -> Any:
+    """The configuration, or an error that names the key of config.json.
+
+    Args:
+        structure: what is built.
+        ours: its fields.
+        where: the file.
+        keys: our fields → their keys, where the names differ.
+    """
+    try:
+        return structure(**ours)
+    except ValueError as error:
+        first = error.errors(include_url=False)[0]  # ty: ignore[missing-attribute]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        got = repr(first["input"]) if name else None
+        message = first["msg"].removeprefix("Value error, ")
+        key = keys.get(name, name or "config")
+        raise ModelFileError("E401", f"{where}:{key}", message, got=got) from error
 
 
 def _holds(row: TensorRow, names: set[str], layer: int) -> bool:

@@ -6,10 +6,14 @@ from yantai.families.bart import BART
 from yantai.families.bert import BERT, ROBERTA
 from yantai.families.gpt2 import GPT2
 from yantai.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from yantai.families.own import GRU, GRU_SEQ2SEQ, LSTM, RNN
 from yantai.families.rules import Family
 from yantai.families.t5 import MT5, T5
 
-_ALL = (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, BERT, ROBERTA, T5, MT5, BART)
+_ALL = (
+    *(LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, BERT, ROBERTA, T5, MT5, BART),
+    *(RNN, LSTM, GRU, GRU_SEQ2SEQ),
+)
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 
 

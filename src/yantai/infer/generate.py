@@ -11,9 +11,9 @@ import torch
 from yantai.base.device import mix_seed
 from yantai.base.errors import UsageError
 from yantai.base.pages import LargePages
+from yantai.core.face import Model
 from yantai.core.layers import Joint, Linear, itself
 from yantai.core.mask import Mask
-from yantai.core.model import Transformer
 from yantai.core.stack import Memory
 from yantai.infer.beam import beam_search
 from yantai.infer.reader import Reader, Rereader, Rows, encode_rows
@@ -21,7 +21,7 @@ from yantai.infer.sample import adjust, force, pick
 from yantai.infer.settings import Generation
 
 
-def prepare(model: Transformer) -> Transformer:
+def prepare(model: Model) -> Model:
     """Lay a model out for decoding: weights packed, no dropout, no gradients."""
     tensors = list(model.parameters())
     size = sum(each.numel() * each.element_size() for each in tensors)
@@ -35,7 +35,7 @@ def prepare(model: Transformer) -> Transformer:
     return model.eval().requires_grad_(False)
 
 
-def check_room(model: Transformer, prompt: Sequence[int], new_tokens: int) -> None:
+def check_room(model: Model, prompt: Sequence[int], new_tokens: int) -> None:
     """Refuse what the positions of the model cannot hold.
 
     Raises:
@@ -44,7 +44,7 @@ def check_room(model: Transformer, prompt: Sequence[int], new_tokens: int) -> No
     limit = model.config.max_positions
     if not prompt:
         raise UsageError("E201", "prompt", "empty", expected="at least one token")
-    if model.config.position in ("relative", "none"):  # any length has its distances
+    if model.config.position in ("relative", "sinusoidal", "none"):  # any length will do
         return
     if len(prompt) + new_tokens > limit:
         raise UsageError(
@@ -59,7 +59,7 @@ def check_room(model: Transformer, prompt: Sequence[int], new_tokens: int) -> No
 
 @torch.inference_mode()
 def steps(
-    model: Transformer,
+    model: Model,
     prompts: Rows,
     settings: Generation,
     stop_ids: frozenset[int] = frozenset(),
@@ -118,7 +118,7 @@ def steps(
 
 
 def _reader(
-    model: Transformer,
+    model: Model,
     rows: Rows,
     new_tokens: int,
     sources: Rows | None,
@@ -142,7 +142,7 @@ def _reader(
 
 @torch.inference_mode()
 def generate_ids(
-    model: Transformer,
+    model: Model,
     prompts: Rows,
     settings: Generation,
     stop_ids: frozenset[int] = frozenset(),

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from yantai.base.config import build
-from yantai.base.device import DTYPES, choose_device, choose_dtype
 from yantai.base.errors import ModelFileError, UsageError
-from yantai.base.files import new_folder, read_json
+from yantai.base.files import new_folder
+from yantai.core.face import Model
 from yantai.core.mask import valid_keys
-from yantai.core.model import Transformer
-from yantai.families.folder import GENERATION, load_folder, save_folder
+from yantai.families.folder import save_folder
 from yantai.families.rules import Family
 from yantai.infer.generate import generate_ids, prepare, steps
 from yantai.infer.settings import Generation
@@ -38,7 +37,7 @@ class LanguageModel:
     """A causal language model with its tokenizer.
 
     Args:
-        transformer: the weights.
+        network: the weights.
         family: whose names its folder uses.
         tokenizer: None for a folder without one: ids in, logits out.
         eos_ids: tokens that end a text.
@@ -47,26 +46,31 @@ class LanguageModel:
 
     def __init__(
         self,
-        transformer: Transformer,
+        network: Model,
         family: Family,
         tokenizer: Tokenizer | None = None,
         eos_ids: frozenset[int] = frozenset(),
         start_id: int | None = None,
     ):
-        self.transformer, self.family = prepare(transformer), family
+        self.network, self.family = prepare(network), family
         self._tokenizer = tokenizer
         self.eos_ids, self.start_id = eos_ids, start_id
 
     @property
     def shape(self) -> str:
         """decoder, encoder or encoder-decoder."""
-        return self.transformer.config.shape
+        return self.network.config.shape
 
     def _refuse_encoder(self) -> None:
         if self.shape == "encoder":
             raise UsageError(
                 "E201", "model", "an encoder continues no text", do="ask it for logits instead"
             )
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether texts go in, not only ids."""
+        return self._tokenizer is not None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -117,15 +121,16 @@ class LanguageModel:
         texts = []
         repeated = [text for text in prompts for _ in range(chosen.num_return_sequences)]
         starts = [len(ids) for ids in encoded for _ in range(chosen.num_return_sequences)]
-        rows = generate_ids(self.transformer, encoded, chosen, self.eos_ids)
+        rows = generate_ids(self.network, encoded, chosen, self.eos_ids)
         for text, start, row in zip(repeated, starts, rows, strict=True):
-            texts.append(text + cut_at_stop(self.tokenizer.decode(row[start:]), chosen.stop))
+            new = self.tokenizer.decode(row[start:], after=row[:start])
+            texts.append(text + cut_at_stop(new, chosen.stop))
         return texts[0] if single and len(texts) == 1 else texts
 
     def _answer(self, sources: list[list[int]], settings: Generation) -> list[str]:
         """What the decoder makes of each source."""
         start = [self._first_ids()] * len(sources)
-        rows = generate_ids(self.transformer, start, settings, self.eos_ids, sources=sources)
+        rows = generate_ids(self.network, start, settings, self.eos_ids, sources=sources)
         texts = [self.tokenizer.decode(row) for row in rows]
         return [cut_at_stop(text, settings.stop) for text in texts]
 
@@ -147,12 +152,13 @@ class LanguageModel:
         chosen = build(Generation, settings, "stream")
         ids = self._encode(prompt) if isinstance(prompt, str) else list(prompt)
         sources = None
+        before = ids if isinstance(prompt, str) else []  # a conversation's answer is a beginning
         if self.shape == "encoder-decoder":
-            ids, sources = self._first_ids(), [ids]
+            ids, sources, before = self._first_ids(), [ids], []
         ends = self._turn_ends()
-        decoder = self.tokenizer.stream()
+        decoder = self.tokenizer.stream(after=before)
         held = _HoldBack(chosen.stop)
-        for (token,) in steps(self.transformer, [ids], chosen, ends, sources=sources):
+        for (token,) in steps(self.network, [ids], chosen, ends, sources=sources):
             if token is None or token in ends:
                 break
             piece = held.feed(decoder.feed(token))
@@ -183,7 +189,7 @@ class LanguageModel:
             stream: give the text in pieces as it comes.
             settings: those of `Generation`; `max_new_tokens` is 256 by default, or what fits.
         """
-        room = self.transformer.config.max_positions
+        room = self.network.config.max_positions
         if settings.get("max_new_tokens") is None and settings.get("max_length") is None:
             settings["max_new_tokens"] = min(256, max(1, room // 2))
         new_tokens = build(Generation, settings, "chat").new_tokens(0)
@@ -204,7 +210,7 @@ class LanguageModel:
             settings: those of `Generation`; `max_new_tokens` is needed.
         """
         chosen = build(Generation, settings, "chat_batch")
-        room = self.transformer.config.max_positions - chosen.new_tokens(0)
+        room = self.network.config.max_positions - chosen.new_tokens(0)
         chat, ends = self.chat_format, self._turn_ends()
         prompts = [chat.fit(messages, room)[1].ids for messages in conversations]
         # neighbours of like length waste no padding
@@ -212,9 +218,7 @@ class LanguageModel:
         replies = [""] * len(prompts)
         for start in range(0, len(order), batch):
             numbers = order[start : start + batch]
-            rows = generate_ids(
-                self.transformer, [prompts[number] for number in numbers], chosen, ends
-            )
+            rows = generate_ids(self.network, [prompts[number] for number in numbers], chosen, ends)
             for number, row in zip(numbers, rows, strict=True):
                 text = self.tokenizer.decode(row[len(prompts[number]) :])
                 replies[number] = cut_at_stop(text, chosen.stop)
@@ -238,7 +242,7 @@ class LanguageModel:
             decoder_ids: what an encoder–decoder's decoder reads; `ids` are its source then.
             mask: 1 for tokens, 0 for padding (on either side), of the shape of `ids`.
         """
-        model, seen = self.transformer, self._padding(mask)
+        model, seen = self.network, self._padding(mask)
         if (decoder_ids is None) == (self.shape == "encoder-decoder"):
             raise UsageError("E201", "decoder_ids", "an encoder–decoder reads them, others do not")
         if decoder_ids is None:
@@ -246,13 +250,13 @@ class LanguageModel:
         return model(self._rows(decoder_ids), memory=model.encode(self._rows(ids), **seen))
 
     def _rows(self, ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-        tensor = torch.as_tensor(ids, device=next(self.transformer.parameters()).device)
+        tensor = torch.as_tensor(ids, device=next(self.network.parameters()).device)
         return tensor[None] if tensor.ndim == 1 else tensor
 
     def _padding(self, mask: Tensor | None) -> dict[str, Any]:
         if mask is None:
             return {}
-        valid = torch.as_tensor(mask, device=next(self.transformer.parameters()).device).bool()
+        valid = torch.as_tensor(mask, device=next(self.network.parameters()).device).bool()
         valid = valid[None] if valid.ndim == 1 else valid
         positions = (valid.long().cumsum(-1) - 1).clamp_min(0)
         return {"mask": valid_keys(valid), "positions": positions}
@@ -271,13 +275,13 @@ class LanguageModel:
             self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
         )
         ids = ([start] if start is not None else []) + plain
-        limit = self.transformer.config.max_positions
+        limit = self.network.config.max_positions
         if len(ids) < 2 or len(ids) > limit + 1:
             raise UsageError("E201", "text", "no tokens, or too many", expected=f"1 to {limit}")
-        device = next(self.transformer.parameters()).device
+        device = next(self.network.parameters()).device
         row = torch.tensor([ids], device=device)
-        hidden = self.transformer.hidden(row[:, :-1])[0]
-        logs = self.transformer.log_probabilities(hidden, row[0, 1:])
+        hidden = self.network.hidden(row[:, :-1])[0]
+        logs = self.network.log_probabilities(hidden, row[0, 1:])
         return [
             TokenScore(self.tokenizer.decode([id], skip_special=False), id, float(log))
             for id, log in zip(ids[1:], logs, strict=True)
@@ -294,55 +298,9 @@ class LanguageModel:
         if tokenizer is not None and tokenizer.pad_id is not None:
             special["pad_token_id"] = tokenizer.pad_id
         with new_folder(Path(folder)) as temporary:
-            save_folder(self.transformer, self.family, temporary, special=special)
+            save_folder(self.network, self.family, temporary, special=special)
             if tokenizer is not None:
                 tokenizer.save(temporary)
-
-
-def load(path: str | Path, *, dtype: str | None = None, device: str = "auto") -> LanguageModel:
-    """Open a model folder.
-
-    Args:
-        path: a folder that Yantai or `transformers` wrote.
-        dtype: float32, bfloat16, float64; `auto` is the fastest on the device; None keeps the
-            type of the file.
-        device: cpu, cuda or auto.
-
-    Raises:
-        ModelFileError: the folder is not a model, or not a supported one.
-    """
-    folder = Path(path)
-    place = choose_device(device)
-    kind = None if dtype is None else choose_dtype(dtype, place)
-    assert kind is None or kind in DTYPES.values()
-    transformer, family, theirs = load_folder(folder, dtype=kind, device=place)
-    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
-    if tokenizer is not None and tokenizer.vocab_size > transformer.config.vocab_size:
-        raise ModelFileError(
-            "E405",
-            folder / "tokenizer.json",
-            "ids reach beyond the embedding",
-            expected=f"at most {transformer.config.vocab_size}",
-            got=tokenizer.vocab_size,
-            do="the tokenizer and the weights must be of one model",
-        )
-    start = theirs.get("decoder_start_token_id")
-    ends = _eos_ids(folder, theirs, tokenizer)
-    return LanguageModel(
-        transformer, family, tokenizer, ends, start if isinstance(start, int) else None
-    )
-
-
-def _eos_ids(folder: Path, theirs: dict[str, Any], tokenizer: Tokenizer | None) -> frozenset[int]:
-    """From generation_config.json, else config.json, else the tokenizer."""
-    generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
-    for table in (generation, theirs):
-        value = table.get("eos_token_id") if isinstance(table, dict) else None
-        if isinstance(value, int):
-            return frozenset({value})
-        if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
-            return frozenset(value)
-    return frozenset({tokenizer.eos_id} if tokenizer and tokenizer.eos_id is not None else ())
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from yantai.core.cache import Cache
+from yantai.core.face import Model
 from yantai.core.mask import valid_keys
-from yantai.core.model import Transformer
 from yantai.core.stack import Memory
 from yantai.infer.native.step import MOST_ROWS, native_step
 
@@ -20,7 +20,7 @@ PREFILL_CHUNK = 512
 Rows = Sequence[Sequence[int]]
 
 
-def encode_rows(model: Transformer, sources: Rows) -> Memory:
+def encode_rows(model: Model, sources: Rows) -> Memory:
     """What the encoder makes of sources of different length."""
     device = next(model.parameters()).device
     longest = max(len(row) for row in sources)
@@ -34,7 +34,7 @@ def encode_rows(model: Transformer, sources: Rows) -> Memory:
 class _Rows:
     """Prompts side by side, padded on the left."""
 
-    def __init__(self, model: Transformer, rows: Rows, memory: Memory | None):
+    def __init__(self, model: Model, rows: Rows, memory: Memory | None):
         self.model = model
         longest = max(len(row) for row in rows)
         self.device = next(model.parameters()).device
@@ -76,13 +76,11 @@ class Reader(_Rows):
         memory: what an encoder made of the source of each row.
     """
 
-    def __init__(
-        self, model: Transformer, rows: Rows, new_tokens: int, memory: Memory | None = None
-    ):
+    def __init__(self, model: Model, rows: Rows, new_tokens: int, memory: Memory | None = None):
         super().__init__(model, rows, memory)
         dtype = model.compute_dtype or next(model.parameters()).dtype
         length = self.padded.shape[1] + new_tokens
-        self.cache = Cache(model.config, len(rows), length, dtype=dtype, device=self.device)
+        self.cache = model.new_cache(len(rows), length, dtype=dtype, device=self.device)
         self.native = native_step(model) if len(rows) <= MOST_ROWS else None
 
     def prompts(self) -> Tensor:
@@ -91,7 +89,7 @@ class Reader(_Rows):
 
     def one_more(self, ids: list[int]) -> Tensor:
         """Read a token a row, by the compiled step where there is one."""
-        if self.native is not None:
+        if self.native is not None and isinstance(self.cache, Cache):
             return self.native(ids, self.cache, self.padding)
         return self._read(torch.tensor(ids, device=self.device)[:, None])
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from yantai.base.errors import YantaiError
 from yantai.base.log import say
-from yantai.infer.language_model import LanguageModel, load
+from yantai.infer.language_model import LanguageModel
+from yantai.infer.opening import load
 from yantai.life.settings import Chat
 
 PROMPT = "› "
@@ -54,7 +55,7 @@ def converse(
     """Answer line after line; an error is told and the conversation goes on."""
     start = [{"role": "system", "content": system}] if system else []
     messages = list(start)
-    room = model.transformer.config.max_positions
+    room = model.network.config.max_positions
     settings = dict(settings or {})
     settings["max_new_tokens"] = min(settings.get("max_new_tokens", 256), max(1, room // 2))
     for line in lines:

@@ -27,7 +27,7 @@ from yantai.core.initialise import build_meta
 from yantai.core.native.roads import kernels
 from yantai.families.folder import CONFIG
 from yantai.families.table import family_named
-from yantai.infer.language_model import load
+from yantai.infer.opening import load
 from yantai.life.settings import Doctor
 from yantai.text.document import DocumentReader
 from yantai.text.tokenizer import script_of
@@ -175,8 +175,8 @@ def _data(path: Path, settings: Doctor) -> list[Finding]:
 
 def _model(path: Path, settings: Doctor) -> list[Finding]:
     model = load(path)
-    config = model.transformer.config
-    cost = count(model.transformer, config.max_positions)
+    config = model.network.config
+    cost = count(model.network, config.max_positions)
     findings = [
         (
             "ok",
@@ -184,7 +184,7 @@ def _model(path: Path, settings: Doctor) -> list[Finding]:
             f"context {config.max_positions:,}, vocabulary {config.vocab_size:,}",
         )
     ]
-    if not (path / "tokenizer.json").is_file():
+    if not model.has_tokenizer:
         findings.append(("note", f"{path}: no tokenizer; ids in, logits out"))
     elif model.tokenizer.chat_template is None:
         findings.append(("note", f"{path}: no chat template; `yantai chat` uses ChatML"))

@@ -20,7 +20,7 @@ from yantai.base.device import choose_device, prepare_process
 from yantai.base.errors import UsageError
 from yantai.base.files import FolderLock, new_folder, write_json
 from yantai.base.log import duration, say
-from yantai.infer.language_model import load
+from yantai.infer.opening import load
 from yantai.life.chat import chat
 from yantai.life.settings import Chat, Quickstart
 from yantai.life.village_scores import LANGUAGES, score_all

@@ -12,7 +12,8 @@ from typing import Any
 from yantai.base.files import FolderLock, new_folder, read_json, write_json
 from yantai.evaluate.compare import paired_ratio_difference
 from yantai.evaluate.text_loss import TextLoss, text_loss
-from yantai.infer.language_model import LanguageModel, load
+from yantai.infer.language_model import LanguageModel
+from yantai.infer.opening import load
 from yantai.infer.settings import Generation
 from yantai.life import selftest as faults
 from yantai.life.selftest import Selftest

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from yantai.core.face import Model
 from yantai.core.mask import Mask, same_document
-from yantai.core.model import Transformer
 from yantai.data.batch import Batch
 from yantai.data.pack import RowSource
 
@@ -23,7 +23,7 @@ class Causal:
         """As they are."""
         return source
 
-    def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:
+    def loss_sum(self, model: Model, batch: Batch) -> Tensor:
         """The sum over the batch's targets, natural logarithm."""
         mask = Mask() if batch.single_document else same_document(batch.documents)
         return model.loss_sum(batch.ids, batch.targets, mask, batch.positions)

@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from yantai.core.face import Model
 from yantai.core.mask import Mask, same_document
-from yantai.core.model import Transformer
 from yantai.core.stack import Memory
 from yantai.data.batch import IGNORED, Array, Batch, Row
 from yantai.data.pack import ChangedRows, RowSource, random_stream
@@ -55,7 +55,7 @@ class Denoise:
         """Rows with a damaged source and what restores it."""
         return ChangedRows(source, self.damage)
 
-    def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:
+    def loss_sum(self, model: Model, batch: Batch) -> Tensor:
         """The sum over the targets, natural logarithm."""
         assert batch.source is not None and batch.source_documents is not None
         own = same_document(batch.source_documents)

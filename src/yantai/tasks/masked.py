@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from yantai.core.face import Model
 from yantai.core.mask import Mask, same_document
-from yantai.core.model import Transformer
 from yantai.data.batch import IGNORED, Array, Batch, Row
 from yantai.data.pack import ChangedRows, RowSource, random_stream
 
@@ -48,7 +48,7 @@ class Masked:
         """Rows with hidden tokens, and those tokens as targets."""
         return ChangedRows(source, self.hide)
 
-    def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:
+    def loss_sum(self, model: Model, batch: Batch) -> Tensor:
         """The sum over hidden tokens, natural logarithm; the head is computed for them alone."""
         mask = Mask() if batch.single_document else same_document(batch.documents)
         return model.loss_sum(batch.ids, batch.targets, mask, batch.positions)

@@ -11,6 +11,7 @@ from yantai.tasks.denoise import Denoise
 from yantai.tasks.masked import Masked
 from yantai.tasks.task import Task
 from yantai.text.tokenizer import MASK, SPANS, Tokenizer
+from yantai.text.words import Words
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,14 @@ def objective_named(name: str | None, shape: str) -> str:
     return name
 
 
-def make_task(name: str, tokenizer: Tokenizer, seed: int, start_id: int | None = None) -> Task:
+def make_task(
+    name: str,
+    tokenizer: Tokenizer,
+    seed: int,
+    start_id: int | None = None,
+    *,
+    whole_words: bool = False,
+) -> Task:
     """The task of that objective with the ids of its tokens.
 
     Args:
@@ -63,16 +71,20 @@ def make_task(name: str, tokenizer: Tokenizer, seed: int, start_id: int | None =
         seed: decides what is hidden or damaged.
         start_id: what the decoder of a model that goes on learning reads first; a new one begins
             with the padding token, as T5 does.
+        whole_words: `masked` hides words, not tokens.
 
     Raises:
-        UsageError: the tokenizer has not the special tokens that it needs.
+        UsageError: the tokenizer has not the special tokens that it needs, or there is no hiding.
     """
+    if whole_words and name != "masked":
+        raise UsageError("E203", "whole_words", f"the objective {name!r} hides no words")
     if name == "causal":
         return Causal()
     special = frozenset(tokenizer.control.values())
     if name == "masked":
         ordinary = np.array([id for id in range(tokenizer.vocab_size) if id not in special])
-        return Masked(_needed(tokenizer.mask_id, "a mask token"), ordinary, seed=seed)
+        words = Words(tokenizer) if whole_words else None
+        return Masked(_needed(tokenizer.mask_id, "a mask token"), ordinary, seed=seed, words=words)
     end = _needed(tokenizer.eos_id, "an end token")
     start = start_id
     if start is None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from yantai.core.model import Transformer
+from yantai.core.face import Model
 from yantai.data.batch import Batch
 from yantai.data.pack import RowSource
 
@@ -24,6 +24,6 @@ class Task(Protocol):
         """What is made of rows of running text, in the same order; often the rows themselves."""
         ...
 
-    def loss_sum(self, model: Transformer, batch: Batch) -> Tensor:
+    def loss_sum(self, model: Model, batch: Batch) -> Tensor:
         """The sum of the losses of the batch's targets; the trainer divides by their count."""
         ...

@@ -25,6 +25,8 @@ from tokenizers import processors
 
 from yantai.base.errors import ModelFileError
 from yantai.base.files import write_atomic, write_json
+from yantai.text.checked import check_tokenizer
+from yantai.text.classic import read_classic
 from yantai.text.vocabulary import UNKNOWN, Kind, learn
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -122,23 +124,37 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Read tokenizer.json, tokenizer_config.json and chat_template.jinja of a folder.
+        """Read the tokenizer of a folder.
 
         Raises:
-            ModelFileError: a file is missing or cannot be read.
+            ModelFileError: there is none, or it cannot be read.
         """
-        path = folder / "tokenizer.json"
-        if not path.is_file():
+        found = cls.find(folder)
+        if found is None:
+            path = folder / "tokenizer.json"
             raise ModelFileError(
                 "E405", path, "the file is missing", do="give a folder made by `yantai tokenizer`"
             )
-        if path.stat().st_size > MAX_TOKENIZER_BYTES:
-            raise ModelFileError("E405", path, "too large", got=path.stat().st_size)
-        try:
-            backend = Backend.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception
-            raise ModelFileError("E405", path, f"not a tokenizer ({error})") from error
-        settings = _read_settings(folder / "tokenizer_config.json")
+        return found
+
+    @classmethod
+    def find(cls, folder: Path) -> "Tokenizer | None":
+        """The tokenizer of a folder, or None where it has none.
+
+        That is tokenizer.json, or the files of GPT-2 and BERT from before (`classic.py`), with
+        tokenizer_config.json and chat_template.jinja.
+
+        Raises:
+            ModelFileError: it cannot be read.
+        """
+        path = folder / "tokenizer.json"
+        if path.is_file():
+            backend, settings = _read_backend(path), _read_settings(folder)
+        else:
+            classic = read_classic(folder)
+            if classic is None:
+                return None
+            backend, settings = classic
         template = folder / "chat_template.jinja"
         if template.is_file():
             settings["chat_template"] = template.read_text(encoding="utf-8")
@@ -153,6 +169,10 @@ class Tokenizer:
         if self.chat_template:
             write_atomic(folder / "chat_template.jinja", self.chat_template)
 
+    def to_json(self) -> str:
+        """The whole of tokenizer.json."""
+        return self._backend.to_str()
+
     @functools.cached_property
     def hash(self) -> str:
         """SHA-256 of what decides the ids: the same for the same vocabulary in any folder."""
@@ -160,8 +180,13 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Rows that an embedding needs."""
-        return self._backend.get_vocab_size(with_added_tokens=True)
+        """Rows that an embedding needs: one more than the highest id."""
+        return self._size
+
+    @functools.cached_property
+    def _size(self) -> int:
+        ids = self._backend.get_vocab(with_added_tokens=True).values()
+        return max(ids, default=-1) + 1
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, and of nothing but the text."""
@@ -176,20 +201,35 @@ class Tokenizer:
         """The ids of a text with the special tokens that its beginning takes (one BOS, if any)."""
         return self._backend.encode(text, add_special_tokens=True).ids
 
-    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """The text of ids; bytes that form no character show as U+FFFD."""
+    def decode(
+        self, ids: Sequence[int], *, skip_special: bool = True, after: Sequence[int] = ()
+    ) -> str:
+        """The text of ids; bytes that form no character show as U+FFFD.
+
+        Args:
+            ids: what is decoded.
+            skip_special: leave control tokens out.
+            after: what stands before and is not given out; some vocabularies drop the space that
+                a text begins with, and a continuation is no beginning.
+        """
+        text = self._backend.decode([*after, *ids], skip_special_tokens=skip_special)
+        if not after:
+            return text
+        before = self._backend.decode(list(after), skip_special_tokens=skip_special)
+        if text.startswith(before):
+            return text[len(before) :]
         return self._backend.decode(list(ids), skip_special_tokens=skip_special)
 
     def token(self, id: int) -> str:
         """The piece behind an id, as the vocabulary spells it."""
         return self._backend.id_to_token(id) or ""
 
-    def stream(self, *, skip_special: bool = True) -> "StreamDecoder":
-        """A decoder that is fed one id at a time."""
-        return StreamDecoder(self, skip_special)
+    def stream(self, *, skip_special: bool = True, after: Sequence[int] = ()) -> "StreamDecoder":
+        """A decoder that is fed one id at a time; arguments as for `decode`."""
+        return StreamDecoder(self, skip_special, after)
 
     @functools.cached_property
-    def _token_bytes(self) -> list[bytes] | None:
+    def bytes_of_ids(self) -> list[bytes] | None:
         """The bytes of each id, where the vocabulary spells bytes; None for other kinds."""
         if type(self._backend.decoder).__name__ != "ByteLevel":
             return None
@@ -211,13 +251,13 @@ class StreamDecoder:
     U+FFFD, just as decoding everything at once would.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool):
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool, after: Sequence[int] = ()):
         self._tokenizer = tokenizer
         self._skip = frozenset(tokenizer.control.values()) if skip_special else frozenset()
-        self._table = tokenizer._token_bytes
+        self._table = tokenizer.bytes_of_ids
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._ids: list[int] = []
-        self._shown = ""
+        self._ids = [id for id in after if id not in self._skip]
+        self._shown = tokenizer.decode(self._ids, skip_special=False) if self._ids else ""
 
     def feed(self, id: int) -> str:
         """The text that this id completes; often one piece, sometimes nothing yet."""
@@ -237,15 +277,27 @@ class StreamDecoder:
         if self._table is not None:
             return self._utf8.decode(b"", final=True)
         text = self._tokenizer.decode(self._ids, skip_special=False)
-        return text[len(self._shown) :]
+        return text[len(self._shown) :] if text.startswith(self._shown) else ""
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def _read_backend(path: Path) -> Backend:
+    if path.stat().st_size > MAX_TOKENIZER_BYTES:
+        raise ModelFileError("E405", path, "too large", got=path.stat().st_size)
+    content = path.read_bytes()
+    check_tokenizer(content, str(path))
+    try:
+        return Backend.from_str(content.decode("utf-8"))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelFileError("E405", path, f"not a tokenizer ({error})") from error
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
     if not path.is_file():
         return {}
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFileError("E405", path, f"not JSON ({error})") from error
     if not isinstance(value, dict):
         raise ModelFileError("E405", path, "not a table", got=type(value).__name__)
@@ -261,7 +313,9 @@ def _byte_characters() -> dict[int, str]:
     return table | {byte: chr(256 + index) for index, byte in enumerate(others)}
 
 
-_HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Han characters, as the inside of a regular expression's brackets."""
+_HAN = re.compile(f"[{HAN}]")
 
 
 def script_of(text: str) -> str:

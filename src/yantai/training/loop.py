@@ -24,6 +24,7 @@ from yantai.base.device import MemoryWatch, mix_seed
 from yantai.base.errors import Interrupted, NumericsError, StorageError
 from yantai.base.log import MetricsFile, ProgressLine, duration, say
 from yantai.core.cost import Cost
+from yantai.core.face import Model
 from yantai.core.model import Transformer
 from yantai.data.batch import Batch
 from yantai.data.loader import Loader
@@ -72,7 +73,7 @@ class Run:
         cost, peak: for the share of the machine's limit.
     """
 
-    model: Transformer
+    model: Model
     task: Task
     loader: Loader
     valid: list[Batch]
@@ -99,7 +100,7 @@ class Run:
         self._step_seconds: deque[float] = deque(maxlen=50)
         self._loss = float("nan")
         self._validating = self._saving = 0.0  # seconds the last one took
-        if self.settings.recompute:
+        if self.settings.recompute and isinstance(self.model, Transformer):
             for stack in self.model.stacks:
                 stack.around = lambda block, *inputs: checkpoint(
                     block, *inputs, use_reentrant=False

@@ -14,24 +14,28 @@ import numpy as np
 import torch
 
 from yantai.base.device import choose_device, prepare_process
-from yantai.base.errors import UsageError
+from yantai.base.errors import ModelFileError, UsageError
 from yantai.base.files import FolderLock, new_folder, sha256_file
 from yantai.base.log import say
-from yantai.core.config import ModelConfig
+from yantai.core.config import ModelConfig, RecurrentConfig
+from yantai.core.face import Model
+from yantai.core.grow import grow_vocabulary
 from yantai.core.initialise import build
 from yantai.data.loader import Loader
 from yantai.data.pack import RowSource, TextRows
 from yantai.data.shards import Shards, write_shards
 from yantai.families.folder import CONFIG, load_folder, read_config_json
+from yantai.families.hub import local_folder
 from yantai.families.rules import Family
 from yantai.families.table import family_named, family_of
 from yantai.tasks.table import OBJECTIVES, make_task, objective_named
 from yantai.text.chat import CHATML
 from yantai.text.document import DocumentReader
+from yantai.text.extension import extend, extension_of
 from yantai.text.tokenizer import Tokenizer
 from yantai.training.recipe import Pretrain
 from yantai.training.setup import Setup, begin_run, fill_in, run_training, validation_batches
-from yantai.training.sizes import model_fields
+from yantai.training.sizes import model_fields, state_width
 
 HELD_OUT_SHARE = 0.02
 HELD_OUT_MINIMUM = 20
@@ -43,6 +47,8 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
     Raises:
         YantaiError: see contracts; nothing that was there before is lost.
     """
+    if settings.from_ is not None:
+        settings = settings.model_copy(update={"from_": local_folder(settings.from_)})
     family = _family(settings)
     objective = objective_named(settings.objective, family.fixed()["shape"])
     settings = fill_in(settings).model_copy(update={"objective": objective})
@@ -56,13 +62,14 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
         train, valid = _shards(settings, tokenizer)
         start_id = None
         if settings.from_ is not None:
-            model, _, theirs = load_folder(settings.from_, dtype=torch.float32, device=device)
-            start_id = theirs.get("decoder_start_token_id")
+            model, start_id = _continued(settings.from_, tokenizer, device)
         else:
             config = model_config(settings, family, tokenizer.vocab_size)
             model = build(config, seed=settings.seed, table=family.initial, device=device)
 
-        task = make_task(objective, tokenizer, settings.seed, start_id)
+        task = make_task(
+            objective, tokenizer, settings.seed, start_id, whole_words=settings.whole_words
+        )
         setup = Setup(
             model=model,
             family=family,
@@ -96,15 +103,60 @@ def _family(settings: Pretrain) -> Family:
     return family_of(theirs.get("model_type"), str(settings.from_ / CONFIG))
 
 
-def model_config(settings: Pretrain, family: Family, vocab_size: int) -> ModelConfig:
+def _continued(
+    folder: Path, tokenizer: Tokenizer, device: torch.device
+) -> tuple[Model, int | None]:
+    """The model to go on with, its rows grown to the tokenizer's, and what its decoder begins with.
+
+    Raises:
+        ModelFileError: E405, the tokenizer is not that of the model, nor one that extends it.
+    """
+    model, _, theirs = load_folder(folder, dtype=torch.float32, device=device)
+    rows = model.config.vocab_size
+    old = Tokenizer.find(folder)
+    if old is not None:
+        spelled = extension_of(old, tokenizer, str(folder / "tokenizer.json"))
+        if spelled:
+            model = grow_vocabulary(model, tokenizer.vocab_size, spelled)
+    elif tokenizer.vocab_size > rows:
+        raise ModelFileError(
+            "E405", folder, "ids reach beyond the embedding", expected=f"at most {rows}",
+            got=tokenizer.vocab_size, do="the tokenizer and the weights must be of one model",
+        )  # fmt: skip
+    start_id = theirs.get("decoder_start_token_id")
+    return model, start_id if isinstance(start_id, int) else None
+
+
+def model_config(
+    settings: Pretrain, family: Family, vocab_size: int
+) -> ModelConfig | RecurrentConfig:
     """The model of a size, with what the recipe changes."""
     fields = model_fields(settings.size, family.name)
-    changed = {
-        key: getattr(settings, key)
-        for key in ("layers", "dim", "heads", "kv_heads", "head_dim", "hidden")
-        if getattr(settings, key) is not None
+    names = ("layers", "dim", "heads", "kv_heads", "head_dim", "hidden")
+    given = {key: getattr(settings, key) for key in names}
+    changed = {key: value for key, value in given.items() if value is not None}
+    fields |= changed | {
+        "vocab_size": vocab_size,
+        "max_positions": max(fields["max_positions"], settings.context or 0),
+        "dropout": settings.dropout,
+        "tied": settings.tied,
     }
-    fields |= changed
+    if family.structure is RecurrentConfig:
+        _complete_recurrent(fields, settings)
+    else:
+        fields["softcap"] = settings.softcap
+        _complete_widths(fields, changed)
+    try:
+        config = family.structure(**fields)
+    except ValueError as error:
+        first = error.errors(include_url=False)[0]  # ty: ignore[missing-attribute]
+        raise UsageError("E203", "model", first["msg"].removeprefix("Value error, ")) from error
+    assert isinstance(config, (ModelConfig, RecurrentConfig))
+    return config
+
+
+def _complete_widths(fields: dict[str, Any], changed: dict[str, Any]) -> None:
+    """Widths that follow from those that the recipe has changed."""
     if "heads" in changed or "dim" in changed:
         if "head_dim" not in changed:
             if fields["dim"] % fields["heads"]:
@@ -115,26 +167,27 @@ def model_config(settings: Pretrain, family: Family, vocab_size: int) -> ModelCo
     if "dim" in changed and "hidden" not in changed:
         wide = 4 * fields["dim"]
         fields["hidden"] = -(-2 * wide // 3 // 64) * 64 if fields.get("gated", True) else wide
-    fields |= {
-        "vocab_size": vocab_size,
-        "max_positions": max(fields["max_positions"], settings.context or 0),
-        "dropout": settings.dropout,
-        "softcap": settings.softcap,
-        "tied": settings.tied,
-    }
-    try:
-        return ModelConfig(**fields)
-    except ValueError as error:
-        first = error.errors(include_url=False)[0]  # ty: ignore[missing-attribute]
-        raise UsageError("E203", "model", first["msg"].removeprefix("Value error, ")) from error
+
+
+def _complete_recurrent(fields: dict[str, Any], settings: Pretrain) -> None:
+    """The width of a state; and no to what only a Transformer has."""
+    for name in ("heads", "kv_heads", "head_dim", "softcap", "recompute"):
+        if getattr(settings, name):
+            raise UsageError("E203", name, "a recurrent network has none", do="leave it out")
+    if "hidden" not in fields:
+        fields["hidden"] = state_width(fields["dim"], fields["kind"], fields["shape"])
 
 
 def _tokenizer(settings: Pretrain) -> Tokenizer:
     """The one that was given, that of the model to continue, the run's own, or a new one."""
     own = settings.out / "tokenizer"
-    source = settings.tokenizer or settings.from_ or (own if own.is_dir() else None)
+    extended = settings.new_entries and own.is_dir()  # by this run, before it was interrupted
+    source = own if extended else settings.tokenizer or settings.from_
+    source = source or (own if own.is_dir() else None)
     if source is not None:
         tokenizer = Tokenizer.load(source)
+        if settings.new_entries and not extended:
+            tokenizer = _extended(tokenizer, settings)
     else:
         say(f"training a tokenizer of {settings.vocab_size:,} entries")
         texts = (document.text for document in _reader(settings, settings.data))
@@ -151,6 +204,18 @@ def _tokenizer(settings: Pretrain) -> Tokenizer:
         with new_folder(own) as folder:
             tokenizer.save(folder)
     return tokenizer
+
+
+def _extended(tokenizer: Tokenizer, settings: Pretrain) -> Tokenizer:
+    """The tokenizer with entries that the data call for, and the tokens of the objective."""
+    if settings.from_ is None:
+        raise UsageError("E203", "new_entries", "needs a model to go on with", do="give --from")
+    assert settings.objective is not None
+    texts = (document.text for document in _reader(settings, settings.data))
+    specials = OBJECTIVES[settings.objective].specials
+    longer = extend(tokenizer, texts, settings.new_entries, specials)
+    say(f"tokenizer: {longer.vocab_size - tokenizer.vocab_size:,} new entries")
+    return longer
 
 
 def _reader(settings: Pretrain, paths: tuple[Path, ...]) -> DocumentReader:

@@ -81,13 +81,13 @@ class Pretrain(Training):
     )
     token_bytes: int | None = Field(None, ge=2, description="longest entry of a new tokenizer")
     from_: Path | None = Field(None, alias="from", description="continue from this model folder")
+    new_entries: int = Field(0, ge=0, description="with --from: entries its tokenizer gets more")
     size: str = Field("tiny", description="the one dial: nano micro tiny small medium base gpt2 …")
-    family: str = Field(
-        "qwen3", description="llama mistral qwen2 qwen3 gpt2 bert roberta t5 bart …"
-    )
+    family: str = Field("qwen3", description="llama qwen3 gpt2 bert t5 bart lstm gru …")
     objective: Literal["causal", "masked", "denoise", "infill"] | None = Field(
         None, description="what is learned from text; None: what suits the family"
     )
+    whole_words: bool = Field(False, description="masked: hide whole words, in Chinese too")
     resume: bool = Field(False, description="continue the run in --out")
     text_field: str = Field("text", description="the field of JSON rows that holds the text")
     on_bad_row: Literal["stop", "quarantine"] = Field("stop", description="what a bad row does")

@@ -22,7 +22,7 @@ from yantai.base.files import (
 )
 from yantai.base.log import MetricsFile, duration, say
 from yantai.core.cost import Cost, count, training_bytes
-from yantai.core.model import Transformer
+from yantai.core.face import Model
 from yantai.core.native.roads import kernels
 from yantai.data.batch import Batch, collate
 from yantai.data.loader import Loader
@@ -59,7 +59,7 @@ class Setup:
         task: what is learned.
     """
 
-    model: Transformer
+    model: Model
     family: Family
     tokenizer: Tokenizer
     settings: Training

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from yantai.base.config import look_up
+from yantai.core.config import RecurrentConfig
+from yantai.core.recurrent import GATES
 from yantai.families.table import family_named
 
 
@@ -81,6 +83,8 @@ def model_fields(name: str, family: str) -> dict[str, Any]:
     4·dim, rounded up to a multiple of 64 (arXiv 2002.05202, section 3).
     """
     size = size_named(name)
+    if family_named(family).structure is RecurrentConfig:
+        return _recurrent_fields(size) | family_named(family).fixed()
     common: dict[str, Any] = {
         "layers": size.layers,
         "dim": size.dim,
@@ -96,3 +100,22 @@ def model_fields(name: str, family: str) -> dict[str, Any]:
         silu = {"activation": "silu", "norm_eps": 1e-6, "hidden": gated}
         return fields | silu | family_named(family).fixed()
     return fields | {"hidden": 4 * size.dim}
+
+
+def _recurrent_fields(size: Size) -> dict[str, Any]:
+    return {"layers": size.layers, "dim": size.dim, "max_positions": size.context, "tied": True}
+
+
+def state_width(dim: int, kind: str, shape: str) -> int:
+    """How wide a state makes a recurrent layer as large as a Transformer's block, 12·dim².
+
+    A layer has 2·gates matrices of the state's width; a multiple of 64, or of 8 if it is small. In
+    an encoder–decoder a Transformer's second block looks at the first: 14·dim² on average.
+
+    >>> [state_width(256, kind, "decoder") for kind in ("rnn", "gru", "lstm")]
+    [640, 384, 320]
+    """
+    block = (12 if shape == "decoder" else 14) * dim * dim
+    width = (block / (2 * GATES[kind])) ** 0.5
+    step = 64 if width >= 128 else 8
+    return max(step, round(width / step) * step)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from yantai.base.native.build import library
 from yantai.core.attention import Attention
 from yantai.core.cache import Cache
+from yantai.core.face import Embedding
 from yantai.core.head import Head
 from yantai.core.layers import MLP, Joint, LayerNorm, Linear, Point, RMSNorm, Table
-from yantai.core.model import Embedding, Transformer
+from yantai.core.model import Transformer
 from yantai.core.stack import Block, Entry, Stack, Sublayer
 
 SOURCE = Path(__file__).with_name("decode.cpp")
@@ -159,9 +160,9 @@ class NativeStep:
         return values.data_ptr()
 
 
-def native_step(model: Transformer) -> NativeStep | None:
+def native_step(model: nn.Module) -> NativeStep | None:
     """The compiled step for a model, or None where it does not know all of it."""
-    if not fits(model):
+    if not isinstance(model, Transformer) or not fits(model):
         return None
     loaded = library(SOURCE)
     return NativeStep(model, loaded) if loaded is not None else None

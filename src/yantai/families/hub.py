@@ -1,0 +1,44 @@
+"""Models by their names on the Hugging Face hub: fetched once, then opened from the copy.
+
+Knows: names, and which files of a repository are a model. The client library shows progress, goes
+on with what was half fetched, and answers from its cache without a network.
+"""
+
+import re
+from pathlib import Path
+
+from yantai.base.errors import UsageError
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+WANTED = [
+    "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors",
+    "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja", "vocab.json", "merges.txt", "vocab.txt",
+]  # fmt: skip
+"""Nothing that could run, and weights in one form only."""
+
+
+def local_folder(place: str | Path) -> Path:
+    """The folder of a model: the one of that name, or the hub's, fetched where it is not there yet.
+
+    Args:
+        place: a folder; or `owner/name`, or `owner/name@revision`, if no such folder exists.
+
+    Raises:
+        UsageError: E206, it is neither, or the hub cannot be reached and holds no copy here.
+    """
+    folder, name = Path(place), str(place)
+    if folder.exists() or not NAME.fullmatch(name):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=WANTED))
+    except Exception as error:  # of the client, of its two HTTP libraries, of the system
+        first = str(error).strip().splitlines()
+        raise UsageError(
+            "E206", name, "no such folder, and the hub did not give it", expected="a model folder",
+            got=first[0][:200] if first else type(error).__name__,
+            do="check the name and the network; HF_ENDPOINT names a mirror",
+        ) from error  # fmt: skip

@@ -1,0 +1,87 @@
+"""`yantai.load`: a model by its folder, by its name on the hub, or from a file of llama2.c.
+
+Knows: what lies beside the weights — a tokenizer, the ids that end a text.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yantai.base.device import DTYPES, choose_device, choose_dtype
+from yantai.base.errors import ModelFileError, UsageError
+from yantai.base.files import read_json
+from yantai.families.folder import GENERATION, load_folder
+from yantai.families.hub import local_folder
+from yantai.families.llama2c import read_llama2c, read_tokenizer
+from yantai.families.table import family_named
+from yantai.families.weights import PICKLES
+from yantai.infer.language_model import LanguageModel
+from yantai.text.tokenizer import Tokenizer
+
+
+def load(path: str | Path, *, dtype: str | None = None, device: str = "auto") -> LanguageModel:
+    """Open a model.
+
+    Args:
+        path: a folder that Yantai or `transformers` wrote; or a name on the hub, such as
+            `Qwen/Qwen3-0.6B` or `Qwen/Qwen3-0.6B@revision`, whose files are fetched once; or a
+            file of llama2.c with its vocabulary (tokenizer.bin, or tok512.bin for 512 entries)
+            beside it.
+        dtype: float32, bfloat16, float64; `auto` is the fastest on the device; None keeps the
+            type of the file.
+        device: cpu, cuda or auto.
+
+    Raises:
+        UsageError: there is no such folder, and none could be fetched.
+        ModelFileError: the folder is not a model, or not a supported one.
+    """
+    place = choose_device(device)
+    kind = None if dtype is None else choose_dtype(dtype, place)
+    assert kind is None or kind in DTYPES.values()
+    if Path(path).is_file():
+        return _from_file(Path(path), kind, place)
+    folder = local_folder(path)
+    network, family, theirs = load_folder(folder, dtype=kind, device=place)
+    tokenizer = Tokenizer.find(folder)
+    if tokenizer is not None:
+        _check_ids(folder / "tokenizer.json", tokenizer, network.config.vocab_size)
+    start = theirs.get("decoder_start_token_id")
+    ends = _eos_ids(folder, theirs, tokenizer)
+    start = start if isinstance(start, int) else None
+    return LanguageModel(network, family, tokenizer, ends, start)
+
+
+def _from_file(path: Path, kind: torch.dtype | None, place: torch.device) -> LanguageModel:
+    """A file of llama2.c; there, the token that begins a text ends it too."""
+    if path.suffix != ".bin":
+        do = "give the folder that holds it" if path.suffix not in PICKLES else None
+        raise UsageError("E206", path, "a file", expected="a model folder", do=do)
+    network = read_llama2c(path).to(device=place, dtype=kind)
+    tokenizer = read_tokenizer(path, network.config.vocab_size)
+    ends = frozenset({1})
+    return LanguageModel(network, family_named("llama"), tokenizer, ends)
+
+
+def _check_ids(path: Path, tokenizer: Tokenizer, rows: int) -> None:
+    if tokenizer.vocab_size > rows:
+        raise ModelFileError(
+            "E405",
+            path,
+            "ids reach beyond the embedding",
+            expected=f"at most {rows}",
+            got=tokenizer.vocab_size,
+            do="the tokenizer and the weights must be of one model",
+        )
+
+
+def _eos_ids(folder: Path, theirs: dict[str, Any], tokenizer: Tokenizer | None) -> frozenset[int]:
+    """From generation_config.json, else config.json, else the tokenizer."""
+    generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+    for table in (generation, theirs):
+        value = table.get("eos_token_id") if isinstance(table, dict) else None
+        if isinstance(value, int):
+            return frozenset({value})
+        if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
+            return frozenset(value)
+    return frozenset({tokenizer.eos_id} if tokenizer and tokenizer.eos_id is not None else ())
