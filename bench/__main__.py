@@ -1,6 +1,6 @@
 """`make bench`: the machine's ceilings, then ours against the peers, in turn.
 
-python -m bench [ceilings] [training] [decoding] [start]
+python -m bench [ceilings] [start] [training] [objectives] [decoding]
 """
 
 import datetime
@@ -11,7 +11,7 @@ import warnings
 
 import torch
 
-from bench import ceilings, decoding, training
+from bench import ceilings, decoding, objectives, training
 from yantai.base.device import prepare_process
 
 warnings.filterwarnings("ignore")
@@ -32,6 +32,7 @@ PARTS = {
     "ceilings": lambda: ceilings.memory() + ceilings.products(),
     "start": start,
     "training": training.main,
+    "objectives": objectives.main,
     "decoding": decoding.main,
 }
 

@@ -187,7 +187,8 @@ def test_a_tokenizer_from_the_command_line_trains_a_run(documents, tmp_path, cap
 
 
 def test_continuing_from_a_folder_keeps_its_family_and_tokenizer(run, documents, tmp_path):
-    arguments = ["--data", str(documents), "--out", str(tmp_path / "r"), "--steps", "2", *TINY]
+    arguments = ["--data", str(documents), "--out", str(tmp_path / "r"), "--steps", "2"]
+    arguments += shlex.split("--size nano --context 64 --batch 4 --threads 1 --dtype float32")
     assert main(["pretrain", "--from", str(run / "model"), *arguments]) == 0
     first = json.loads((run / "model" / "config.json").read_text())
     second = json.loads((tmp_path / "r" / "model" / "config.json").read_text())

@@ -8,7 +8,7 @@ from yantai.base.config import build, read_yaml
 from yantai.core.cost import count
 from yantai.core.initialise import build_meta
 from yantai.families.table import FAMILIES, family_named
-from yantai.training.pretrain import model_config
+from yantai.training.network import model_config
 from yantai.training.recipe import HIDDEN_FLAGS, Pretrain
 from yantai.training.setup import fill_in
 from yantai.training.sizes import SIZES

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 from yantai.base.errors import YantaiError
 
 if TYPE_CHECKING:
+    from yantai.infer.embed import embed
+    from yantai.infer.fill import fill
     from yantai.infer.language_model import LanguageModel
     from yantai.infer.opening import load
     from yantai.life.train import train
 
 __version__ = "0.1.0"
-__all__ = ["LanguageModel", "YantaiError", "__version__", "load", "train"]
+__all__ = ["LanguageModel", "YantaiError", "__version__", "embed", "fill", "load", "train"]
 
 _LAZY = {
+    "embed": "yantai.infer.embed",
+    "fill": "yantai.infer.fill",
     "load": "yantai.infer.opening",
     "LanguageModel": "yantai.infer.language_model",
     "train": "yantai.life.train",

@@ -226,14 +226,28 @@ def test_costs_come_from_the_structure():
     meta = build_meta(config(vocab_size=100, tied=True))
     cost = count(meta, 64)
     per_block = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 48
-    assert cost.matrix_parameters == 2 * per_block + 32 * 100
+    attention = 2 * 4 * 32 * (64 + 1) / 2  # half of the keys are hidden, all but half a key
+    assert cost.decoder == 2 * 2 * per_block + attention
+    assert cost.head == 2 * 32 * 100
+    assert cost.encoder == 0
     assert cost.parameters == 2 * (per_block + 64) + 32 * 100 + 32
-    assert cost.training_flops == 3 * cost.forward_flops
-    assert sum(a * b for a, b in matrix_shapes(meta)) == cost.matrix_parameters
+    assert cost.training_flops == 3 * cost.forward_flops == cost.step_flops(1, 1)
+    assert sum(a * b for a, b in matrix_shapes(meta)) == 2 * per_block + 32 * 100
     assert (
         training_bytes(cost, meta.config, batch=2, context=64, compute_bytes=2, copies=2)
         > 16 * cost.parameters
     )
+
+
+def test_what_is_read_and_what_is_guessed_count_apart():
+    both = count(build_meta(config(shape="encoder-decoder", vocab_size=100, position="none")), 64)
+    alone = count(build_meta(config(shape="encoder", vocab_size=100, position="none")), 64)
+    assert both.encoder == alone.encoder > 0
+    assert both.decoder > both.encoder  # it looks at a second sequence
+    assert both.step_flops(10, 5, source=20) == 3 * (
+        10 * both.decoder + 20 * both.encoder + 5 * both.head
+    )
+    assert alone.step_flops(10, 2) == 3 * (10 * alone.encoder + 2 * alone.head)
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,9 @@ def test_costs_come_from_the_structure(kind, shape):
         if each.ndim == 2 and "embed" not in name
     )  # fmt: skip
     cost = count(model, 50)
-    assert cost.matrix_parameters == matrices
-    assert cost.attention_flops == (4 * DIM * 50 if shape == "encoder-decoder" else 0)
+    attention = 4 * DIM * 50 if shape == "encoder-decoder" else 0
+    assert cost.forward_flops == 2 * matrices + attention
+    assert (cost.encoder > 0) == (shape == "encoder-decoder")
 
 
 def test_dropout_is_for_training_alone():

@@ -12,7 +12,7 @@ from yantai.base.errors import ModelFileError
 from yantai.core.config import ModelConfig, RecurrentConfig
 from yantai.families.folder import load_folder
 from yantai.families.table import FAMILIES
-from yantai.training.pretrain import model_config
+from yantai.training.network import model_config
 from yantai.training.recipe import Pretrain
 
 ODD = st.one_of(

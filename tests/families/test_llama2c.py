@@ -154,7 +154,8 @@ def test_without_a_vocabulary_it_is_ids_in_and_logits_out(tmp_path):
         (lambda data: data[:16] + struct.pack("<i", 3) + data[20:], "kv_heads"),
         (lambda data: data[:8] + struct.pack("<i", 1000) + data[12:], "not of the size"),
         (lambda data: b"PK\x03\x04" + data[4:], "pickle"),
-        (lambda data: b"\x80\x02" + data[2:], "pickle"),
+        (lambda data: b"\x80\x04\x95\x10" + data[4:], "pickle"),
+        (lambda data: b"\x80\x02}q" + data[4:], "pickle"),
     ],
 )
 def test_a_damaged_file_is_refused_before_anything_is_allocated(tmp_path, change, said):
@@ -171,6 +172,12 @@ def test_a_damaged_vocabulary_is_refused(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ModelFileError):
         read_vocabulary(path, 270)
+
+
+def test_a_width_that_looks_like_a_pickle_is_a_width(tmp_path):
+    path, _ = written(tmp_path, dim=640, hidden=8, layers=1, heads=4, vocab=3, context=8)
+    assert path.read_bytes()[:2] == b"\x80\x02"
+    assert read_llama2c(path).config.dim == 640
 
 
 def test_any_other_file_is_no_model(tmp_path):

@@ -16,7 +16,7 @@ from yantai.data.loader import Loader
 from yantai.tasks.causal import Causal
 from yantai.training.loop import Run
 from yantai.training.optim import Average, Optimizer
-from yantai.training.plan import Horizon, Peak
+from yantai.training.plan import Horizon, Peak, work_of
 from yantai.training.recipe import Training
 from yantai.training.state import Progress, gather
 from yantai.training.store import Store
@@ -79,10 +79,11 @@ def tiny_run(folder, *, rows=None, batch=2, accumulate=2, config=None, ema=0.9, 
                 digest.update(item.detach().numpy().tobytes())
             write_json(temporary / "weights.json", {"sha256": digest.hexdigest()})
 
+    loader = Loader([rows or Rows()], batch, accumulate=accumulate)
     run = Run(
         model=model,
         task=Causal(),
-        loader=Loader([rows or Rows()], batch, accumulate=accumulate),
+        loader=loader,
         valid=[collate([Rows().row(0, 0), Rows().row(0, 5)])],
         settings=settings,
         optimizer=optimizer,
@@ -95,7 +96,7 @@ def tiny_run(folder, *, rows=None, batch=2, accumulate=2, config=None, ema=0.9, 
         store=Store(folder / "checkpoints", "tiny", keep=settings.keep, say=said.append),
         folder=folder,
         export=export,
-        cost=count(model, LENGTH),
+        work=work_of(loader.batches(0), count(model, LENGTH)),
         peak=Peak(1e12),
         device=torch.device("cpu"),
     )

@@ -12,13 +12,18 @@ from yantai.families.table import FAMILIES
 from yantai.infer.generate import generate_ids
 from yantai.infer.language_model import LanguageModel, cut_at_stop
 from yantai.infer.settings import Generation
-from yantai.training.pretrain import model_config
+from yantai.training.network import model_config
 from yantai.training.recipe import Pretrain
 
 PROMPTS = ["One morning", "The village baker was", "你好", "x"]
 
 
-DECODERS = sorted(name for name, family in FAMILIES.items() if family.fixed()["shape"] == "decoder")
+LIKE_ANOTHER = ("mistral", "qwen2", "rnn", "gru")
+DECODERS = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in LIKE_ANOTHER else [])
+    for name, family in sorted(FAMILIES.items())
+    if family.fixed()["shape"] == "decoder"
+]
 
 
 @pytest.fixture(scope="module", params=DECODERS)

@@ -63,6 +63,8 @@ def test_source_and_target_give_back_every_document(way, sizes):
         plain, row = source.row(0, number), made.row(0, number)
         for piece, (left, target) in enumerate(documents(row)):
             text = plain.ids[plain.documents == piece]
+            if way == "infill":  # the end of a text has a place too
+                text = text[: len(plain.ids) - 1]
             if not len(target):
                 assert (left == text).all()
                 continue

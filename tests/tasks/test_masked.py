@@ -68,7 +68,7 @@ def test_whole_words_are_chosen_together():
         chosen = made.targets != IGNORED
         for word in range(1, 19):
             assert chosen[3 * word : 3 * word + 3].sum() in (0, 3)
-        assert 17 <= chosen.sum() <= 20
+        assert 15 <= chosen.sum() <= 17  # as many whole words as fit into 15 %
 
 
 def test_the_loss_is_that_of_the_hidden_tokens_alone_and_its_gradient_too():

@@ -52,6 +52,29 @@ HOSTILE = {
         "normalizer.pattern.Regex",
     ),
     "an expression that is a number": (put(SPLIT, 3), "Regex"),
+    "text that doubles forty times": (
+        put(
+            ["normalizer"],
+            {
+                "type": "Sequence",
+                "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}]
+                * 40,
+            },
+        ),
+        "normalizer: replacements",
+    ),
+    "text between all characters": (
+        put(["normalizer"], {"type": "Replace", "pattern": {"String": ""}, "content": "x" * 99}),
+        "normalizer: replacements",
+    ),
+    "round a text, an id that its token has not": (
+        put(["post_processor", "special_tokens", "<|bos|>", "ids"], [999_999]),
+        "post_processor",
+    ),
+    "an unknown token that is unknown": (
+        put(["model", "unk_token"], "<nothing>"),
+        "model.unk_token",
+    ),
     "no such decoder": (put(["decoder"], {"type": "Nothing"}), "not a tokenizer"),
 }
 
@@ -87,6 +110,17 @@ def test_scores_must_be_numbers(score):
 def test_what_we_write_passes(kind):
     made = Tokenizer.train(STORIES, 1500, kind)
     check_tokenizer(made.to_json().encode(), "tokenizer.json")
+
+
+@pytest.mark.parametrize("depth", [300, 900, 5_000])
+def test_parts_inside_parts_end_in_an_answer(depth):
+    good = json.dumps(without(put(["normalizer"], "HERE")))
+    inner = '{"type": "Sequence", "normalizers": [' * depth + "]}" * depth
+    content = good.replace('"HERE"', inner).encode()
+    try:
+        check_tokenizer(content, "tokenizer.json")
+    except ModelFileError as error:
+        assert depth > 300 and error.code == "E405"
 
 
 def test_a_hole_in_the_ids_counts_as_rows(tmp_path):

@@ -1,8 +1,10 @@
 """A longer vocabulary: old ids stay, new text gets shorter, old texts stay what they were."""
 
+import json
 import random
 
 import pytest
+from tokenizers import Tokenizer as Backend
 
 from yantai.base.errors import DataError, ModelFileError, UsageError
 from yantai.text.extension import extend, extension_of
@@ -36,7 +38,7 @@ def test_every_old_id_means_what_it_meant(old, new):
         assert new.token(id) == old.token(id)
     assert new.control.items() >= old.control.items()
     assert new.control[MASK] == old.vocab_size + 100
-    assert new.mask_id is None or new.mask_id == new.control[MASK]
+    assert old.mask_id is None and new.mask_id == new.control[MASK]
 
 
 def test_new_text_gets_shorter_and_any_text_survives(old, new):
@@ -89,6 +91,14 @@ def test_new_entries_are_told_by_what_spelled_them(old, new):
         else:
             assert len(ids) > 1
             assert b"".join(old.bytes_of_ids[each] for each in ids) == new.bytes_of_ids[id]
+
+
+def test_the_same_entries_read_in_another_way_are_another_tokenizer(old):
+    table = json.loads(old.to_json())
+    table["normalizer"] = {"type": "Lowercase"}
+    other = Tokenizer(Backend.from_str(json.dumps(table)), old.settings)
+    with pytest.raises(ModelFileError, match="normalizer"):
+        extension_of(old, other, "here")
 
 
 def test_another_tokenizer_is_refused(old):

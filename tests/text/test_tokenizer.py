@@ -124,3 +124,18 @@ def test_the_report_counts_bytes_by_language(tokenizer):
     assert report["zh"]["bytes"] == 15
     assert report["en"]["bytes_per_token"] > 1
     assert script_of("1234") == "en"
+
+
+def test_without_a_word_about_it_control_tokens_have_their_usual_names(tmp_path):
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    plain = Tokenizer.train(["plain text"], 300)
+    plain._backend.add_special_tokens(names)
+    silent = Tokenizer(plain._backend, {"do_lower_case": True})
+    # ours come first, where a tokenizer has both
+    assert silent.bos_id == plain.control["<|bos|>"]
+    assert silent.mask_id == silent.control["[MASK]"]
+    said = Tokenizer(plain._backend, {"bos_token": None, "mask_token": None})
+    assert said.bos_id is None and said.mask_id is None
+    silent.save(tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text('{"sep_token": {"content": "[SEP]"}}')
+    assert Tokenizer.load(tmp_path).eos_id == silent.control["[SEP]"]

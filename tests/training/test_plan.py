@@ -29,9 +29,9 @@ def test_a_budget_of_time_is_planned_at_stated_moments_and_no_more():
     while step < horizon.at(step):
         step += 1
         horizon.decide(step, step * 0.125, 0.125, 5.0)
-    moments = [8, 50, 100, 200, 350, 500, 650, 800, 900, 950]
+    moments = [8, 48, 96, 192, 336, 480, 624, 768, 864, 912, 941]
     assert [decided for decided, _ in horizon.decisions] == moments
-    assert len(horizon.decisions) == len(REPLAN_SHARES) - 1  # at 0.98 the reserve has begun
+    assert len(horizon.decisions) == len(REPLAN_SHARES)
     assert step * 0.125 == 120.0
 
 
@@ -45,6 +45,19 @@ def test_a_machine_that_changes_its_speed_midway_still_ends_on_time(change):
         elapsed += pace
         horizon.decide(step, elapsed, pace, 1.0)
     assert elapsed == pytest.approx(99.0, abs=0.1)
+
+
+@pytest.mark.parametrize("begin", [0.1, 0.4])
+def test_a_machine_that_was_busy_at_first_does_not_end_early(begin):
+    horizon, step, elapsed, pace = Horizon(seconds=900.0), 0, 0.0, 0.0
+    recent = []
+    while step < horizon.at(step):
+        step += 1
+        pace = 4.0 if elapsed < 900 * begin else 0.25
+        elapsed += pace
+        recent = [*recent[-49:], pace]
+        horizon.decide(step, elapsed, sum(recent) / len(recent), 5.0)
+    assert elapsed == pytest.approx(895.0, abs=9.0)
 
 
 def test_one_long_step_does_not_count():

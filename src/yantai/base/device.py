@@ -76,14 +76,21 @@ def physical_cores() -> int:
         return os.cpu_count() or 1
 
 
-def prepare_process(threads: int | None = None) -> int:
+def prepare_process(threads: int | None = None, *, deterministic: bool = False) -> int:
     """Get this process ready for long work: a fixed number of threads, and freed memory kept.
+
+    Args:
+        threads: None takes the physical cores.
+        deterministic: refuse kernels of a GPU whose sums depend on who comes first.
 
     Returns:
         The number of threads, on which the last bit of a CPU sum depends.
     """
     count = threads or physical_cores()
     torch.set_num_threads(count)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     _keep_freed_memory()
     return count
 

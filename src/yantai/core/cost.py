@@ -12,58 +12,76 @@ from yantai.core.config import ModelConfig, RecurrentConfig
 from yantai.core.face import Model
 from yantai.core.head import chunk_rows
 from yantai.core.layers import Linear
-from yantai.core.model import Transformer
 from yantai.core.recurrent import GATES, Recurrent
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Counts of one model at one context length.
+    """Counts of one model at one context length; FLOPs are those of a forward pass.
 
     Attributes:
         parameters: all parameters, a tied matrix once.
-        matrix_parameters: weights that multiply every token (the head included, embeddings not).
-        attention_flops: FLOPs of scores and mixing, a token, forward, causal half counted.
-        forward_flops: FLOPs of one token's forward pass.
+        encoder, decoder: FLOPs of a token that goes through that stack; 0 where there is none.
+        head: FLOPs of the logits of a position.
     """
 
     parameters: int
-    matrix_parameters: int
-    attention_flops: float
+    encoder: float
+    decoder: float
+    head: float
 
     @property
     def forward_flops(self) -> float:
-        """2 a weight (multiply and add), plus attention."""
-        return 2 * self.matrix_parameters + self.attention_flops
+        """Of a token that goes through all there is."""
+        return self.encoder + self.decoder + self.head
 
     @property
     def training_flops(self) -> float:
         """Forward plus backward, which costs twice as much (arXiv 2001.08361, section 2.1)."""
         return 3 * self.forward_flops
 
+    def step_flops(self, tokens: int, targets: int, source: int = 0) -> float:
+        """Forward and backward of a step.
+
+        Args:
+            tokens: that the decoder reads, or an encoder that is alone.
+            targets: positions whose logits are made.
+            source: tokens that the encoder beside a decoder reads.
+        """
+        own = self.decoder or self.encoder
+        return 3 * (own * tokens + self.encoder * source + self.head * targets)
+
 
 def count(model: Model, context: int) -> Cost:
-    """The cost of a model at a context of so many tokens."""
+    """The cost of a model at a context of so many tokens: 2 a weight, plus attention."""
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        matrix_parameters=sum(inputs * outputs for inputs, outputs in matrix_shapes(model)),
-        attention_flops=_attention_flops(model, context),
+        encoder=_stack_flops(model, "encoder", context),
+        decoder=_stack_flops(model, "decoder", context),
+        head=2.0 * _weights(model.head),
     )
 
 
-def _attention_flops(model: Model, context: int) -> float:
-    """Of a token: a score and a share of a value for each key that it looks at, in all blocks."""
+def _weights(part: nn.Module) -> int:
+    return sum(inputs * outputs for inputs, outputs in matrix_shapes(part))
+
+
+def _stack_flops(model: Model, name: str, context: int) -> float:
+    """Of a token in one of the stacks; what is between it and the head counts with it."""
+    stack = getattr(model, name)
+    if stack is None:
+        return 0.0
+    flops = 2.0 * _weights(stack)
     if isinstance(model, Recurrent):
-        return 4.0 * model.config.dim * context if model.gather is not None else 0.0
-    assert isinstance(model, Transformer)
+        if name == "decoder" and model.gather is not None:
+            flops += 2.0 * _weights(model.gather) + 4.0 * model.config.dim * context
+        return flops
     config = model.config
     seen = min(context, config.window or context)
-    keys = 0.0
-    for stack in model.stacks:
-        own = seen if stack.both_ways or seen < context else (seen + 1) / 2
-        across = context if stack.cross else 0
-        keys += len(stack.blocks) * (own + across)
-    return 4 * config.heads * config.head_dim * keys
+    own = seen if stack.both_ways or seen < context else (seen + 1) / 2
+    across = context if stack.cross else 0
+    # a score and a share of a value for each key that the token looks at
+    return flops + 4.0 * config.heads * config.head_dim * len(stack.blocks) * (own + across)
 
 
 def matrix_shapes(model: nn.Module) -> list[tuple[int, int]]:

@@ -30,7 +30,7 @@ def attend(q: Heads, k: KeyValues, v: KeyValues, mask: Mask, scale: float, dropo
     queries, keys = q.shape[2], k.shape[2]
     seen = _seen(q, keys, mask, dropout)
     if seen is not None:
-        return RangeAttention.apply(q, k, v, seen, scale)
+        return RangeAttention.apply(q, k, v, seen, scale, mask.distances)
     if _blocks_pay(q, keys, mask, dropout):
         return _Blocks.apply(q, *_repeat(q, k, v), mask, scale)
     grouped = q.shape[1] != k.shape[1]
@@ -42,7 +42,7 @@ def attend(q: Heads, k: KeyValues, v: KeyValues, mask: Mask, scale: float, dropo
         return F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=grouped
         )
-    added = mask.added(queries, keys, q.device)
+    added = mask.added(queries, keys, q.device, q.dtype)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=added, scale=scale, dropout_p=dropout, enable_gqa=grouped
     )
@@ -69,8 +69,9 @@ def attend_openly(
     k, v = _repeat(q, k, v)
     scores = q @ k.transpose(-2, -1) * scale  # batch head query key
     allowed = mask.dense(q.shape[2], k.shape[2], q.device)
-    if mask.bias is not None:
-        scores = scores + mask.bias
+    bias = mask.bias(q.shape[2], k.shape[2], q.dtype)
+    if bias is not None:
+        scores = scores + bias
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -torch.inf)
     pattern = look(pattern_point, look(scores_point, scores).softmax(dim=-1))
@@ -101,7 +102,7 @@ def _blocks_pay(q: Tensor, keys: int, mask: Mask, dropout: float) -> bool:
         and q.requires_grad
         and dropout == 0.0
         and mask.causal
-        and mask.bias is None
+        and mask.distances is None
         and mask.query_start == 0
         and q.shape[2] == keys <= BLOCK_LONGEST
     )

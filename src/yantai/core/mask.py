@@ -42,7 +42,8 @@ class Mask:
             query of the document −1 (padding) sees everything, so that its softmax is a number.
         valid: "batch key" booleans; False marks padding, which nobody sees.
         query_start: the place of the first query among the keys (above 0 behind a cache).
-        bias: "1 head query key" numbers that are added to the scores (relative positions).
+        distances: "head distance" numbers that are added to the scores: of the distance
+            key − query at key − query + keys − 1 (relative positions).
     """
 
     causal: bool = False
@@ -51,7 +52,10 @@ class Mask:
     query_documents: Tensor | None = None
     valid: Tensor | None = None
     query_start: int = 0
-    bias: Tensor | None = None
+    distances: Tensor | None = None
+    _biases: dict[tuple[int, int, torch.dtype], Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     _blocks: dict[tuple[int, torch.dtype], list[Block]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -64,7 +68,7 @@ class Mask:
 
         >>> Mask(causal=True) & Mask(window=8)
         Mask(causal=True, window=8, documents=None, query_documents=None, valid=None,
-         query_start=0, bias=None)
+         query_start=0, distances=None)
         """
         windows = [window for window in (self.window, other.window) if window is not None]
         joined = {
@@ -72,7 +76,7 @@ class Mask:
             "window": min(windows) if windows else None,
             "query_start": max(self.query_start, other.query_start),
         }
-        for name in ("documents", "query_documents", "valid", "bias"):
+        for name in ("documents", "query_documents", "valid", "distances"):
             mine, theirs = getattr(self, name), getattr(other, name)
             assert mine is None or theirs is None, f"two masks both say which {name}"
             joined[name] = mine if mine is not None else theirs
@@ -86,7 +90,7 @@ class Mask:
     @property
     def is_open(self) -> bool:
         """Whether every pair counts alike, order and window aside."""
-        return self.documents is None and self.valid is None and self.bias is None
+        return self.documents is None and self.valid is None and self.distances is None
 
     def dense(
         self,
@@ -120,14 +124,29 @@ class Mask:
             allowed = valid if allowed is None else allowed & valid
         return allowed
 
+    def bias(
+        self, query_count: int, key_count: int, dtype: torch.dtype
+    ) -> Float[Tensor, "1 head query key"] | None:
+        """The numbers of all pairs' distances; made once for all layers."""
+        if self.distances is None:
+            return None
+        asked = (query_count, key_count, dtype)
+        if asked not in self._biases:
+            device = self.distances.device
+            query = torch.arange(query_count, device=device) + self.query_start
+            apart = torch.arange(key_count, device=device)[None] - query[:, None]
+            self._biases[asked] = self.distances.to(dtype)[:, apart + key_count - 1][None]
+        return self._biases[asked]
+
     def added(
-        self, query_count: int, key_count: int, device: torch.device
+        self, query_count: int, key_count: int, device: torch.device, dtype: torch.dtype
     ) -> Bool[Tensor, "#batch 1 query key"] | Float[Tensor, "#batch head query key"] | None:
         """What a kernel adds to the scores, or the allowed pairs, or None where all are."""
         allowed = self.dense(query_count, key_count, device)
-        if self.bias is None or allowed is None:
-            return allowed if self.bias is None else self.bias
-        return self.bias.masked_fill(~allowed, -torch.inf)
+        bias = self.bias(query_count, key_count, dtype)
+        if bias is None or allowed is None:
+            return allowed if bias is None else bias
+        return bias.masked_fill(~allowed, -torch.inf)
 
     def seen(
         self, queries: int, keys: int, device: torch.device
@@ -136,7 +155,9 @@ class Mask:
 
         That is so without padding, where documents lie one behind another.
         """
-        if self.valid is not None or self.bias is not None or self.query_start:
+        if self.valid is not None or self.query_start:
+            return None
+        if self.distances is not None and queries != keys:
             return None
         if (queries, keys) not in self._seen:
             self._seen[queries, keys] = self._find_seen(queries, keys, device)

@@ -105,14 +105,13 @@ def _llama3(frequency: Tensor, scaling: RotaryScaling) -> Tensor:
 
 
 def relative_buckets(
-    queries: Int[Tensor, "query"], keys: Int[Tensor, "key"], config: ModelConfig, *, both_ways: bool
-) -> Int[Tensor, "query key"]:
-    """The bucket of each pair's distance (arXiv 1910.10683, section 2.1; sizes as in its code).
+    ahead: Int[Tensor, "distance"], config: ModelConfig, *, both_ways: bool
+) -> Int[Tensor, "distance"]:
+    """The bucket of each distance key − query (arXiv 1910.10683, section 2.1; as in its code).
 
     Reading both ways, the later keys have the upper half of the buckets; else they share the first.
     """
     buckets, farthest = config.relative.buckets, config.relative.distance
-    ahead = keys[None, :] - queries[:, None]
     start = torch.zeros_like(ahead)
     if both_ways:
         buckets //= 2

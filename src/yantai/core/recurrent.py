@@ -139,20 +139,20 @@ class Chain(nn.Module):
         return whole.index_copy(0, runs.index, states).unflatten(0, x.shape[:2]), ends
 
     def _scan(self, x: Tensor, sizes: Tensor | None, state: State) -> tuple[Tensor, State]:
-        config = self.config
-        weights = [
-            weight
-            for block in self.blocks
-            if isinstance(block, Layer)
-            for weight in block.weights(x.dtype)
-        ]
-        begin = state if config.kind == "lstm" else state[0]
-        drop = config.dropout if self.training else 0.0
-        kind = (weights, True, config.layers, drop, self.training, self.both_ways)
-        scan = SCANS[config.kind]
-        inputs = (x, begin, *kind, True) if sizes is None else (x, sizes, begin, *kind)
-        states, *ends = scan(*inputs)
-        return states, tuple(ends)
+        """Layer by layer: dropout between them is then a function of the seed on a GPU too."""
+        scan, ways = SCANS[self.config.kind], 2 if self.both_ways else 1
+        ends: list[tuple[Tensor, ...]] = []
+        for number, block in enumerate(self.blocks):
+            assert isinstance(block, Layer)
+            if number:
+                x = dropout(x, self.config.dropout, self.training)
+            begin = tuple(part[ways * number : ways * (number + 1)] for part in state)
+            first = begin if self.config.kind == "lstm" else begin[0]
+            kind = (block.weights(x.dtype), True, 1, 0.0, self.training, self.both_ways)
+            inputs = (x, first, *kind, True) if sizes is None else (x, sizes, first, *kind)
+            x, *end = scan(*inputs)
+            ends.append(tuple(end))
+        return x, tuple(torch.cat(parts) for parts in zip(*ends, strict=True))
 
 
 class Gather(nn.Module):

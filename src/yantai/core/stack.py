@@ -139,9 +139,9 @@ class Stack(nn.Module):
         return self.norm(x) if self.norm is not None else x
 
     def _with_distances(self, mask: Mask, x: Stream) -> Mask:
-        """The mask with a number for the distance of each pair, the same in all blocks."""
+        """The mask with a number for each distance, the same in all blocks."""
         assert self.relative is not None
-        keys = torch.arange(mask.query_start + x.shape[1], device=x.device)
-        queries = keys[mask.query_start :]
-        buckets = relative_buckets(queries, keys, self.config, both_ways=self.both_ways)
-        return replace(mask, bias=self.relative(buckets).permute(2, 0, 1)[None].to(x.dtype))
+        keys = mask.query_start + x.shape[1]
+        ahead = torch.arange(1 - keys, keys, device=x.device)
+        buckets = relative_buckets(ahead, self.config, both_ways=self.both_ways)
+        return replace(mask, distances=self.relative(buckets).t())

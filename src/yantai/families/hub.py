@@ -4,16 +4,18 @@ Knows: names, and which files of a repository are a model. The client library sh
 on with what was half fetched, and answers from its cache without a network.
 """
 
+import os
 import re
 from pathlib import Path
 
 from yantai.base.errors import UsageError
+from yantai.base.log import say
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 WANTED = [
     "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors",
     "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
-    "chat_template.jinja", "vocab.json", "merges.txt", "vocab.txt",
+    "chat_template.jinja", "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt",
 ]  # fmt: skip
 """Nothing that could run, and weights in one form only."""
 
@@ -28,10 +30,13 @@ def local_folder(place: str | Path) -> Path:
         UsageError: E206, it is neither, or the hub cannot be reached and holds no copy here.
     """
     folder, name = Path(place), str(place)
-    if folder.exists() or not NAME.fullmatch(name):
+    is_near = Path(name.split("/")[0]).exists()  # then it is a path, with a mistake further on
+    if folder.exists() or is_near or not NAME.fullmatch(name):
         return folder
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
 
+    say(f"{name}: from the hub, or from the copy that was fetched before")
     repository, _, revision = name.partition("@")
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=WANTED))

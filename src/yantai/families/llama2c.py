@@ -5,6 +5,7 @@ Positions turn neighbouring pairs there and halves here, so rows of q and k are 
 """
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from yantai.base.errors import ModelFileError
 from yantai.core.config import ModelConfig
 from yantai.core.initialise import build_meta, materialise
 from yantai.core.model import Transformer
+from yantai.families.rules import checked_config
 from yantai.text.tokenizer import Tokenizer
 
 NAMES = ("<unk>", "<s>", "</s>")
 HEADER = struct.Struct("<7i")
-PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+LONGEST_ENTRY = 512
+MAX_VOCABULARY_BYTES = 64_000_000
 FIELDS = ("dim", "hidden", "layers", "heads", "kv_heads", "vocab_size", "max_positions")
 
 
@@ -35,7 +38,7 @@ def read_llama2c(path: Path) -> Transformer:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(HEADER.size)
-        if head.startswith(PICKLED):
+        if _looks_pickled(head):
             raise ModelFileError(
                 "E406", path, "pickle files are never opened, they can run code",
                 do="convert it: transformers' save_pretrained writes safetensors",
@@ -62,6 +65,11 @@ def read_llama2c(path: Path) -> Transformer:
     return model.eval()
 
 
+def _looks_pickled(head: bytes) -> bool:
+    """A zip file, or a pickle's first opcode; a width that begins alike has two zero bytes."""
+    return head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[2:4] != b"\0\0")
+
+
 def _config(numbers: tuple[int, ...], path: Path) -> tuple[ModelConfig, bool]:
     given: dict[str, Any] = dict(zip(FIELDS, numbers, strict=True))
     shared = given["vocab_size"] > 0  # a head of its own is told by a minus
@@ -71,14 +79,8 @@ def _config(numbers: tuple[int, ...], path: Path) -> tuple[ModelConfig, bool]:
             "E401", f"{path}: byte 12", "heads must divide the width", got=given["heads"]
         )
     given |= {"head_dim": given["dim"] // given["heads"], "tied": shared, "norm_eps": 1e-5}
-    try:
-        return ModelConfig(**given), shared
-    except ValueError as error:
-        first = error.errors(include_url=False)[0]  # ty: ignore[missing-attribute]
-        name = str(first["loc"][0]) if first["loc"] else "header"
-        at = 4 * FIELDS.index(name) if name in FIELDS else 0
-        message = first["msg"].removeprefix("Value error, ")
-        raise ModelFileError("E401", f"{path}: byte {at} ({name})", message) from error
+    places = {name: f"byte {4 * number} ({name})" for number, name in enumerate(FIELDS)}
+    return checked_config(ModelConfig, given, str(path), places), shared
 
 
 def _shapes(config: ModelConfig, shared: bool) -> dict[str, tuple[int, ...]]:
@@ -143,10 +145,14 @@ def read_vocabulary(path: Path, count: int) -> list[tuple[bytes, float]]:
     Raises:
         ModelFileError: the file ends early, goes on behind its end, or an entry is too long.
     """
+    if path.stat().st_size > MAX_VOCABULARY_BYTES:
+        raise ModelFileError(
+            "E401", path, "too large", expected=f"under {MAX_VOCABULARY_BYTES:,} bytes"
+        )
     data = path.read_bytes()
     if len(data) < 4:
         raise ModelFileError("E401", path, "too short for a header", expected="4 bytes")
-    longest = struct.unpack_from("<i", data)[0]
+    longest = min(struct.unpack_from("<i", data)[0], LONGEST_ENTRY)
     entries, at = [], 4
     for number in range(count):
         if at + 8 > len(data):
@@ -159,6 +165,8 @@ def read_vocabulary(path: Path, count: int) -> list[tuple[bytes, float]]:
             raise ModelFileError(
                 "E401", f"{path}: byte {at - 4}", f"entry {number} has size {size}"
             )
+        if not math.isfinite(score):
+            raise ModelFileError("E401", f"{path}: byte {at - 8}", f"entry {number} has no score")
         entries.append((data[at : at + size], score))
         at += size
     if at != len(data):

@@ -129,12 +129,17 @@ class LanguageModel:
 
     def _answer(self, sources: list[list[int]], settings: Generation) -> list[str]:
         """What the decoder makes of each source."""
-        start = [self._first_ids()] * len(sources)
+        start = [self.first_ids()] * len(sources)
         rows = generate_ids(self.network, start, settings, self.eos_ids, sources=sources)
         texts = [self.tokenizer.decode(row) for row in rows]
         return [cut_at_stop(text, settings.stop) for text in texts]
 
-    def _first_ids(self) -> list[int]:
+    def first_ids(self) -> list[int]:
+        """What an encoder–decoder's decoder reads first.
+
+        Raises:
+            ModelFileError: the folder does not say.
+        """
         if self.start_id is None:
             raise ModelFileError(
                 "E401", "config.json:decoder_start_token_id", "the field is missing",
@@ -154,7 +159,7 @@ class LanguageModel:
         sources = None
         before = ids if isinstance(prompt, str) else []  # a conversation's answer is a beginning
         if self.shape == "encoder-decoder":
-            ids, sources, before = self._first_ids(), [ids], []
+            ids, sources, before = self.first_ids(), [ids], []
         ends = self._turn_ends()
         decoder = self.tokenizer.stream(after=before)
         held = _HoldBack(chosen.stop)

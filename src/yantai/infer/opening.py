@@ -11,7 +11,7 @@ import torch
 from yantai.base.device import DTYPES, choose_device, choose_dtype
 from yantai.base.errors import ModelFileError, UsageError
 from yantai.base.files import read_json
-from yantai.families.folder import GENERATION, load_folder
+from yantai.families.folder import CONFIG, GENERATION, load_folder
 from yantai.families.hub import local_folder
 from yantai.families.llama2c import read_llama2c, read_tokenizer
 from yantai.families.table import family_named
@@ -46,17 +46,21 @@ def load(path: str | Path, *, dtype: str | None = None, device: str = "auto") ->
     tokenizer = Tokenizer.find(folder)
     if tokenizer is not None:
         _check_ids(folder / "tokenizer.json", tokenizer, network.config.vocab_size)
-    start = theirs.get("decoder_start_token_id")
     ends = _eos_ids(folder, theirs, tokenizer)
-    start = start if isinstance(start, int) else None
+    start = _start_id(theirs, network.config.vocab_size, folder)
     return LanguageModel(network, family, tokenizer, ends, start)
 
 
 def _from_file(path: Path, kind: torch.dtype | None, place: torch.device) -> LanguageModel:
     """A file of llama2.c; there, the token that begins a text ends it too."""
     if path.suffix != ".bin":
-        do = "give the folder that holds it" if path.suffix not in PICKLES else None
-        raise UsageError("E206", path, "a file", expected="a model folder", do=do)
+        if path.suffix in PICKLES:
+            raise ModelFileError("E406", path, "pickle files are never opened, they can run code",
+                do="convert it: transformers' save_pretrained writes safetensors",
+            )  # fmt: skip
+        raise UsageError(
+            "E206", path, "a file", expected="a model folder", do="give the folder that holds it"
+        )
     network = read_llama2c(path).to(device=place, dtype=kind)
     tokenizer = read_tokenizer(path, network.config.vocab_size)
     ends = frozenset({1})
@@ -73,6 +77,16 @@ def _check_ids(path: Path, tokenizer: Tokenizer, rows: int) -> None:
             got=tokenizer.vocab_size,
             do="the tokenizer and the weights must be of one model",
         )
+
+
+def _start_id(theirs: dict[str, Any], rows: int, folder: Path) -> int | None:
+    start = theirs.get("decoder_start_token_id")
+    if start is not None and (type(start) is not int or not 0 <= start < rows):
+        raise ModelFileError(
+            "E401", f"{folder / CONFIG}:decoder_start_token_id", "not an id of the vocabulary",
+            expected=f"0 to {rows - 1}", got=start,
+        )  # fmt: skip
+    return start
 
 
 def _eos_ids(folder: Path, theirs: dict[str, Any], tokenizer: Tokenizer | None) -> frozenset[int]:

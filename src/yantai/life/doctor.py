@@ -26,12 +26,13 @@ from yantai.core.cost import count, training_bytes
 from yantai.core.initialise import build_meta
 from yantai.core.native.roads import kernels
 from yantai.families.folder import CONFIG
+from yantai.families.hub import local_folder
 from yantai.families.table import family_named
 from yantai.infer.opening import load
 from yantai.life.settings import Doctor
 from yantai.text.document import DocumentReader
 from yantai.text.tokenizer import script_of
-from yantai.training.pretrain import model_config
+from yantai.training.network import model_config
 from yantai.training.recipe import Pretrain
 from yantai.training.setup import fill_in
 
@@ -45,13 +46,13 @@ def doctor(settings: Doctor, emit: Callable[[str], None]) -> dict[str, Any]:
         UsageError: something was found that would stop or spoil the run; it is in the list.
     """
     findings = _machine()
-    what = settings.what
+    what = local_folder(settings.what) if settings.what is not None else None
     if what is not None:
         if not what.exists():
             raise UsageError("E206", what, "no such file or folder")
         if what.is_file() and what.suffix in (".yaml", ".yml"):
             findings += _guard(_recipe, what, settings)
-        elif what.is_dir() and (what / CONFIG).is_file():
+        elif what.suffix == ".bin" or (what.is_dir() and (what / CONFIG).is_file()):
             findings += _guard(_model, what, settings)
         else:
             findings += _guard(_data, what, settings)

@@ -23,7 +23,7 @@ class Generate(Generation, _OnModel):
     """
 
     model: Path = Field(description="a model folder")
-    prompt: str = Field("", description="the text to continue")
+    prompt: str = Field("", description="the text to continue, or with ___ where to fill in")
 
 
 class Chat(_OnModel):

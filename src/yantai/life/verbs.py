@@ -6,12 +6,14 @@ that `--json` prints.
 
 from collections.abc import Callable, Iterator
 from math import log
-from pathlib import Path
 from typing import Any
 
+from yantai.base.errors import UsageError
 from yantai.base.files import FolderLock, new_folder, read_json, write_json
 from yantai.evaluate.compare import paired_ratio_difference
+from yantai.evaluate.task_loss import TaskLoss, task_loss
 from yantai.evaluate.text_loss import TextLoss, text_loss
+from yantai.infer.fill import BLANK, fill
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
 from yantai.infer.settings import Generation
@@ -102,6 +104,10 @@ def generate(settings: Generate, emit: Emit) -> dict[str, Any]:
         for key in settings.model_fields_set
         if key in Generation.model_fields
     }
+    if model.shape != "decoder" and (model.shape == "encoder" or BLANK in settings.prompt):
+        text = fill(model, settings.prompt, **own)
+        emit(text + "\n")
+        return {"texts": [text]}
     if settings.num_return_sequences == 1 and settings.num_beams == 1:
         text = settings.prompt if model.shape == "decoder" else ""
         emit(text)
@@ -117,8 +123,46 @@ def generate(settings: Generate, emit: Emit) -> dict[str, Any]:
 
 
 def evaluate(settings: Evaluate, emit: Emit) -> dict[str, Any]:
-    """`yantai evaluate`."""
-    scored = _score(settings, settings.model)
+    """`yantai evaluate`: decoders on running text, the others on what they were made for."""
+    model = load(settings.model, dtype=settings.dtype, device=settings.device)
+    if model.shape == "decoder":
+        return _on_running_text(settings, model, emit)
+    if settings.stride is not None:
+        raise UsageError("E203", "stride", "only running text is read in windows that slide")
+    other_model = None
+    if settings.against is not None:
+        other_model = load(settings.against, dtype=settings.dtype, device=settings.device)
+        if other_model.tokenizer.hash != model.tokenizer.hash:
+            raise UsageError("E203", "against", "models of two vocabularies are asked two things")
+        if settings.context is None:
+            room = min(each.network.config.max_positions for each in (model, other_model))
+            settings = settings.model_copy(update={"context": room})
+    scored = _on_task(settings, model)
+    report = scored.report(settings.seed)
+    interval, guess = report["intervals"]["accuracy"], report["guess"]
+    emit(
+        f"{report['task']}: loss {report['loss']:.4f} nats a target · "
+        f"{report['accuracy']:.2%} right (95 %: {interval['low']:.2%} to {interval['high']:.2%})\n"
+        f"the commonest token would be right in {guess['accuracy']:.2%}; frequencies alone have "
+        f"loss {guess['loss']:.4f}\n"
+        f"{report['documents']:,} documents, {report['targets']:,} targets\n"
+    )
+    if other_model is not None:
+        other = _on_task(settings, other_model)
+        if (other.task, other.targets) != (scored.task, scored.targets):
+            raise UsageError(
+                "E203", "against", "the models are asked two things",
+                expected=scored.task, got=other.task,
+            )  # fmt: skip
+        report["against"] = paired_ratio_difference(
+            scored.losses, other.losses, scored.targets, settings.seed
+        )
+        _say_difference(settings, report["against"], "nats a target", emit)
+    return report
+
+
+def _on_running_text(settings: Evaluate, model: LanguageModel, emit: Emit) -> dict[str, Any]:
+    scored = _score(settings, model)
     report = scored.report(settings.seed)
     interval = report["intervals"]["bits_per_byte"]
     emit(
@@ -129,29 +173,35 @@ def evaluate(settings: Evaluate, emit: Emit) -> dict[str, Any]:
         f"{report['bytes']:,} bytes\n"
     )
     if settings.against is not None:
-        report["against"] = _compare(settings, scored)
-        other = report["against"]
-        emit(
-            f"against {settings.against}: {other['value']:+.4f} bits per byte "
-            f"(95 %: {other['low']:+.4f} to {other['high']:+.4f}): {other['verdict']}\n"
+        other = _score(
+            settings, load(settings.against, dtype=settings.dtype, device=settings.device)
         )
+        # the paired bootstrap over documents: both models on the same pieces
+        bits = [[value / log(2) for value in part.document_losses] for part in (scored, other)]
+        report["against"] = paired_ratio_difference(*bits, scored.document_bytes, settings.seed)
+        _say_difference(settings, report["against"], "bits per byte", emit)
     return report
 
 
-def _score(settings: Evaluate, folder: Path) -> TextLoss:
-    model: LanguageModel = load(folder, dtype=settings.dtype, device=settings.device)
-    reader = DocumentReader(
+def _say_difference(settings: Evaluate, difference: dict[str, Any], unit: str, emit: Emit) -> None:
+    emit(
+        f"against {settings.against}: {difference['value']:+.4f} {unit} "
+        f"(95 %: {difference['low']:+.4f} to {difference['high']:+.4f}): {difference['verdict']}\n"
+    )
+
+
+def _documents(settings: Evaluate) -> DocumentReader:
+    return DocumentReader(
         list(settings.data), text_field=settings.text_field, encoding=settings.encoding
     )
-    return text_loss(model, reader, context=settings.context, stride=settings.stride)
 
 
-def _compare(settings: Evaluate, scored: TextLoss) -> dict[str, Any]:
-    """The paired bootstrap over documents: both models on the same pieces."""
-    assert settings.against is not None
-    other = _score(settings, settings.against)
-    bits = [[value / log(2) for value in part.document_losses] for part in (scored, other)]
-    return paired_ratio_difference(*bits, scored.document_bytes, settings.seed)
+def _score(settings: Evaluate, model: LanguageModel) -> TextLoss:
+    return text_loss(model, _documents(settings), context=settings.context, stride=settings.stride)
+
+
+def _on_task(settings: Evaluate, model: LanguageModel) -> TaskLoss:
+    return task_loss(model, _documents(settings), context=settings.context, seed=settings.seed)
 
 
 def selftest(settings: Selftest, emit: Emit) -> dict[str, Any]:

@@ -23,7 +23,11 @@ class Causal:
         """As they are."""
         return source
 
+    def hidden(self, model: Model, batch: Batch) -> Tensor:
+        """The vectors that the head reads."""
+        mask = Mask() if batch.single_document else same_document(batch.documents)
+        return model.hidden(batch.ids, mask=mask, positions=batch.positions)
+
     def loss_sum(self, model: Model, batch: Batch) -> Tensor:
         """The sum over the batch's targets, natural logarithm."""
-        mask = Mask() if batch.single_document else same_document(batch.documents)
-        return model.loss_sum(batch.ids, batch.targets, mask, batch.positions)
+        return model.loss_of(self.hidden(model, batch), batch.targets)

@@ -55,19 +55,22 @@ class Denoise:
         """Rows with a damaged source and what restores it."""
         return ChangedRows(source, self.damage)
 
-    def loss_sum(self, model: Model, batch: Batch) -> Tensor:
-        """The sum over the targets, natural logarithm."""
+    def hidden(self, model: Model, batch: Batch) -> Tensor:
+        """The vectors of the decoder."""
         assert batch.source is not None and batch.source_documents is not None
         own = same_document(batch.source_documents)
         memory = model.encode(batch.source, mask=own, positions=batch.source_positions)
         across = Mask(documents=batch.source_documents, query_documents=batch.documents)
-        hidden = model.hidden(
+        return model.hidden(
             batch.ids,
             mask=same_document(batch.documents),
             positions=batch.positions,
             memory=Memory(memory.hidden, across),
         )
-        return model.loss_of(hidden, batch.targets)
+
+    def loss_sum(self, model: Model, batch: Batch) -> Tensor:
+        """The sum over the targets, natural logarithm."""
+        return model.loss_of(self.hidden(model, batch), batch.targets)
 
     def damage(self, row: Row, epoch: int, index: int) -> Row:
         """One row, damaged document by document; lengths depend on the row's length alone."""
@@ -79,6 +82,8 @@ class Denoise:
             ids = row.ids[row.documents == number]
             if not len(ids):
                 continue
+            if self.way == "infill":  # its end has a place too, and the decoder no more than these
+                ids = ids[: length - 1]
             left, restored = self._apart(ids, self._spans(len(ids), stream))
             if len(restored) > left_over:  # no room for its target: the document is only read
                 left, restored = ids, restored[:0]

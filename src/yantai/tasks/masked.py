@@ -2,7 +2,8 @@
 
 Knows: which tokens are hidden and by what. 15 % of the tokens of a row are chosen; of these 80 %
 are replaced by the mask token, 10 % by any other one, 10 % stay. Whole words are chosen together
-where somebody says which tokens form a word. The choice is a function of (seed, epoch, row).
+where somebody says which tokens form a word, as many as fit into the share. The choice is a
+function of (seed, epoch, row).
 """
 
 from collections.abc import Callable, Sequence
@@ -48,10 +49,14 @@ class Masked:
         """Rows with hidden tokens, and those tokens as targets."""
         return ChangedRows(source, self.hide)
 
+    def hidden(self, model: Model, batch: Batch) -> Tensor:
+        """The vectors that the head reads."""
+        mask = Mask() if batch.single_document else same_document(batch.documents)
+        return model.hidden(batch.ids, mask=mask, positions=batch.positions)
+
     def loss_sum(self, model: Model, batch: Batch) -> Tensor:
         """The sum over hidden tokens, natural logarithm; the head is computed for them alone."""
-        mask = Mask() if batch.single_document else same_document(batch.documents)
-        return model.loss_sum(batch.ids, batch.targets, mask, batch.positions)
+        return model.loss_of(self.hidden(model, batch), batch.targets)
 
     def hide(self, row: Row, epoch: int, index: int) -> Row:
         """One row with hidden tokens; at least one, where any may be hidden."""
@@ -74,7 +79,11 @@ class Masked:
         numbers = np.asarray(self.words(ids.tolist()))[places]
         chosen: list[int] = []
         for word in stream.permutation(np.unique(numbers)):
-            if len(chosen) >= wanted:
+            tokens = places[numbers == word].tolist()
+            if len(chosen) + len(tokens) <= wanted:
+                chosen += tokens
+            if len(chosen) == wanted:
                 break
-            chosen += places[numbers == word].tolist()
+        if not chosen and len(places):  # every word is longer than the share: a part of one
+            chosen = places[numbers == stream.choice(numbers)][:wanted].tolist()
         return np.sort(np.asarray(chosen, np.int64))

@@ -36,15 +36,21 @@ OBJECTIVES = {
 USUAL = {"decoder": "causal", "encoder": "masked", "encoder-decoder": "denoise"}
 
 
-def objective_named(name: str | None, shape: str) -> str:
+def objective_named(name: str | None, shape: str, *, whole_words: bool = False) -> str:
     """The objective, by default that of the shape.
 
+    Args:
+        name: of the table, or None.
+        shape: of the model.
+        whole_words: whether words shall be hidden, not tokens.
+
     Raises:
-        UsageError: models of that shape cannot learn it.
+        UsageError: models of that shape cannot learn it, or it hides nothing.
     """
-    if name is None:
-        return USUAL[shape]
+    name = name or USUAL[shape]
     found = look_up(OBJECTIVES, name, "objective")
+    if whole_words and name != "masked":
+        raise UsageError("E203", "whole_words", f"the objective {name!r} hides no words")
     if found.shape != shape:
         raise UsageError(
             "E203",
@@ -74,10 +80,8 @@ def make_task(
         whole_words: `masked` hides words, not tokens.
 
     Raises:
-        UsageError: the tokenizer has not the special tokens that it needs, or there is no hiding.
+        UsageError: the tokenizer has not the special tokens that it needs.
     """
-    if whole_words and name != "masked":
-        raise UsageError("E203", "whole_words", f"the objective {name!r} hides no words")
     if name == "causal":
         return Causal()
     special = frozenset(tokenizer.control.values())

@@ -24,6 +24,10 @@ class Task(Protocol):
         """What is made of rows of running text, in the same order; often the rows themselves."""
         ...
 
+    def hidden(self, model: Model, batch: Batch) -> Tensor:
+        """The vectors that the head reads, where the batch's targets are; "batch position dim"."""
+        ...
+
     def loss_sum(self, model: Model, batch: Batch) -> Tensor:
         """The sum of the losses of the batch's targets; the trainer divides by their count."""
         ...

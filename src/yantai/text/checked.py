@@ -13,6 +13,8 @@ from typing import Any
 from yantai.base.errors import ModelFileError
 
 MAX_ENTRIES = 4_000_000
+MAX_GROWTH = 64
+MAX_CHARSMAP = 2_000_000
 MODELS = ("BPE", "WordPiece", "Unigram", "WordLevel")
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -40,7 +42,6 @@ KNOWN_PATTERNS = frozenset(
         "[\r\n]",
         r"\s?\p{L}+",
         r"\s?\p{P}+",
-        r"\s+$",
         # spaces and digits in the normalisers and splits of others
         r"\s+",
         " {2,}",
@@ -69,15 +70,20 @@ def check_tokenizer(content: bytes, where: str) -> None:
     if not isinstance(table, dict) or not isinstance(table.get("model"), dict):
         raise ModelFileError("E405", f"{where}:model", "not a table")
     names = _check_model(table["model"], where)
-    _check_added(table.get("added_tokens"), names, where)
-    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
-        for path, pattern in _patterns(table.get(part), part):
-            if pattern not in KNOWN_PATTERNS:
-                raise ModelFileError(
-                    "E405", f"{where}:{path}", "a regular expression that is not a known one",
-                    got=pattern if isinstance(pattern, str) else type(pattern).__name__,
-                    do="give a tokenizer with a known one: GPT-2, GPT-4, Llama 3, Qwen, Mistral",
-                )  # fmt: skip
+    ids = names | _check_added(table.get("added_tokens"), names, where)
+    try:
+        for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+            for path, pattern in _found(table.get(part), part, "Regex"):
+                if pattern not in KNOWN_PATTERNS:
+                    raise ModelFileError(
+                        "E405", f"{where}:{path}", "a regular expression that is not a known one",
+                        got=pattern if isinstance(pattern, str) else type(pattern).__name__,
+                        do="give a tokenizer with a known one: GPT-2, GPT-4, Llama 3, Qwen",
+                    )  # fmt: skip
+            _check_growth(table.get(part), f"{where}:{part}")
+        _check_processor(table.get("post_processor"), ids, where)
+    except RecursionError as error:
+        raise ModelFileError("E405", where, "parts inside parts without end") from error
 
 
 def _check_model(model: dict[str, Any], where: str) -> dict[str, int]:
@@ -92,6 +98,9 @@ def _check_model(model: dict[str, Any], where: str) -> dict[str, int]:
     vocabulary = model.get("vocab")
     at = f"{where}:model.vocab"
     if isinstance(vocabulary, list):
+        unknown = model.get("unk_id")
+        if unknown is not None and (type(unknown) is not int or unknown >= len(vocabulary)):
+            raise ModelFileError("E405", f"{where}:model.unk_id", "not an id", got=unknown)
         return _scored(vocabulary, at)
     if not isinstance(vocabulary, dict):
         raise ModelFileError("E405", at, "not a table", got=type(vocabulary).__name__)
@@ -106,6 +115,11 @@ def _check_model(model: dict[str, Any], where: str) -> dict[str, int]:
         if id in seen:
             raise ModelFileError("E405", f"{at}.{name!r}", f"has the id of {seen[id]!r}", got=id)
         seen[id] = name
+    unknown = model.get("unk_token")
+    if unknown is not None and unknown not in vocabulary:
+        raise ModelFileError(
+            "E405", f"{where}:model.unk_token", "not an entry of the vocabulary", got=unknown
+        )
     return vocabulary
 
 
@@ -121,14 +135,15 @@ def _scored(vocabulary: list[Any], at: str) -> dict[str, int]:
     return found
 
 
-def _check_added(added: Any, names: dict[str, int], where: str) -> None:
-    """Tokens beside the model's: each id means one thing."""
+def _check_added(added: Any, names: dict[str, int], where: str) -> dict[str, int]:
+    """Tokens beside the model's, with their ids: each id means one thing."""
     at = f"{where}:added_tokens"
     if added is None:
-        return
+        return {}
     if not isinstance(added, list):
         raise ModelFileError("E405", at, "not a list", got=type(added).__name__)
     owners = {id: name for name, id in names.items()}
+    found: dict[str, int] = {}
     for number, token in enumerate(added):
         content = token.get("content") if isinstance(token, dict) else None
         id = token.get("id") if isinstance(token, dict) else None
@@ -138,16 +153,73 @@ def _check_added(added: Any, names: dict[str, int], where: str) -> None:
             raise ModelFileError(
                 "E405", f"{at}[{number}].id", f"{content!r} shares its id, or has two", got=id
             )
+        found[content] = id
+    return found
 
 
-def _patterns(part: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every regular expression in a part of the file, with the path of its field."""
+def _check_growth(part: Any, at: str) -> None:
+    """Replacements that make a text longer, one behind another, would fill the memory."""
+    growth = 1.0
+    for step in _steps(part):
+        content, pattern = step.get("content"), step.get("pattern")
+        if step.get("type") == "Replace" and isinstance(content, str):
+            old = pattern.get("String") if isinstance(pattern, dict) else None
+            shortest = len(old.encode()) if isinstance(old, str) else 1
+            growth *= max(1.0, (len(content.encode()) + (not shortest)) / max(1, shortest))
+        if step.get("type") == "Prepend":
+            growth *= 1.0 + len(str(step.get("prepend"))) / 16
+        blob = step.get("precompiled_charsmap")
+        if isinstance(blob, str) and len(blob) > MAX_CHARSMAP:
+            raise ModelFileError("E405", f"{at}.precompiled_charsmap", "too large")
+    if growth > MAX_GROWTH:
+        raise ModelFileError(
+            "E405", at, "replacements make a text too much longer",
+            expected=f"at most {MAX_GROWTH} times", got=f"{growth:.0f} times",
+        )  # fmt: skip
+
+
+def _steps(part: Any) -> Iterator[dict[str, Any]]:
+    """A part of the file and the parts inside it."""
+    if isinstance(part, dict):
+        yield part
+        for value in part.values():
+            yield from _steps(value)
+    if isinstance(part, list):
+        for value in part:
+            yield from _steps(value)
+
+
+def _check_processor(part: Any, ids: dict[str, int], where: str) -> None:
+    """The ids that are put round a text are those of the tokens they are called by."""
+    for step in _steps(part):
+        named = list((step.get("special_tokens") or {}).values()) if step else []
+        pairs = [
+            pair
+            for token in named
+            if isinstance(token, dict)
+            for pair in zip(token.get("tokens") or [], token.get("ids") or [], strict=False)
+        ]
+        pairs += [step[key] for key in ("sep", "cls") if isinstance(step.get(key), list)]
+        for name, id in (pair for pair in pairs if len(pair) == 2):
+            if not isinstance(name, str) or ids.get(name) != id:
+                raise ModelFileError(
+                    "E405", f"{where}:post_processor", f"{name!r} has another id",
+                    expected=ids.get(name) if isinstance(name, str) else None, got=id,
+                )  # fmt: skip
+        for token in named:
+            given = token.get("ids") if isinstance(token, dict) else None
+            if not isinstance(given, list) or len(given) != len(token.get("tokens") or []):
+                raise ModelFileError("E405", f"{where}:post_processor", "ids without tokens")
+
+
+def _found(part: Any, path: str, wanted: str) -> Iterator[tuple[str, Any]]:
+    """Every value of a key in a part of the file, with the path of its field."""
     if isinstance(part, list):
         for number, each in enumerate(part):
-            yield from _patterns(each, f"{path}[{number}]")
+            yield from _found(each, f"{path}[{number}]", wanted)
     if isinstance(part, dict):
         for key, value in part.items():
-            if key == "Regex":
-                yield f"{path}.Regex", value
+            if key == wanted:
+                yield f"{path}.{wanted}", value
             else:
-                yield from _patterns(value, f"{path}.{key}")
+                yield from _found(value, f"{path}.{key}", wanted)

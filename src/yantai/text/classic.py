@@ -50,7 +50,7 @@ def _gpt2(folder: Path) -> tuple[Backend, dict[str, Any]]:
     backend = Backend(models.BPE(vocabulary, merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    settings = _settings(folder)
+    settings = _settings(folder, ("GPT2", "PreTrained"))
     if END in vocabulary:
         backend.add_special_tokens([END])
         settings = {"bos_token": END, "eos_token": END, "unk_token": END} | settings
@@ -60,13 +60,15 @@ def _gpt2(folder: Path) -> tuple[Backend, dict[str, Any]]:
 def _bert(folder: Path) -> tuple[Backend, dict[str, Any]]:
     path = folder / "vocab.txt"
     names = _text(path).removesuffix("\n").split("\n")
-    if len(set(names)) < len(names):
-        twice = next(name for number, name in enumerate(names) if name in names[:number])
-        raise ModelFileError("E405", path, f"the entry {twice!r} stands twice")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ModelFileError("E405", path, f"the entry {name!r} stands twice")
+        seen.add(name)
     special = [name for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if name in names]
     if len(special) < 5:
         raise ModelFileError("E405", path, "not BERT's special tokens", got=", ".join(special))
-    settings = _settings(folder)
+    settings = _settings(folder, ("BERT", "PreTrained"))
     ids = {name: id for id, name in enumerate(names)}
     backend = Backend(models.WordPiece(ids, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(
@@ -86,17 +88,39 @@ def _bert(folder: Path) -> tuple[Backend, dict[str, Any]]:
     return backend, {f"{key}_token": name for key, name in names_of.items()} | settings
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, if there is one."""
-    path = folder / "tokenizer_config.json"
-    given = {}
-    if path.is_file():
-        try:
-            given = json.loads(_text(path))
-        except (ValueError, RecursionError) as error:
-            raise ModelFileError("E405", path, f"not JSON ({error})") from error
+def read_settings(folder: Path) -> dict[str, Any]:
+    """special_tokens_map.json and tokenizer_config.json, as far as they are there.
+
+    Raises:
+        ModelFileError: E405, one of them is damaged.
+    """
+    return _table(folder / "special_tokens_map.json") | _table(folder / "tokenizer_config.json")
+
+
+def _table(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        given = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError("E405", path, f"not JSON ({error})") from error
     if not isinstance(given, dict):
         raise ModelFileError("E405", path, "not a table", got=type(given).__name__)
+    return given
+
+
+def _settings(folder: Path, classes: tuple[str, ...]) -> dict[str, Any]:
+    """What the folder says, if it says that the files are of this kind."""
+    given = read_settings(folder)
+    name = given.get("tokenizer_class")
+    model_type = _table(folder / "config.json").get("model_type") if name is None else None
+    kind = str(name or model_type or classes[0]).removesuffix("Fast").removesuffix("Tokenizer")
+    if kind.lower() not in {each.lower() for each in classes}:
+        raise ModelFileError(
+            "E405", folder, "a vocabulary in an old form of another kind",
+            expected=" or ".join(classes), got=kind,
+            do="save it with a fast tokenizer: it writes tokenizer.json",
+        )  # fmt: skip
     plain = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     return given | plain
 

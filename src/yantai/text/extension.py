@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import trainers
 
 from yantai.base.errors import DataError, ModelFileError, UsageError
-from yantai.text.tokenizer import Tokenizer
+from yantai.text.tokenizer import MASK, Tokenizer
 
 
 def extend(
@@ -52,7 +52,8 @@ def extend(
             table["added_tokens"].append(_special(name, free))
             free += 1
     model["merges"] = merges
-    return Tokenizer(Backend.from_str(json.dumps(table)), tokenizer.settings)
+    settings = tokenizer.settings | ({"mask_token": MASK} if MASK in specials else {})
+    return Tokenizer(Backend.from_str(json.dumps(table)), settings)
 
 
 def extension_of(old: Tokenizer, new: Tokenizer, where: str) -> dict[int, list[int]]:
@@ -70,11 +71,14 @@ def extension_of(old: Tokenizer, new: Tokenizer, where: str) -> dict[int, list[i
         return {}
     for id in range(old.vocab_size):
         if old.token(id) != new.token(id):
-            raise ModelFileError(
-                "E405", where, "the tokenizer is not that of the model, nor one that extends it",
-                expected=f"id {id} is {old.token(id)!r}", got=repr(new.token(id)),
-                do="leave --tokenizer out; --new-entries extends the model's own",
-            )  # fmt: skip
+            raise _another(where, f"id {id} is {old.token(id)!r}", repr(new.token(id)))
+    tables = [json.loads(each.to_json()) for each in (old, new)]
+    for part in ("normalizer", "pre_tokenizer"):
+        if tables[0][part] != tables[1][part]:
+            raise _another(where, f"the same {part}", "another one")
+    merges = [table["model"].get("merges", []) for table in tables]
+    if merges[1][: len(merges[0])] != merges[0]:
+        raise _another(where, "the same merges, and more", "others")
     spelled = {}
     number = {old.token(id): id for id in range(old.vocab_size)}
     for id in range(old.vocab_size, new.vocab_size):
@@ -84,6 +88,13 @@ def extension_of(old: Tokenizer, new: Tokenizer, where: str) -> dict[int, list[i
         else:
             spelled[id] = old.encode(text)
     return spelled
+
+
+def _another(where: str, expected: str, got: str) -> ModelFileError:
+    return ModelFileError(
+        "E405", where, "the tokenizer is not that of the model, nor one that extends it",
+        expected=expected, got=got, do="leave --tokenizer out; --new-entries extends its own",
+    )  # fmt: skip
 
 
 def _merges_of(tokenizer: Tokenizer, texts: Iterable[str], size: int) -> list[list[str]]:

@@ -13,7 +13,6 @@ Two rules hold everywhere:
 import codecs
 import functools
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -26,7 +25,7 @@ from tokenizers import processors
 from yantai.base.errors import ModelFileError
 from yantai.base.files import write_atomic, write_json
 from yantai.text.checked import check_tokenizer
-from yantai.text.classic import read_classic
+from yantai.text.classic import read_classic, read_settings
 from yantai.text.vocabulary import UNKNOWN, Kind, learn
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -37,6 +36,13 @@ MASK = "<|mask|>"
 SPANS = tuple(f"<|span_{number}|>" for number in range(100))
 SPECIALS = (BOS, EOS, PAD, TURN_START, TURN_END)
 MAX_TOKENIZER_BYTES = 200_000_000
+USUAL_NAMES = {
+    "bos_token": (BOS, "<s>", "[CLS]"),
+    "eos_token": (EOS, "</s>", "[SEP]"),
+    "pad_token": (PAD, "<pad>", "[PAD]"),
+    "mask_token": (MASK, "<mask>", "[MASK]"),
+}
+"""Of tokenizers whose settings do not say which token is which."""
 
 
 class Tokenizer:
@@ -73,13 +79,17 @@ class Tokenizer:
         self.chat_template: str | None = self.settings.get("chat_template")
 
     def _special_id(self, *keys: str) -> int | None:
-        """The id of the first of these settings that names a token."""
+        """The id of the first of these settings that names a token; else of a usual name."""
         for key in keys:
             value = self.settings.get(key)
             content = value.get("content") if isinstance(value, dict) else value
             if isinstance(content, str):
                 return self._backend.token_to_id(content)
-        return None
+        if any(key in self.settings for key in keys):  # there is none, and the file says so
+            return None
+        usual = (name for name in USUAL_NAMES[keys[0]] if name in self.control)
+        name = next(usual, None)
+        return None if name is None else self.control[name]
 
     @classmethod
     def train(
@@ -149,7 +159,7 @@ class Tokenizer:
         """
         path = folder / "tokenizer.json"
         if path.is_file():
-            backend, settings = _read_backend(path), _read_settings(folder)
+            backend, settings = _read_backend(path), read_settings(folder)
         else:
             classic = read_classic(folder)
             if classic is None:
@@ -289,19 +299,6 @@ def _read_backend(path: Path) -> Backend:
         return Backend.from_str(content.decode("utf-8"))
     except Exception as error:  # the library raises bare Exception
         raise ModelFileError("E405", path, f"not a tokenizer ({error})") from error
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError("E405", path, f"not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ModelFileError("E405", path, "not a table", got=type(value).__name__)
-    return value
 
 
 @functools.cache

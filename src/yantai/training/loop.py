@@ -23,14 +23,13 @@ from torch.utils.checkpoint import checkpoint
 from yantai.base.device import MemoryWatch, mix_seed
 from yantai.base.errors import Interrupted, NumericsError, StorageError
 from yantai.base.log import MetricsFile, ProgressLine, duration, say
-from yantai.core.cost import Cost
 from yantai.core.face import Model
 from yantai.core.model import Transformer
 from yantai.data.batch import Batch
 from yantai.data.loader import Loader
 from yantai.tasks.task import Task
 from yantai.training.optim import Average, Optimizer, clip_gradients
-from yantai.training.plan import Peak, mean_without_the_longest
+from yantai.training.plan import Peak, Work, mean_without_the_longest
 from yantai.training.recipe import Training
 from yantai.training.schedule import factor
 from yantai.training.signals import listen
@@ -70,7 +69,7 @@ class Run:
         progress: where it stands.
         store: its checkpoints.
         export: writes the model as a folder of the given name below the run's.
-        cost, peak: for the share of the machine's limit.
+        work, peak: for the share of the machine's limit.
     """
 
     model: Model
@@ -84,7 +83,7 @@ class Run:
     store: Store
     folder: Path
     export: Callable[[str], None]
-    cost: Cost
+    work: Work
     peak: Peak
     device: torch.device
     board: Any = None
@@ -321,9 +320,8 @@ class Run:
 
     def _log(self, row: dict[str, Any]) -> None:
         step, horizon = row["step"], self.progress.horizon.at(row["step"])
-        tokens = self.loader.batch_size * self.loader.accumulate * (self.settings.context or 1)
-        speed = tokens / fmean(self._step_seconds) if self._step_seconds else 0.0
-        share = speed * self.cost.training_flops / self.peak.flops
+        steps = 1 / fmean(self._step_seconds) if self._step_seconds else 0.0  # a second
+        speed, share = steps * self.work.tokens, steps * self.work.flops / self.peak.flops
         row |= {
             "seconds": round(self.progress.seconds, 3),
             "tokens_per_second": round(speed),
@@ -336,7 +334,7 @@ class Run:
                 if name in row:
                     self.board.add_scalar(name, row[name], step)
         known = horizon < 1_000_000_000
-        left = (horizon - step) * tokens / speed if known and speed else 0.0
+        left = (horizon - step) / steps if known and steps else 0.0
         best = self.progress.best_loss
         shown = (
             f"step {step:,}" + (f"/{horizon:,}" if known else ""),

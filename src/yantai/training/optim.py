@@ -219,7 +219,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
         scale = (limit / (norm + 1e-6)).clamp(max=1.0)
         # a norm that is not finite would smear NaN over every gradient, and hide where it began
         scale = torch.where(torch.isfinite(norm), scale, torch.ones_like(scale))
-        torch._foreach_mul_(gradients, scale)
+        # times 1 changes nothing, but on a CPU it reads and writes every gradient
+        if norm.device.type != "cpu" or float(scale) != 1.0:
+            torch._foreach_mul_(gradients, scale)
     return norm
 
 

@@ -6,14 +6,15 @@ clock is decided at fixed moments and stored, so that a resumed run follows the 
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from yantai.core.cost import matrix_shapes
+from yantai.core.cost import Cost, matrix_shapes
+from yantai.data.batch import Batch
 
 WATTS_ENV = "YANTAI_WATTS"
 REPLAN_SHARES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98)
@@ -43,8 +44,10 @@ class Horizon:
     def decide(self, step: int, elapsed: float, seconds_per_step: float, reserve: float) -> None:
         """Ask the clock, where the budget is time and the next moment to ask has come.
 
-        The moments are after 8 steps and at the shares of the budget in `REPLAN_SHARES`: the last
-        ones are so late that a machine of changing speed still ends within a hundredth.
+        The moments are after 8 steps and at the shares of the budget in `REPLAN_SHARES`, counted in
+        time or in planned steps, whichever is further: a machine that gets faster would else come
+        to the end of its plan before it is asked again. The last ones are so late that a machine of
+        changing speed still ends within a hundredth.
 
         Args:
             step: steps done.
@@ -54,7 +57,8 @@ class Horizon:
         """
         if self.seconds is None or step < 8 or len(self.decisions) >= len(REPLAN_SHARES):
             return
-        if elapsed < self.seconds * REPLAN_SHARES[len(self.decisions)]:
+        done = max(elapsed / self.seconds, step / self.at(step))
+        if done < REPLAN_SHARES[len(self.decisions)]:
             return
         left = max(0.0, self.seconds - elapsed - reserve)
         self.decisions.append([step, step + max(1, int(left / seconds_per_step))])
@@ -67,6 +71,27 @@ class Horizon:
 def mean_without_the_longest(seconds: Collection[float]) -> float:
     """What a step takes, where one of them may have waited for something else."""
     return (sum(seconds) - max(seconds)) / (len(seconds) - 1)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step does.
+
+    Attributes:
+        tokens: that it reads.
+        flops: of its forward and backward.
+    """
+
+    tokens: int
+    flops: float
+
+
+def work_of(batches: Sequence[Batch], cost: Cost) -> Work:
+    """The work of a step with these batches; all steps of a run have nearly the same."""
+    read = sum(batch.ids.numel() for batch in batches)
+    tokens = sum(batch.token_count for batch in batches)
+    targets = sum(batch.target_count for batch in batches)
+    return Work(tokens, cost.step_flops(read, targets, source=tokens - read))
 
 
 @dataclass(frozen=True)

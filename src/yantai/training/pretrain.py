@@ -7,35 +7,32 @@ elsewhere; a stage that an interrupted run had finished is not done again.
     RUN/model/ (best by validation)  last/  loss.svg  receipt.json
 """
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from yantai.base.device import choose_device, prepare_process
-from yantai.base.errors import ModelFileError, UsageError
+from yantai.base.errors import UsageError
 from yantai.base.files import FolderLock, new_folder, sha256_file
 from yantai.base.log import say
-from yantai.core.config import ModelConfig, RecurrentConfig
-from yantai.core.face import Model
-from yantai.core.grow import grow_vocabulary
 from yantai.core.initialise import build
 from yantai.data.loader import Loader
 from yantai.data.pack import RowSource, TextRows
 from yantai.data.shards import Shards, write_shards
-from yantai.families.folder import CONFIG, load_folder, read_config_json
+from yantai.families.folder import CONFIG, read_config_json
 from yantai.families.hub import local_folder
 from yantai.families.rules import Family
 from yantai.families.table import family_named, family_of
 from yantai.tasks.table import OBJECTIVES, make_task, objective_named
 from yantai.text.chat import CHATML
 from yantai.text.document import DocumentReader
-from yantai.text.extension import extend, extension_of
-from yantai.text.tokenizer import Tokenizer
+from yantai.text.extension import extend
+from yantai.text.tokenizer import MASK, Tokenizer
+from yantai.training.network import check_continued, continued, model_config
 from yantai.training.recipe import Pretrain
 from yantai.training.setup import Setup, begin_run, fill_in, run_training, validation_batches
-from yantai.training.sizes import model_fields, state_width
 
 HELD_OUT_SHARE = 0.02
 HELD_OUT_MINIMUM = 20
@@ -47,22 +44,27 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
     Raises:
         YantaiError: see contracts; nothing that was there before is lost.
     """
+    if settings.new_entries and settings.from_ is None:
+        raise UsageError("E203", "new_entries", "needs a model to go on with", do="give --from")
     if settings.from_ is not None:
         settings = settings.model_copy(update={"from_": local_folder(settings.from_)})
+        check_continued(settings)
     family = _family(settings)
-    objective = objective_named(settings.objective, family.fixed()["shape"])
+    objective = objective_named(
+        settings.objective, family.fixed()["shape"], whole_words=settings.whole_words
+    )
     settings = fill_in(settings).model_copy(update={"objective": objective})
     with FolderLock(settings.out):
         if not settings.data and not settings.resume:
             raise UsageError("E201", "--data", "no documents are named", do="give files or folders")
         begin_run(settings)
         device = choose_device(settings.device)
-        prepare_process(settings.threads)
+        prepare_process(settings.threads, deterministic=settings.deterministic)
         tokenizer = _tokenizer(settings)
         train, valid = _shards(settings, tokenizer)
         start_id = None
         if settings.from_ is not None:
-            model, start_id = _continued(settings.from_, tokenizer, device)
+            model, start_id = continued(settings, tokenizer, device)
         else:
             config = model_config(settings, family, tokenizer.vocab_size)
             model = build(config, seed=settings.seed, table=family.initial, device=device)
@@ -77,7 +79,7 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
             settings=settings,
             folder=settings.out,
             parent={"tokens": [shards.hash for shards in train], "tokenizer": tokenizer.hash},
-            identity={"data": [shards.hash for shards in [*train, *valid]]},
+            identity=_identity(settings, [*train, *valid]),
             task=task,
         )
         assert settings.context is not None
@@ -95,6 +97,14 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
         )
 
 
+def _identity(settings: Pretrain, shards: list[Shards]) -> dict[str, Any]:
+    """What must not change over a resume, beside the settings."""
+    identity: dict[str, Any] = {"data": [each.hash for each in shards]}
+    if settings.whole_words:  # what is a word in Chinese is said by a dictionary
+        identity["words"] = f"rjieba {version('rjieba')}"
+    return identity
+
+
 def _family(settings: Pretrain) -> Family:
     """That of the model to continue, or the named one."""
     if settings.from_ is None:
@@ -103,91 +113,17 @@ def _family(settings: Pretrain) -> Family:
     return family_of(theirs.get("model_type"), str(settings.from_ / CONFIG))
 
 
-def _continued(
-    folder: Path, tokenizer: Tokenizer, device: torch.device
-) -> tuple[Model, int | None]:
-    """The model to go on with, its rows grown to the tokenizer's, and what its decoder begins with.
-
-    Raises:
-        ModelFileError: E405, the tokenizer is not that of the model, nor one that extends it.
-    """
-    model, _, theirs = load_folder(folder, dtype=torch.float32, device=device)
-    rows = model.config.vocab_size
-    old = Tokenizer.find(folder)
-    if old is not None:
-        spelled = extension_of(old, tokenizer, str(folder / "tokenizer.json"))
-        if spelled:
-            model = grow_vocabulary(model, tokenizer.vocab_size, spelled)
-    elif tokenizer.vocab_size > rows:
-        raise ModelFileError(
-            "E405", folder, "ids reach beyond the embedding", expected=f"at most {rows}",
-            got=tokenizer.vocab_size, do="the tokenizer and the weights must be of one model",
-        )  # fmt: skip
-    start_id = theirs.get("decoder_start_token_id")
-    return model, start_id if isinstance(start_id, int) else None
-
-
-def model_config(
-    settings: Pretrain, family: Family, vocab_size: int
-) -> ModelConfig | RecurrentConfig:
-    """The model of a size, with what the recipe changes."""
-    fields = model_fields(settings.size, family.name)
-    names = ("layers", "dim", "heads", "kv_heads", "head_dim", "hidden")
-    given = {key: getattr(settings, key) for key in names}
-    changed = {key: value for key, value in given.items() if value is not None}
-    fields |= changed | {
-        "vocab_size": vocab_size,
-        "max_positions": max(fields["max_positions"], settings.context or 0),
-        "dropout": settings.dropout,
-        "tied": settings.tied,
-    }
-    if family.structure is RecurrentConfig:
-        _complete_recurrent(fields, settings)
-    else:
-        fields["softcap"] = settings.softcap
-        _complete_widths(fields, changed)
-    try:
-        config = family.structure(**fields)
-    except ValueError as error:
-        first = error.errors(include_url=False)[0]  # ty: ignore[missing-attribute]
-        raise UsageError("E203", "model", first["msg"].removeprefix("Value error, ")) from error
-    assert isinstance(config, (ModelConfig, RecurrentConfig))
-    return config
-
-
-def _complete_widths(fields: dict[str, Any], changed: dict[str, Any]) -> None:
-    """Widths that follow from those that the recipe has changed."""
-    if "heads" in changed or "dim" in changed:
-        if "head_dim" not in changed:
-            if fields["dim"] % fields["heads"]:
-                raise UsageError("E203", "heads", "must divide dim", got=f"{fields['heads']} heads")
-            fields["head_dim"] = fields["dim"] // fields["heads"]
-        if "kv_heads" not in changed:
-            fields["kv_heads"] = fields["heads"]
-    if "dim" in changed and "hidden" not in changed:
-        wide = 4 * fields["dim"]
-        fields["hidden"] = -(-2 * wide // 3 // 64) * 64 if fields.get("gated", True) else wide
-
-
-def _complete_recurrent(fields: dict[str, Any], settings: Pretrain) -> None:
-    """The width of a state; and no to what only a Transformer has."""
-    for name in ("heads", "kv_heads", "head_dim", "softcap", "recompute"):
-        if getattr(settings, name):
-            raise UsageError("E203", name, "a recurrent network has none", do="leave it out")
-    if "hidden" not in fields:
-        fields["hidden"] = state_width(fields["dim"], fields["kind"], fields["shape"])
-
-
 def _tokenizer(settings: Pretrain) -> Tokenizer:
     """The one that was given, that of the model to continue, the run's own, or a new one."""
     own = settings.out / "tokenizer"
-    extended = settings.new_entries and own.is_dir()  # by this run, before it was interrupted
-    source = own if extended else settings.tokenizer or settings.from_
-    source = source or (own if own.is_dir() else None)
+    source = settings.tokenizer or settings.from_ or (own if own.is_dir() else None)
+    made = not own.is_dir()
     if source is not None:
         tokenizer = Tokenizer.load(source)
-        if settings.new_entries and not extended:
-            tokenizer = _extended(tokenizer, settings)
+        if settings.new_entries:
+            before = Tokenizer.load(own) if own.is_dir() else tokenizer
+            made = before.vocab_size == tokenizer.vocab_size  # not by this run, earlier
+            tokenizer = _extended(tokenizer, settings) if made else before
     else:
         say(f"training a tokenizer of {settings.vocab_size:,} entries")
         texts = (document.text for document in _reader(settings, settings.data))
@@ -200,7 +136,7 @@ def _tokenizer(settings: Pretrain) -> Tokenizer:
             OBJECTIVES[settings.objective].specials,
         )
         tokenizer.chat_template = CHATML
-    if not own.is_dir():
+    if made:
         with new_folder(own) as folder:
             tokenizer.save(folder)
     return tokenizer
@@ -208,11 +144,11 @@ def _tokenizer(settings: Pretrain) -> Tokenizer:
 
 def _extended(tokenizer: Tokenizer, settings: Pretrain) -> Tokenizer:
     """The tokenizer with entries that the data call for, and the tokens of the objective."""
-    if settings.from_ is None:
-        raise UsageError("E203", "new_entries", "needs a model to go on with", do="give --from")
     assert settings.objective is not None
     texts = (document.text for document in _reader(settings, settings.data))
-    specials = OBJECTIVES[settings.objective].specials
+    wanted = OBJECTIVES[settings.objective].specials
+    has_them = tokenizer.mask_id is not None if MASK in wanted else bool(tokenizer.span_ids)
+    specials = () if has_them else wanted
     longer = extend(tokenizer, texts, settings.new_entries, specials)
     say(f"tokenizer: {longer.vocab_size - tokenizer.vocab_size:,} new entries")
     return longer

@@ -106,7 +106,7 @@ HIDDEN = (
     "allow_change cooldown clip deterministic dim encoding head_dim heads hidden keep kv_heads "
     "layers on_spike save_every save_minutes softcap spike_sigmas tensorboard "
     "text_field threads tied token_bytes token_kind valid_every valid_tokens warmup weights "
-    "device dtype recompute matrix_rate on_bad_row"
+    "device dtype recompute matrix_rate on_bad_row new_entries"
 )
 HIDDEN_FLAGS = frozenset(HIDDEN.split(" "))
 """Settings that a recipe or the command line takes but `--help` does not list."""

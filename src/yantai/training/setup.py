@@ -35,7 +35,14 @@ from yantai.tasks.task import Task
 from yantai.text.tokenizer import Tokenizer
 from yantai.training.loop import Outcome, Run
 from yantai.training.optim import Average, Optimizer
-from yantai.training.plan import Horizon, Peak, energy_estimate, measure_peak
+from yantai.training.plan import (
+    Horizon,
+    Peak,
+    Work,
+    energy_estimate,
+    measure_peak,
+    work_of,
+)
 from yantai.training.plot import plot_loss
 from yantai.training.receipt import file_hashes, receipt
 from yantai.training.recipe import Training
@@ -129,21 +136,21 @@ def run_training(setup: Setup, loader: Loader, valid: list[Batch]) -> dict[str, 
     dtype = choose_dtype(settings.dtype, device)
     model.compute_dtype = dtype
     model.train()
-    tokens_per_step = loader.batch_size * loader.accumulate * (settings.context or 1)
     settings = settings.model_copy(update={"warmup": _warmup(settings)})
     setup.settings = settings
     cost = count(model, settings.context or 1)
+    work = work_of(loader.batches(0), cost)
     peak = measure_peak(model, loader.batch_size * (settings.context or 1), dtype, device)
-    horizon = _horizon(settings, cost.parameters, tokens_per_step)
-    predicted = _predict(setup, loader, horizon, peak, dtype)
-    run = _assemble(setup, loader, valid, cost, peak, horizon, device)
+    horizon = _horizon(settings, cost.parameters, work.tokens)
+    predicted = _predict(setup, loader, cost, work, horizon, peak, dtype)
+    run = _assemble(setup, loader, valid, work, peak, horizon, device)
     if getattr(settings, "resume", False):
         run.resume(settings.allow_change)
         write_recipe(setup.folder, run.store.run_id, settings)  # only now are they accepted
     outcome = run.train()
     rows = MetricsFile(setup.folder / "metrics.jsonl").rows()
     plot_loss(rows, setup.folder, f"{setup.folder.name}: loss")
-    return _report(setup, outcome, predicted, cost, peak, device)
+    return _report(setup, outcome, predicted, work, peak, device)
 
 
 def _warmup(settings: Training) -> int:
@@ -168,7 +175,13 @@ def _horizon(settings: Training, parameters: int, tokens_per_step: int) -> Horiz
 
 
 def _predict(
-    setup: Setup, loader: Loader, horizon: Horizon, peak: Peak, dtype: torch.dtype
+    setup: Setup,
+    loader: Loader,
+    cost: Cost,
+    work: Work,
+    horizon: Horizon,
+    peak: Peak,
+    dtype: torch.dtype,
 ) -> dict[str, Any]:
     """Say what the run will take, and refuse what cannot fit.
 
@@ -177,7 +190,6 @@ def _predict(
     """
     settings, config = setup.settings, setup.model.config
     device = next(setup.model.parameters()).device
-    cost = count(setup.model, settings.context or 1)
     copies = {"muon": 1, "sgd": 1}.get(settings.optimizer, 2) + (settings.ema is not None)
     memory = training_bytes(
         cost,
@@ -199,15 +211,14 @@ def _predict(
             got=f"{memory / 1e9:.1f} GB predicted",
             do="lower --batch, --context or --size, or give --recompute true",
         )
-    tokens_per_step = loader.batch_size * loader.accumulate * (settings.context or 1)
-    step_seconds = tokens_per_step * cost.training_flops / (0.65 * peak.flops)
+    step_seconds = work.flops / (0.65 * peak.flops)
     seconds = horizon.seconds or (horizon.steps or 0) * step_seconds
     steps = horizon.steps or max(1, int(seconds / step_seconds))
     energy = energy_estimate(seconds, device, torch.get_num_threads())
     say(
         f"model: {cost.parameters / 1e6:.2f} M parameters, {config.layers} × {config.dim}, "
         f"vocabulary {config.vocab_size:,}, {str(dtype).removeprefix('torch.')}\n"
-        f"predicted: about {steps:,} steps of {tokens_per_step:,} tokens, {duration(seconds)}, "
+        f"predicted: about {steps:,} steps of {work.tokens:,} tokens, {duration(seconds)}, "
         f"{memory / 1e6:,.0f} MB, {energy['watt_hours']:.1f} Wh "
         f"(peak of the products: {peak.flops / 1e9:,.0f} GFLOP/s)"
     )
@@ -225,7 +236,7 @@ def _assemble(
     setup: Setup,
     loader: Loader,
     valid: list[Batch],
-    cost: Cost,
+    work: Work,
     peak: Peak,
     horizon: Horizon,
     device: torch.device,
@@ -265,7 +276,7 @@ def _assemble(
         store=Store(setup.folder / "checkpoints", run_id, keep=settings.keep, say=say),
         folder=setup.folder,
         export=lambda name: export(setup, setup.folder / name),
-        cost=cost,
+        work=work,
         peak=peak,
         device=device,
         board=board,
@@ -309,15 +320,15 @@ def _report(
     setup: Setup,
     outcome: Outcome,
     predicted: dict[str, Any],
-    cost: Cost,
+    work: Work,
     peak: Peak,
     device: torch.device,
 ) -> dict[str, Any]:
     """Compare with the prediction, write RUN/receipt.json, return the facts."""
     energy = energy_estimate(outcome.seconds, device, torch.get_num_threads())
-    achieved = outcome.tokens_per_second * cost.training_flops
+    achieved = outcome.steps * work.flops / max(outcome.seconds, 1e-9)
     facts = {
-        "parameters": cost.parameters,
+        "parameters": predicted["parameters"],
         "predicted": predicted,
         **asdict(outcome),
         "share_of_peak": round(achieved / peak.flops, 4),

@@ -85,6 +85,40 @@ def test_output_and_gradients_are_as_exact_as_torch_has_them(name, kind):
         assert error <= 0.01 * norm + 1e-6, part
 
 
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_numbers_of_distances_are_added_and_learned(name, kind):
+    shape = SHAPES[name]
+    batch, heads, _, count, _ = shape
+    q, k, v, upstream = inputs(shape)
+    mask, scale = mask_of(kind, batch, count), 0.2
+    generator = torch.Generator().manual_seed(9)
+    numbers = torch.randn(heads, 2 * count - 1, generator=generator)
+    seen = mask.seen(count, count, q.device)
+
+    def wide(q, k, v, numbers):
+        times = q.shape[1] // k.shape[1]
+        place = torch.arange(count)
+        bias = numbers[:, place[None] - place[:, None] + count - 1][None]
+        allowed = mask.dense(count, count, q.device)
+        added = bias if allowed is None else bias.masked_fill(~allowed, -torch.inf)
+        k, v = (part.repeat_interleave(times, 1) for part in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
+
+    def with_numbers(attention, *parts):
+        leaves = [part.detach().clone().requires_grad_() for part in parts]
+        out = attention(*leaves)
+        out.backward(upstream.to(out.dtype))
+        return [out.detach(), *(leaf.grad for leaf in leaves)]
+
+    ours = with_numbers(
+        lambda q, k, v, n: RangeAttention.apply(q, k, v, seen, scale, n), q, k, v, numbers
+    )
+    exact = with_numbers(wide, *(part.double() for part in (q, k, v, numbers)))
+    for part, a, c in zip(("out", "q", "k", "v", "distances"), ours, exact, strict=True):
+        assert (a.double() - c).norm() <= 0.015 * c.norm() + 1e-5, part
+
+
 @pytest.mark.parametrize(("queries", "keys"), [(5, 70), (70, 5), (33, 64)])
 def test_a_memory_may_be_longer_or_shorter_and_in_documents_of_its_own(queries, keys):
     q, _, _, upstream = inputs((2, 4, 4, queries, 64))
@@ -150,7 +184,7 @@ def test_attention_takes_it_only_where_it_can(monkeypatch):
     assert roads(q, k, v, causal(), dropout=0.1) == 0
     assert roads(q, k, v, Mask(causal=True, valid=torch.ones(2, 40, dtype=torch.bool))) == 0
     assert roads(q, k, v, Mask()) == 1
-    assert roads(q, k, v, Mask(bias=torch.zeros(1, 4, 40, 40))) == 0
+    assert roads(q, k, v, Mask(distances=torch.zeros(4, 79))) == 1
     assert roads(q[..., :16], k[..., :16], v[..., :16], causal()) == 0
     shuffled = torch.tensor([[0] * 20 + [1] * 10 + [0] * 10] * 2)
     assert roads(q, k, v, causal() & same_document(shuffled)) == 0

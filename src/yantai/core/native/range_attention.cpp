@@ -100,6 +100,11 @@ struct View {  // the numbers of one vector lie side by side; steps are in numbe
 struct Attention {
     int64_t batch, heads, kv_heads, queries, keys, head_dim;
     float scale;
+    // what is added to a score by its distance, heads × distance_step, the distance key − query at
+    // key − query + keys − 1; and its gradient, batch × heads × distance_step; both may be null
+    const float* distances;
+    float* d_distances;
+    int64_t distance_step;
     const int32_t *first, *last;  // batch × queries: the keys that a query sees
     View q, k, v, out, d_out, dq, dk, dv;
     float* log_sums;  // batch × heads × queries
@@ -140,10 +145,13 @@ void forward_head(const Attention& x, int64_t batch, int64_t head, Keys keys, Me
             const int64_t t = std::min(start + r, count - 1);
             float* row = scores + r * padded;
             const int32_t low = first[t] - from, high = last[t] - from;
+            const float* added = x.distances
+                ? x.distances + head * x.distance_step + from - t + x.keys - 1 : nullptr;
             Vec highest = all(-INFINITY);
             for (int64_t i = 0; i < to - from; i += LANES) {
                 const Int place = lanes + int32_t(i);
                 Vec s = load(row + i) * x.scale;
+                if (added) s += load(added + i);
                 s = (place >= low) & (place <= high) ? s : all(-INFINITY);
                 highest = highest > s ? highest : s;
                 store(row + i, s);
@@ -204,6 +212,16 @@ void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g,
     Number* pattern = memory.take<Number>(COLUMNS * padded);  // of a block of keys, keys × queries
     Number* d_scores = memory.take<Number>(COLUMNS * padded);
     Pair* pairs = memory.take<Pair>(COLUMNS / 2 * padded);  // d_scores, pairs of keys × queries
+    // by distance the other way round, query − key, so that queries lie side by side
+    const int64_t reach = 2 * x.keys - 1, margin = 2 * COLUMNS, centre = margin + x.keys - 1;
+    float* added = memory.take<float>(2 * padded + 2 * margin);
+    float* d_added = memory.take<float>(2 * padded + 2 * margin);
+    if (x.distances) {
+        std::memset(added, 0, (2 * padded + 2 * margin) * sizeof *added);
+        std::memset(d_added, 0, (2 * padded + 2 * margin) * sizeof *d_added);
+        for (int64_t d = 0; d < reach; d++)
+            added[margin + reach - 1 - d] = x.distances[head * x.distance_step + d];
+    }
 
     rows_of(at(x.q, batch, head), x.q.position_step, count, padded, n, rows);
     along(rows, padded, n, q_along);
@@ -243,10 +261,13 @@ void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g,
                     std::memcpy(&to, last + begin + t, sizeof to);
                     const int32_t self = key + i;
                     const Int sees = (from <= self) & (to >= self);
-                    Vec p = exponential(load(scores + i * padded + t) * x.scale -
-                                        load(log_sums + begin + t));
+                    Vec s = load(scores + i * padded + t) * x.scale;
+                    const int64_t apart = centre + begin + t - self;
+                    if (x.distances) s += load(added + apart);
+                    Vec p = exponential(s - load(log_sums + begin + t));
                     p = sees ? p : Vec{};
                     const Vec d = p * (load(slopes + i * padded + t) - load(dots + begin + t));
+                    if (x.distances) store(d_added + apart, load(d_added + apart) + d);
                     store(pattern + (r + i) * padded + t, narrow(p));
                     store(d_scores + (r + i) * padded + t, narrow(d * x.scale));
                 }
@@ -265,6 +286,10 @@ void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g,
             for (int64_t i = 0; i < n; i += COLUMNS)
                 tile(pairs + t, 1, padded, g.k_across + block / 2 * n + i, n, COLUMNS / 2,
                      dq + (begin + t) * n + i, n, true);
+    }
+    if (x.distances) {
+        float* sums = x.d_distances + (batch * x.heads + head) * x.distance_step;
+        for (int64_t d = 0; d < reach; d++) sums[d] = d_added[margin + reach - 1 - d];
     }
     Number* to = at(x.dq, batch, head);
     for (int64_t t = 0; t < count; t++)
@@ -318,7 +343,8 @@ int is_supported() { return 1; }
 // Bytes of memory that each thread needs, for the forward and the backward alike.
 int64_t bytes_of_a_thread(const Attention* x) {
     const int64_t padded = whole(std::max(x->queries, x->keys), COLUMNS), n = x->head_dim;
-    return padded * (40 * n + 4 * 4 + ROWS * 8 + COLUMNS * 6) + ROWS * n * 4 + 24 * 64;
+    return padded * (40 * n + 4 * 4 + ROWS * 8 + COLUMNS * 6 + 16) + ROWS * n * 4 +
+        16 * 2 * COLUMNS + 28 * 64;
 }
 
 void attention_forward(const Attention* x, int64_t threads, char* memory) {

@@ -9,7 +9,7 @@ import functools
 from pathlib import Path
 
 import torch
-from jaxtyping import BFloat16, Int32
+from jaxtyping import BFloat16, Float, Int32
 from torch import Tensor
 
 from yantai.base.native.build import library
@@ -30,6 +30,9 @@ class _Attention(ctypes.Structure):
     _fields_ = [
         *((name, WHOLE) for name in ("batch", "heads", "kv_heads", "queries", "keys", "head_dim")),
         ("scale", ctypes.c_float),
+        ("distances", POINTER),
+        ("d_distances", POINTER),
+        ("distance_step", WHOLE),
         ("first", POINTER),
         ("last", POINTER),
         *((name, _View) for name in VIEWS),
@@ -54,7 +57,10 @@ def available() -> bool:
 
 
 class RangeAttention(torch.autograd.Function):
-    """softmax(q·kᵀ·scale)·v where query t of a sequence sees the keys from first[t] to last[t]."""
+    """softmax(q·kᵀ·scale + b)·v where query t of a sequence sees keys from first[t] to last[t].
+
+    b is a number for each head and distance key − query, where there are as many keys as queries.
+    """
 
     @staticmethod
     def forward(
@@ -64,26 +70,41 @@ class RangeAttention(torch.autograd.Function):
         v: BFloat16[Tensor, "batch kv_head key head_dim"],
         seen: Int32[Tensor, "2 #batch query"],
         scale: float,
+        distances: Float[Tensor, "head distance"] | None = None,
     ) -> BFloat16[Tensor, "batch head query head_dim"]:
         """The values gathered; each row's logarithm of the sum is kept for the backward."""
         q, k, v = _side_by_side(q), _side_by_side(k), _side_by_side(v)
         out = _new_like(q)
         log_sums = torch.empty(q.shape[:3], dtype=torch.float32)
-        _call("attention_forward", seen, scale, log_sums, q=q, k=k, v=v, out=out)
-        ctx.save_for_backward(q, k, v, out, seen, log_sums)
+        added = _padded(distances, k.shape[2])
+        _call("attention_forward", seen, scale, log_sums, added, q=q, k=k, v=v, out=out)
+        ctx.save_for_backward(q, k, v, out, seen, log_sums, added)
         ctx.scale = scale
+        ctx.kind = None if distances is None else distances.dtype
         return out
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
-        """To q, k and v."""
-        q, k, v, out, seen, log_sums = ctx.saved_tensors
+        """To q, k, v and the numbers of distances."""
+        q, k, v, out, seen, log_sums, added = ctx.saved_tensors
         dq, dk, dv = _new_like(q), _new_like(k), _new_like(v)
+        d_added = None if added is None else added.new_empty(len(q), *added.shape)
         _call(
-            "attention_backward", seen, ctx.scale, log_sums, q=q, k=k, v=v, out=out,
-            d_out=_side_by_side(gradients[0]), dq=dq, dk=dk, dv=dv,
+            "attention_backward", seen, ctx.scale, log_sums, added, d_added, q=q, k=k, v=v,
+            out=out, d_out=_side_by_side(gradients[0]), dq=dq, dk=dk, dv=dv,
         )  # fmt: skip
-        return dq, dk, dv, None, None
+        if d_added is None:
+            return dq, dk, dv, None, None, None
+        sums = d_added[..., : 2 * k.shape[2] - 1].sum(0).to(ctx.kind)
+        return dq, dk, dv, None, None, sums
+
+
+def _padded(distances: Tensor | None, keys: int) -> Tensor | None:
+    """In float32, with room behind each head's numbers for reading in whole vectors."""
+    if distances is None:
+        return None
+    assert distances.shape[1] == 2 * keys - 1, f"{distances.shape[1]} distances of {keys} keys"
+    return torch.nn.functional.pad(distances.float(), (0, 2 * COLUMNS)).contiguous()
 
 
 def _side_by_side(x: Tensor) -> Tensor:
@@ -97,7 +118,15 @@ def _new_like(x: Tensor) -> Tensor:
     return x.new_empty(batch, count, heads, width).transpose(1, 2)
 
 
-def _call(name: str, seen: Tensor, scale: float, log_sums: Tensor, **tensors: Tensor) -> None:
+def _call(
+    name: str,
+    seen: Tensor,
+    scale: float,
+    log_sums: Tensor,
+    added: Tensor | None,
+    d_added: Tensor | None = None,
+    **tensors: Tensor,
+) -> None:
     loaded = _loaded()
     assert loaded is not None
     batch, heads, count, width = tensors["q"].shape
@@ -112,6 +141,9 @@ def _call(name: str, seen: Tensor, scale: float, log_sums: Tensor, **tensors: Te
         keys=tensors["k"].shape[2], head_dim=width, scale=scale, first=first.data_ptr(),
         last=last.data_ptr(), log_sums=log_sums.data_ptr(), **views,
     )  # fmt: skip
+    if added is not None:
+        work.distances, work.distance_step = added.data_ptr(), added.shape[1]
+        work.d_distances = d_added.data_ptr() if d_added is not None else None
     threads = torch.get_num_threads()
     memory = torch.empty(threads * loaded.bytes_of_a_thread(ctypes.byref(work)), dtype=torch.uint8)
     getattr(loaded, name)(ctypes.byref(work), threads, memory.data_ptr())

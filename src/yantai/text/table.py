@@ -1,0 +1,265 @@
+"""Rows with named columns: CSV, TSV, JSON lines, JSON arrays, each also packed.
+
+Knows: where a record begins and ends, what its columns are called, which record is bad and why.
+Knows nothing of what the columns mean.
+
+A field of a CSV file may hold line breaks between quotes (RFC 4180); a quote that is never closed
+spoils its own line only. In TSV a quote is a character like any other.
+"""
+
+import csv
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yantai.base.errors import DataError, UsageError
+from yantai.text.reading import (
+    SourceFile,
+    StreamFault,
+    check_encoding,
+    plain_lines,
+    shown,
+    unpack,
+)
+from yantai.text.reading_account import Quarantine, RowAccount
+from yantai.text.reading_json import BadRow, decode, parse_object
+from yantai.text.reading_rows import SPACE, Gather, Row, elements, lines
+
+PACKINGS = {".gz": "gz", ".zst": "zst"}
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+JSON_KINDS = (".jsonl", ".ndjson", ".json")
+MAX_ROW_BYTES = 16 << 20
+MAX_RECORD_LINES = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row.
+
+    Attributes:
+        fields: column → value; texts, or what JSON holds.
+        place: `file:line`, or `file:[index]` in a JSON array.
+    """
+
+    fields: dict[str, Any]
+    place: str
+
+
+class TableReader:
+    """Reads one file of records, in the same order every time.
+
+    Args:
+        path: the file; its name says what it is.
+        columns: names of the columns, where the file has no line that says them.
+        separator: what stands between columns; by default a comma, or a tab in .tsv.
+        encoding: of the file.
+        policy: `"stop"` at a bad record, or `"quarantine"` it and go on.
+        quarantine: the folder for bad records.
+
+    `account` and `source` (path, size, mtime_ns, sha256) are complete when the iteration has ended.
+
+    Raises:
+        UsageError: the path or a setting is wrong.
+        DataError: E301–E304, E308 a record is bad; E303 the file is damaged; E309 its kind.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        columns: Sequence[str] | None = None,
+        separator: str | None = None,
+        encoding: str = "utf-8",
+        policy: str = "stop",
+        quarantine: Path | None = None,
+    ):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UsageError("E206", shown(path), "there is no such file")
+        self.packing = PACKINGS.get(self.path.suffix.lower(), "")
+        name = self.path.with_suffix("") if self.packing else self.path
+        self.kind = name.suffix.lower()
+        if self.kind not in (*SEPARATORS, *JSON_KINDS):
+            kinds = ", ".join([*SEPARATORS, *JSON_KINDS])
+            raise DataError(
+                "E309", shown(path), "not a file of records", expected=f"{kinds}, also packed"
+            )
+        if self.kind in JSON_KINDS and (columns or separator):
+            raise UsageError("E203", "columns", "JSON rows name their own columns")
+        self.columns = list(columns) if columns else None
+        self.separator = separator or SEPARATORS.get(self.kind, "")
+        self.encoding = check_encoding(encoding)
+        self.account, self.source = RowAccount(), {}
+        self._quarantine_folder = quarantine if policy == "quarantine" else None
+        self._quarantine: Quarantine | None = None
+        if policy == "quarantine" and quarantine is None:
+            raise UsageError("E201", "quarantine", "no folder is given for the bad rows")
+
+    def __iter__(self) -> Iterator[Record]:
+        self.account.reset()
+        if self._quarantine_folder is not None:
+            self._quarantine = Quarantine(self._quarantine_folder)
+        try:
+            with SourceFile(self.path) as source:
+                try:
+                    yield from self._records(source)
+                except StreamFault as fault:
+                    source.check_unchanged()
+                    raise DataError(
+                        fault.code, f"{shown(self.path)}:{fault.byte}", fault.what, do=fault.do
+                    ) from fault
+                self.source = source.finish()
+        finally:
+            if self._quarantine is not None:
+                self._quarantine.close()
+        self.account.check("reading")
+
+    def _records(self, source: SourceFile) -> Iterator[Record]:
+        pieces, first, encoding = plain_lines(unpack(source, self.packing), self.encoding)
+
+        def overflow(line: int, byte: int) -> Any:
+            raise DataError(
+                "E308", f"{shown(self.path)}:{line}", f"a row of over {MAX_ROW_BYTES:,} bytes"
+            )
+
+        gather = Gather(MAX_ROW_BYTES, overflow)
+        cut = elements if self.kind == ".json" else lines
+        rows = cut(pieces, first, gather)
+        found = (
+            self._json(rows, encoding) if self.kind in JSON_KINDS else self._cells(rows, encoding)
+        )
+        for row, value in found:
+            where = self._where(row)
+            if isinstance(value, BadRow):
+                self._refuse(row, value, where)
+                continue
+            self.account.rows_out += 1
+            yield Record(value, where)
+
+    def _json(
+        self, rows: Iterator[Row], encoding: str
+    ) -> Iterator[tuple[Row, dict[str, Any] | BadRow]]:
+        for row in rows:
+            self.account.rows_in += 1
+            if row.index is None and not row.raw.strip(SPACE):
+                self.account.drop("blank line", self._where(row))
+                continue
+            try:
+                if row.fault:
+                    raise BadRow("E301", row.fault)
+                yield row, parse_object(decode(row.raw, encoding))
+            except BadRow as bad:
+                yield row, bad
+
+    def _cells(
+        self, rows: Iterator[Row], encoding: str
+    ) -> Iterator[tuple[Row, dict[str, Any] | BadRow]]:
+        names = self.columns
+        for row in self._joined(rows):
+            if names is None:
+                names = self._header(row, encoding)
+                continue
+            self.account.rows_in += 1
+            if not row.raw.strip(SPACE):
+                self.account.drop("blank line", self._where(row))
+                continue
+            try:
+                cells = self._cut(decode(row.raw, encoding))
+                if len(cells) != len(names):
+                    raise BadRow(
+                        "E304", "columns do not fit the header",
+                        f"{len(cells)} columns where the header has {len(names)}",
+                        got=f"{', '.join(cells)[:80]!r}",
+                    )  # fmt: skip
+                yield row, dict(zip(names, cells, strict=True))
+            except BadRow as bad:
+                yield row, bad
+
+    def _header(self, row: Row, encoding: str) -> list[str]:
+        try:
+            names = [name.strip() for name in self._cut(decode(row.raw, encoding))]
+        except BadRow as bad:
+            raise self._stop(row, bad, self._where(row)) from None
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None or "" in names:
+            what = f"the column {twice!r} stands twice" if twice else "a column without a name"
+            raise DataError(
+                "E304", self._where(row), what, do="mend the header, or name the columns by flag"
+            )
+        return names
+
+    def _cut(self, text: str) -> list[str]:
+        """The cells of a record."""
+        text = text.rstrip("\r\n")
+        if self.kind == ".tsv":
+            return text.split(self.separator)
+        try:
+            found = list(csv.reader([text], delimiter=self.separator, strict=True))
+        except csv.Error as error:
+            raise BadRow("E301", "not CSV", f"not CSV ({error})") from error
+        return found[0] if found else []
+
+    def _joined(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Lines of a CSV record in one: a quote that is open goes on in the next line."""
+        if self.kind == ".tsv":
+            yield from rows
+            return
+        waiting: deque[Row] = deque()
+        while True:
+            row = waiting.popleft() if waiting else next(rows, None)
+            if row is None:
+                return
+            more, raw = [], row.raw
+            while raw.count(b'"') % 2 and len(more) < MAX_RECORD_LINES:
+                line = waiting[len(more)] if len(more) < len(waiting) else next(rows, None)
+                if line is None:
+                    break
+                if len(more) >= len(waiting):
+                    waiting.append(line)
+                more.append(line)
+                raw += b"\n" + line.raw
+            if raw.count(b'"') % 2:  # never closed: this line alone is spoiled
+                yield row
+                continue
+            for _ in more:
+                waiting.popleft()
+            yield Row(row.line, row.byte, raw, len(raw))
+
+    def _where(self, row: Row) -> str:
+        at = row.line if row.index is None else f"[{row.index}]"
+        return f"{shown(self.path.name)}:{at}"
+
+    def _refuse(self, row: Row, bad: BadRow, where: str) -> None:
+        if self._quarantine is None:
+            raise self._stop(row, bad, where)
+        record = {
+            "file": shown(self.path.name), "line": row.line, "byte": row.byte, "size": row.size,
+            "code": bad.code, "reason": bad.reason, "what": bad.what,
+        }  # fmt: skip
+        self._quarantine.keep(record, row.raw, row.too_large)
+        self.account.quarantine(bad.reason, where)
+
+    def _stop(self, row: Row, bad: BadRow, where: str) -> DataError:
+        where = f"{shown(self.path)}{where.removeprefix(shown(self.path.name))}"
+        do = f"{bad.do or 'mend the row'} or pass --on-bad-row quarantine"
+        return DataError(bad.code, where, bad.what, got=bad.got, do=do)
+
+    def reject(self, record: Record, reason: str, what: str, got: str | None = None) -> None:
+        """A record that its reader cannot use: stop, or count it as quarantined after all.
+
+        Raises:
+            DataError: E304, under the policy to stop.
+        """
+        if self._quarantine_folder is None:
+            where = f"{shown(self.path)}{record.place.removeprefix(shown(self.path.name))}"
+            raise DataError(
+                "E304", where, what, got=got, do="mend the row or pass --on-bad-row quarantine"
+            )
+        assert self._quarantine is not None
+        raw = repr(record.fields).encode()
+        kept = {"file": shown(self.path.name), "place": record.place, "code": "E304"}
+        self._quarantine.keep(kept | {"reason": reason, "what": what}, raw, False)
+        self.account.rows_out -= 1
+        self.account.quarantine(reason, record.place)
