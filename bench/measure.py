@@ -61,6 +61,20 @@ def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list
     return figures
 
 
+def contest(
+    makers: dict[str, tuple[Callable, tuple]], units: int, rounds: int, repeats: int = 3
+) -> dict[str, list[float]]:
+    """Figures of contenders that take turns, each in a process of its own."""
+    runs = {
+        name: Contender(make, arguments, units, repeats)
+        for name, (make, arguments) in makers.items()
+    }
+    figures = in_turn(dict(runs), rounds)
+    for contender in runs.values():
+        contender.close()
+    return figures
+
+
 def rate(step: Callable[[], object], count: int, repeats: int) -> float:
     """`count` units a call, over `repeats` calls: units a second."""
     began = time.perf_counter()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.measure import Contender, figures_line, in_turn, ratio_line
+from bench.measure import contest, figures_line, ratio_line
 from bench.training import finish
 
 VOCAB, CONTEXT, BATCH, DIM, LAYERS, HEADS = 4096, 256, 16, 384, 6, 6
@@ -119,13 +119,7 @@ def main(rounds: int = 5) -> list[str]:
             f"{kind}: transformers": (theirs, (kind,)),
             f"{kind}: transformers, memory kept": (theirs, (kind, True)),
         }
-        runs = {
-            name: Contender(make, arguments, BATCH * CONTEXT, 3)
-            for name, (make, arguments) in makers.items()
-        }
-        figures = in_turn(runs, rounds)
-        for contender in runs.values():
-            contender.close()
+        figures = contest(makers, BATCH * CONTEXT, rounds)
         lines += [figures_line(name, values, "tok/s") for name, values in figures.items()]
         mine, *others = figures.items()
         lines += [ratio_line(f"ours / {name}", mine[1], values, 1.5) for name, values in others]

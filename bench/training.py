@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from bench.measure import Contender, figures_line, in_turn, ratio_line
+from bench.measure import contest, figures_line, ratio_line
 from bench.peers import PlainGPT
 
 VOCAB, CONTEXT, BATCH, DIM, LAYERS, HEADS = 4096, 256, 16, 384, 6, 6
@@ -160,13 +160,7 @@ def main(rounds=5):
         "plain GPT, float32": (plain, (False,)),
         "transformers GPT-2, bf16 autocast": (hugging_face, ()),
     }
-    runs = {
-        name: Contender(make, arguments, BATCH * CONTEXT, 3)
-        for name, (make, arguments) in makers.items()
-    }
-    figures = in_turn(runs, rounds)
-    for contender in runs.values():
-        contender.close()
+    figures = contest(makers, BATCH * CONTEXT, rounds)
     lines = [figures_line(name, values, "tok/s") for name, values in figures.items()]
     mine = figures["ours"]
     goals = {"plain GPT, bf16 autocast, memory kept": 1.3, "plain GPT, float32": 4.0}

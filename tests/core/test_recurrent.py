@@ -185,3 +185,21 @@ def test_every_parameter_learns(kind, shape):
     model.loss_of(model.hidden(ids, **memory_of(model, 2)), ids).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_an_encoder_is_torchs_in_both_directions():
+    model = model_of("gru", "encoder-decoder")
+    module = nn.GRU(DIM, HIDDEN // 2, num_layers=2, batch_first=True, bidirectional=True).double()
+    parts = {"weight_ih": "read.weight", "weight_hh": "keep.weight"}
+    parts |= {"bias_ih": "read.bias", "bias_hh": "keep.bias"}
+    ours = dict(model.named_parameters())
+    with torch.no_grad():
+        for layer in range(2):
+            for way, end in (("forth", ""), ("back", "_reverse")):
+                for theirs, name in parts.items():
+                    value = ours[f"encoder.blocks.{layer}.{way}.{name}"]
+                    getattr(module, f"{theirs}_l{layer}{end}").copy_(value)
+    ids = ids_of(3, 17)
+    states, _ = module(model.embed.tokens.weight[ids])
+    expected = states @ model.encoder.out.weight.T
+    assert torch.allclose(model.encode(ids).hidden, expected, atol=1e-12)

@@ -49,14 +49,7 @@ class Transformer(Model):
         positions: Positions | None = None,
         types: Positions | None = None,
     ) -> Memory:
-        """What an encoder makes of ids: vectors, and the mask that says who of them is there.
-
-        Args:
-            ids: token ids.
-            mask: padding, documents; every token sees every other one that they allow.
-            positions: the place of each token; by default counted from 0.
-            types: the kind of each token, for models that know kinds; by default 0.
-        """
+        """As the face says; every token sees every other one that the mask allows."""
         assert self.encoder is not None, "this model has no encoder"
         mask = Mask(window=self.config.window) & (mask or Mask())
         hidden = self._through(self.encoder, ids, mask, positions, types, None, None)
@@ -72,16 +65,7 @@ class Transformer(Model):
         cache: Cache | None = None,
         memory: Memory | None = None,
     ) -> Hidden:
-        """The vectors behind the last norm.
-
-        Args:
-            ids: token ids.
-            mask: further conditions; a decoder's causality and the config's window are added.
-            positions: the place of each token; by default counted from the cache's filled length.
-            types: as for `encode`.
-            cache: what was read before; it is extended by these ids.
-            memory: what an encoder–decoder's encoder made of the source.
-        """
+        """The vectors behind the last norm; a decoder's order and the window are added."""
         if self.decoder is None:
             return self.encode(ids, mask=mask, positions=positions, types=types).hidden
         start = cache.filled if cache is not None else 0

@@ -233,16 +233,7 @@ class Recurrent(Model):
         cache: States | None = None,
         memory: Memory | None = None,
     ) -> Hidden:
-        """The vectors that the head reads; a state knows its place without being told.
-
-        Args:
-            ids: token ids.
-            mask: documents and padding.
-            positions: not asked for.
-            types: not asked for.
-            cache: what was read before; it is extended by these ids.
-            memory: what the encoder made of the source.
-        """
+        """As the face says; a state knows its place without being told."""
         mask = mask or Mask()
         filled = cache.filled if cache is not None else 0
         runs = find_runs(mask, *ids.shape, start=filled)

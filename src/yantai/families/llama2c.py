@@ -20,6 +20,7 @@ from yantai.core.config import ModelConfig
 from yantai.core.initialise import build_meta, materialise
 from yantai.core.model import Transformer
 from yantai.families.rules import checked_config
+from yantai.families.weights import pickled
 from yantai.text.tokenizer import Tokenizer
 
 NAMES = ("<unk>", "<s>", "</s>")
@@ -39,10 +40,7 @@ def read_llama2c(path: Path) -> Transformer:
     with path.open("rb") as file:
         head = file.read(HEADER.size)
         if _looks_pickled(head):
-            raise ModelFileError(
-                "E406", path, "pickle files are never opened, they can run code",
-                do="convert it: transformers' save_pretrained writes safetensors",
-            )  # fmt: skip
+            raise pickled(path)
         if len(head) < HEADER.size:
             raise ModelFileError("E401", path, "too short for a header", expected=HEADER.size)
         config, shared = _config(HEADER.unpack(head), path)

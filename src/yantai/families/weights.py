@@ -50,12 +50,17 @@ def refuse_pickles(folder: Path) -> None:
     """
     for path in sorted(folder.iterdir()):
         if path.suffix in PICKLES:
-            raise ModelFileError(
-                "E406",
-                path,
-                "pickle files are never opened, they can run code",
-                do="convert it: transformers' save_pretrained writes safetensors",
-            )
+            raise pickled(path)
+
+
+def pickled(path: Path) -> ModelFileError:
+    """What is said of a file that could run code."""
+    return ModelFileError(
+        "E406",
+        path,
+        "pickle files are never opened, they can run code",
+        do="convert it: transformers' save_pretrained writes safetensors",
+    )
 
 
 def _from_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, Tensor]:

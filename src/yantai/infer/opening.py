@@ -15,7 +15,7 @@ from yantai.families.folder import CONFIG, GENERATION, load_folder
 from yantai.families.hub import local_folder
 from yantai.families.llama2c import read_llama2c, read_tokenizer
 from yantai.families.table import family_named
-from yantai.families.weights import PICKLES
+from yantai.families.weights import PICKLES, pickled
 from yantai.infer.language_model import LanguageModel
 from yantai.text.tokenizer import Tokenizer
 
@@ -55,9 +55,7 @@ def _from_file(path: Path, kind: torch.dtype | None, place: torch.device) -> Lan
     """A file of llama2.c; there, the token that begins a text ends it too."""
     if path.suffix != ".bin":
         if path.suffix in PICKLES:
-            raise ModelFileError("E406", path, "pickle files are never opened, they can run code",
-                do="convert it: transformers' save_pretrained writes safetensors",
-            )  # fmt: skip
+            raise pickled(path)
         raise UsageError(
             "E206", path, "a file", expected="a model folder", do="give the folder that holds it"
         )

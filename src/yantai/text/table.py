@@ -245,21 +245,3 @@ class TableReader:
         where = f"{shown(self.path)}{where.removeprefix(shown(self.path.name))}"
         do = f"{bad.do or 'mend the row'} or pass --on-bad-row quarantine"
         return DataError(bad.code, where, bad.what, got=bad.got, do=do)
-
-    def reject(self, record: Record, reason: str, what: str, got: str | None = None) -> None:
-        """A record that its reader cannot use: stop, or count it as quarantined after all.
-
-        Raises:
-            DataError: E304, under the policy to stop.
-        """
-        if self._quarantine_folder is None:
-            where = f"{shown(self.path)}{record.place.removeprefix(shown(self.path.name))}"
-            raise DataError(
-                "E304", where, what, got=got, do="mend the row or pass --on-bad-row quarantine"
-            )
-        assert self._quarantine is not None
-        raw = repr(record.fields).encode()
-        kept = {"file": shown(self.path.name), "place": record.place, "code": "E304"}
-        self._quarantine.keep(kept | {"reason": reason, "what": what}, raw, False)
-        self.account.rows_out -= 1
-        self.account.quarantine(reason, record.place)
