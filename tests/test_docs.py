@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("guide*.md"))]
-PAGES += sorted((ROOT / "docs").glob("textbook*.md"))
+PAGES += [*sorted((ROOT / "docs").glob("textbook*.md")), ROOT / "docs" / "jobs.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -43,6 +43,16 @@ def test_both_readmes_name_the_same_commands():
         for page in PAGES[:2]
     ]
     assert blocks[0] == blocks[1]
+
+
+def test_both_pages_of_jobs_name_the_same_flags():
+    """Each run of the English page takes its time; the Chinese one has the same commands."""
+    flags = []
+    for name in ("jobs.md", "jobs.zh-CN.md"):
+        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        runs = [body.split() for kind, body in BLOCK.findall(text) if kind == "sh"]
+        flags.append([[word for word in run if word not in ("en", "zh")] for run in runs])
+    assert flags[0] == flags[1]
 
 
 def commands(page):

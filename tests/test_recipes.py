@@ -9,7 +9,7 @@ from yantai.core.cost import count
 from yantai.core.initialise import build_meta
 from yantai.families.table import FAMILIES, family_named
 from yantai.training.network import model_config
-from yantai.training.recipe import HIDDEN_FLAGS, Pretrain
+from yantai.training.recipe import HIDDEN_FLAGS, HIDDEN_IN_FINETUNE, Finetune, Pretrain
 from yantai.training.setup import fill_in
 from yantai.training.sizes import SIZES
 
@@ -59,9 +59,12 @@ def test_every_small_size_exists_in_every_family(size, family):
     assert FAMILIES[family].write_config(config)["model_type"] == family
 
 
-def test_hidden_flags_are_fields_and_few_are_visible():
-    assert set(Pretrain.model_fields) >= HIDDEN_FLAGS
-    assert len(set(Pretrain.model_fields) - HIDDEN_FLAGS) <= 25
+@pytest.mark.parametrize(
+    ("recipe", "hidden"), [(Pretrain, HIDDEN_FLAGS), (Finetune, HIDDEN_IN_FINETUNE)]
+)
+def test_hidden_flags_are_fields_and_few_are_visible(recipe, hidden):
+    assert set(recipe.model_fields) >= hidden
+    assert len(set(recipe.model_fields) - hidden) <= 25
 
 
 def test_heads_may_be_wider_than_the_stream():

@@ -9,19 +9,41 @@ from typing import TYPE_CHECKING, Any
 from yantai.base.errors import YantaiError
 
 if TYPE_CHECKING:
+    from yantai.infer.answer import answer
+    from yantai.infer.classify import classify
     from yantai.infer.embed import embed
     from yantai.infer.fill import fill
     from yantai.infer.language_model import LanguageModel
     from yantai.infer.opening import load
+    from yantai.infer.rewrite import summarize, translate
+    from yantai.infer.tag import tag
     from yantai.life.train import train
 
 __version__ = "0.1.0"
-__all__ = ["LanguageModel", "YantaiError", "__version__", "embed", "fill", "load", "train"]
+__all__ = [
+    "LanguageModel",
+    "YantaiError",
+    "__version__",
+    "answer",
+    "classify",
+    "embed",
+    "fill",
+    "load",
+    "summarize",
+    "tag",
+    "train",
+    "translate",
+]
 
 _LAZY = {
+    "answer": "yantai.infer.answer",
+    "classify": "yantai.infer.classify",
     "embed": "yantai.infer.embed",
     "fill": "yantai.infer.fill",
     "load": "yantai.infer.opening",
+    "summarize": "yantai.infer.rewrite",
+    "tag": "yantai.infer.tag",
+    "translate": "yantai.infer.rewrite",
     "LanguageModel": "yantai.infer.language_model",
     "train": "yantai.life.train",
 }

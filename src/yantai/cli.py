@@ -54,10 +54,18 @@ VERBS: dict[str, Verb] = {
         "yantai.life.verbs:pretrain",
         hidden="yantai.training.recipe:HIDDEN_FLAGS",
     ),
+    "finetune": Verb(
+        "yantai.training.recipe:Finetune",
+        "yantai.life.finetune:finetune",
+        ("model",),
+        "yantai.training.recipe:HIDDEN_IN_FINETUNE",
+    ),
+    "tune": Verb("yantai.life.settings:Tune", "yantai.life.tune:tune", ("recipe",)),
     "generate": Verb(
         "yantai.life.settings:Generate", "yantai.life.verbs:generate", ("model", "prompt")
     ),
     "chat": Verb("yantai.life.settings:Chat", "yantai.life.chat:chat", ("model",)),
+    "predict": Verb("yantai.life.settings:Predict", "yantai.life.predict:predict", ("model",)),
     "evaluate": Verb("yantai.life.settings:Evaluate", "yantai.life.verbs:evaluate", ("model",)),
     "doctor": Verb("yantai.life.settings:Doctor", "yantai.life.doctor:doctor", ("what",)),
     "verify": Verb("yantai.life.settings:Verify", "yantai.life.verify:verify", ("folder",)),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from yantai.core.cache import Cache
 from yantai.core.config import ModelConfig
 from yantai.core.cost import count, matrix_shapes, training_bytes
-from yantai.core.head import cross_entropy_sum, token_log_probabilities
+from yantai.core.head import cross_entropy_sum, places_of, token_log_probabilities
 from yantai.core.initialise import build, build_meta
 from yantai.core.layers import RMSNorm
 from yantai.core.mask import same_document
@@ -109,9 +109,9 @@ def test_the_loss_and_its_gradients_are_those_of_cross_entropy(kind):
 
 
 @pytest.mark.parametrize("cap", [None, 3.0])
-@pytest.mark.parametrize("left_out", [0, 7, 600])
+@pytest.mark.parametrize("left_out", [0, 7, 80, 88, 90, 599, 600])
 def test_the_loss_is_the_same_in_any_chunking(cap, left_out, monkeypatch):
-    """600 positions are three chunks of products and ten pieces of softmax."""
+    """600 positions are three chunks of products and ten pieces of softmax; 512 end with one."""
     monkeypatch.setattr("yantai.core.head.CHUNK_NUMBERS", 1)
     torch.manual_seed(0)
     hidden = torch.randn(600, 8, dtype=torch.float64, requires_grad=True)
@@ -129,6 +129,18 @@ def test_the_loss_is_the_same_in_any_chunking(cap, left_out, monkeypatch):
         assert torch.allclose(mine, theirs, atol=1e-10)
     with torch.no_grad():
         assert torch.allclose(cross_entropy_sum(hidden, weight, targets, cap), plain, rtol=1e-12)
+
+
+@pytest.mark.parametrize("left_out", [0, 1, 3, 64, 100, 199, 200])
+def test_products_of_the_loss_have_few_numbers_of_rows(left_out):
+    """Every other number is one more kernel that is compiled and kept."""
+    targets = torch.zeros(200, dtype=torch.long)
+    targets[torch.randperm(200)[:left_out]] = -1
+    places = places_of(targets)
+    known = 200 - left_out
+    assert sorted(places[:known].tolist()) == (targets >= 0).nonzero()[:, 0].tolist()
+    assert len(set(places.tolist())) == len(places)
+    assert len(places) % 64 == 0 or len(places) == 200
 
 
 def test_the_loss_is_right_where_a_probability_underflows():

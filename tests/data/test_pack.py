@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yantai.base.errors import DataError, UsageError
+from yantai.base.errors import UsageError
 from yantai.data.batch import IGNORED
 from yantai.data.loader import Loader
-from yantai.data.pack import Example, ExampleRows, TextRows
+from yantai.data.pack import TextRows
 
 
 class FakeShards:
@@ -64,34 +64,6 @@ def test_every_epoch_has_an_order_of_its_own_and_any_row_can_be_asked_for_first(
     assert orders[0] != orders[1] != orders[2]
     assert orders[2][5] == late.ids.tolist()
     assert TextRows(FakeShards([30] * 20), 16, seed=5).row(0, 0).ids.tolist() != orders[0][0]
-
-
-@given(st.lists(st.integers(2, 30), min_size=1, max_size=25), st.integers(8, 24), st.integers(0, 3))
-@settings(max_examples=100, deadline=None)
-def test_examples_stay_whole_and_each_comes_once_an_epoch(sizes, length, seed):
-    examples = [
-        Example([n * 100 + t for t in range(size)], [False] + [True] * (size - 1), f"row {n}")
-        for n, size in enumerate(sizes)
-    ]
-    rows = ExampleRows(examples, length, seed=seed)
-    for epoch in (0, 1):
-        learned = Counter()
-        for index in range(rows.rows_in_epoch(epoch)):
-            row = rows.row(epoch, index)
-            assert len(row.ids) == length
-            learned.update(row.targets[row.targets != IGNORED].tolist())
-        expected = Counter(id for example in examples for id in list(example.ids)[1 : length + 1])
-        assert learned == expected
-    assert rows.truncated == sum(size > length + 1 for size in sizes)
-
-
-def test_an_example_with_nothing_to_learn_is_named():
-    good, bad = Example([1, 2], [False, True], "row 1"), Example([1, 2], [True, False], "row 2")
-    with pytest.raises(DataError, match="row 2: nothing to learn"):
-        ExampleRows([good, bad], 8)
-    late = Example(list(range(9)), [False] * 8 + [True], "row 3")
-    with pytest.raises(DataError, match="row 3"):
-        ExampleRows([late], 4)
 
 
 def test_steps_are_pure_and_accumulation_cuts_the_same_rows():

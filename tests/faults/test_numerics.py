@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from yantai.base.errors import NumericsError
+from yantai.tasks.task import EveryTarget
 from yantai.training.state import gather
 
 from .tiny import Killed, Rows, hashes, kill_at, model_config, tiny_run
@@ -44,7 +45,7 @@ def plant(run, kind, step, dice):
         return f"gradient {name}{shown}"
     plain = run.task
 
-    class Spoiled:
+    class Spoiled(EveryTarget):
         def loss_sum(self, model, batch):
             loss = plain.loss_sum(model, batch)
             return loss * value if run.progress.step == step else loss
@@ -144,6 +145,7 @@ def test_skip_leaves_out_the_poisoned_step_alone(tmp_path, capsys):
     assert hashes(trained)["tensors"] != hashes(skipped)["tensors"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["skip", "rewind"])
 @pytest.mark.parametrize("killed_at", [POISON + 1, POISON + 3])
 def test_a_replay_after_a_kill_decides_the_same(tmp_path, policy, killed_at):

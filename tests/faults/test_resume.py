@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 import yantai.training.loop as loop
 from yantai.base.errors import UsageError
 from yantai.data.batch import IGNORED
+from yantai.data.examples import Example, ExampleRows
 from yantai.data.loader import Loader
-from yantai.data.pack import Example, ExampleRows, TextRows
+from yantai.data.pack import TextRows
 from yantai.data.shards import write_shards
 from yantai.life.selftest_runs import recipe, remains
 from yantai.text.document import Document
@@ -42,7 +43,9 @@ def shards(tmp_path_factory):
 
 def examples():
     sizes = np.random.default_rng(0).integers(2, 14, 40)
-    return [Example(list(range(2, 2 + n)), [False] + [True] * (n - 1), f"e{n}") for n in sizes]
+    return [
+        Example.of_text(list(range(2, 2 + n)), [False] + [True] * (n - 1), f"e{n}") for n in sizes
+    ]
 
 
 SOURCES = {

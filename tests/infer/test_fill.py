@@ -10,6 +10,7 @@ from yantai.families.table import family_named
 from yantai.infer import fill as module
 from yantai.infer.fill import fill
 from yantai.infer.language_model import LanguageModel
+from yantai.infer.reader import encode_rows
 from yantai.text.tokenizer import MASK, SPANS, Tokenizer
 from yantai.text.village import Village
 
@@ -76,16 +77,49 @@ def test_an_answer_of_spans_is_put_back_by_its_sentinels(restorer, monkeypatch):
     assert [id for id in seen[0] if id in tokenizer.span_ids] == [first, second]
 
 
-def test_real_networks_fill_something(encoder, restorer):
-    for model in (encoder, restorer):
+def test_real_networks_fill_something(encoder, restorer, rewriter):
+    for model in (encoder, restorer, rewriter):
         text = fill(model, "One ___ the baker.")
         assert text.startswith("One") and text.endswith(" the baker.")
         assert "___" not in text
 
 
-def test_an_infilling_model_writes_the_whole_text():
-    model = model_of("encoder-decoder", MASK)
-    assert isinstance(fill(model, "One ___ the baker.", num_beams=2), str)
+@pytest.fixture(scope="module")
+def rewriter():
+    return model_of("encoder-decoder", MASK)
+
+
+def test_of_what_an_infilling_model_writes_as_much_is_taken_as_fits(rewriter, monkeypatch):
+    """It would write two words and then go its own way; the text goes on after the second."""
+    tokenizer, seen = rewriter.tokenizer, []
+    words = tokenizer.encode(" day the old man")
+    two = len(tokenizer.encode(" day the"))
+
+    def generate_ids(network, prompts, settings, ends, *, sources):
+        seen.append((list(prompts[0]), sources[0]))
+        return [[*prompts[0], *words, tokenizer.eos_id]]
+
+    def log_chance(model, memory, row, ending):
+        taken = ending[: ending.index(tokenizer.encode(" baker")[0])]
+        return 0.0 if taken == words[:two] else -1.0
+
+    monkeypatch.setattr(module, "generate_ids", generate_ids)
+    monkeypatch.setattr(module, "_log_chance", log_chance)
+    assert fill(rewriter, "One ___ baker.") == "One day the baker."
+    ((prompt, source),) = seen
+    bos, mask = [tokenizer.bos_id], tokenizer.mask_id
+    assert prompt == rewriter.first_ids() + bos + tokenizer.encode("One")
+    end = [*tokenizer.encode(" baker."), tokenizer.eos_id]
+    assert source == bos + tokenizer.encode("One") + [mask, *end]
+
+
+def test_chances_of_an_ending_are_those_of_its_tokens(rewriter):
+    source, row, ending = [5, 6, 7], [3, 4], [9, 8, 2]
+    logits = rewriter.logits(source, row + ending)[0].log_softmax(-1)
+    expected = sum(float(logits[1 + place, id]) for place, id in enumerate(ending))
+    memory = encode_rows(rewriter.network, [source])
+    found = module._log_chance(rewriter, memory, row, ending)
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_cannot_be_filled_is_an_error(encoder, restorer, tokenizer):
@@ -107,8 +141,12 @@ def test_what_cannot_be_filled_is_an_error(encoder, restorer, tokenizer):
         fill(encoder, "One ___ day. " * 40)
 
 
-def test_the_callers_text_comes_back_letter_for_letter(encoder, restorer):
+def test_the_callers_text_comes_back_letter_for_letter(encoder, restorer, rewriter):
     odd = "Paris  is\tthe ☃ ___ of 天气…  yes"
-    for model, options in ((encoder, {}), (restorer, {"max_length": 20})):
+    for model, options in (
+        (encoder, {}),
+        (restorer, {"max_length": 20}),
+        (rewriter, {"num_beams": 2}),
+    ):
         text = fill(model, odd, **options)
         assert text.startswith("Paris  is\tthe ☃") and text.endswith(" of 天气…  yes")

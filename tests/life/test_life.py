@@ -71,6 +71,7 @@ def test_the_quickstart_lives_a_whole_life_and_its_chain_holds(tmp_path, monkeyp
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_train_takes_a_table_a_file_or_a_configuration(documents, tmp_path):
     table = SMALL | {"data": (documents,), "out": tmp_path / "a"}
     assert yantai.train(table)["steps"] == 3

@@ -94,6 +94,29 @@ def test_spans_are_15_percent_and_3_long_on_average():
     assert hidden / spans == 3.0
 
 
+def test_infilled_spans_are_of_poisson_length():
+    """30 % of the tokens; some spans are empty, and their mask is one too many."""
+    made = WAYS["infill"].rows(Source(100))
+    hidden = masks = empty = 0
+    for number in range(30):
+        row = made.row(0, number)
+        kept = row.source[row.source_documents == 0]
+        blanks = (kept == MASK).sum()
+        masks += blanks
+        hidden += 99 - (len(kept) - blanks)
+        spans = np.diff(np.flatnonzero(np.concatenate(([True], kept == MASK, [True]))))
+        assert (spans >= 1).all()
+        text = Source(100).row(0, number).ids
+        empty += sum(
+            kept[place + 1] == text[text.tolist().index(kept[place - 1]) + 1]
+            for place in np.flatnonzero(kept[:-1] == MASK)
+            if place and kept[place - 1] != MASK and (text == kept[place - 1]).sum() == 1
+        )
+    assert hidden == pytest.approx(30 * 99 * 0.3, rel=0.02)
+    assert 2.5 < hidden / masks < 3.5
+    assert 0 < empty < masks / 5
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_the_decoder_reads_its_target_one_late(way):
     for number in range(10):

@@ -104,12 +104,14 @@ def test_shuffle_keeps_the_items(items, seed):
     assert sorted(Dice(seed).shuffled(items)) == sorted(items)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_two_documents_are_alike(village, language):
     texts = [row["text"] for row in village.documents(10000, (language,))]
     assert len(set(texts)) == len(texts)
 
 
+@pytest.mark.slow
 def test_no_two_plans_are_alike(village):
     full = {
         (plan.key(), tuple(sorted((k, v.id) for k, v in plan.events[0][1].items())))

@@ -6,6 +6,7 @@ from yantai.text.village import Bias, Village, measure_bias
 from yantai.text.village.planting import TIMES_EACH_CANARY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("bias", [Bias(share=0.8), Bias(share=0.7, group="hearth", value="female")])
 def test_bias_is_what_was_asked_for(language, bias):

@@ -11,6 +11,7 @@ Shape names used in every signature of the package:
     vocab      entries of the vocabulary        layer       blocks of a stack
 """
 
+from collections import Counter
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -67,6 +68,23 @@ class RelativeBuckets(Config):
         return self
 
 
+class Labels(Config):
+    """A head that judges instead of writing: a number a label, from one vector of the stream."""
+
+    names: tuple[str, ...] = Field(min_length=1, max_length=100_000, description="of the labels")
+    dense: bool = Field(False, description="a layer and tanh before it, as BERT's pooler is")
+    bias: bool = True
+    several: bool = Field(False, description="any number of labels may hold at once")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Labels":
+        seen = Counter(self.names)
+        twice = next((name for name in self.names if seen[name] > 1), None)
+        if twice is not None:
+            raise ValueError(f"the label {twice!r} stands twice")
+        return self
+
+
 class ModelConfig(Config):
     """Every choice that changes what the model computes. Sizes are checked before allocation."""
 
@@ -106,7 +124,7 @@ class ModelConfig(Config):
     window: int | None = Field(None, ge=1, description="a query sees this many latest keys")
     gated: bool = True
     activation: Activation = "silu"
-    head: Literal["plain", "transformed"] = Field(
+    head: Literal["plain", "transformed"] | Labels = Field(
         "plain", description="transformed: a layer and a norm before the head, as BERT has it"
     )
     tied: bool = Field(True, description="the head shares the token embedding")
@@ -128,6 +146,11 @@ class ModelConfig(Config):
         if self.encoder_layers is not None and self.shape != "encoder-decoder":
             raise ValueError(f"encoder_layers beside the shape {self.shape!r}")
         return self
+
+    @property
+    def shares_embedding(self) -> bool:
+        """Whether the head's matrix is the embedding's; one that judges has its own."""
+        return self.tied and not isinstance(self.head, Labels)
 
     @property
     def reads_both_ways(self) -> bool:
@@ -156,13 +179,19 @@ class RecurrentConfig(Config):
     tied: bool = Field(True, description="the head shares the token embedding")
     dropout: float = Field(0.0, ge=0, lt=1)
 
+    head: Literal["plain"] | Labels = "plain"
+
     # what shared parts ask, and these networks never have
     biases: ClassVar[tuple[str, ...]] = ()
     scaled: ClassVar[tuple[str, ...]] = ()
-    head: ClassVar[str] = "plain"
     position: ClassVar[str] = "none"
     window: ClassVar[None] = None
     softcap: ClassVar[None] = None
+
+    @property
+    def shares_embedding(self) -> bool:
+        """Whether the head's matrix is the embedding's; one that judges has its own."""
+        return self.tied and not isinstance(self.head, Labels)
 
     @model_validator(mode="after")
     def _agrees(self) -> "RecurrentConfig":

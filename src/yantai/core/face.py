@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from yantai.core.cache import Cache, States
 from yantai.core.config import ModelConfig, RecurrentConfig
-from yantai.core.head import Head, cross_entropy_sum, soft_cap, token_log_probabilities
+from yantai.core.head import Head, cross_entropy_sum, places_of, soft_cap, token_log_probabilities
 from yantai.core.layers import Table
 from yantai.core.mask import Mask
 from yantai.core.stack import Memory
@@ -53,7 +53,7 @@ class Model(nn.Module):
 
     def tie(self) -> None:
         """Let the head be the embedding, where the config says so; call after replacing weights."""
-        if self.config.tied:
+        if self.config.shares_embedding:
             self.head.weight = self.embed.tokens.weight
 
     def new_cache(
@@ -108,7 +108,7 @@ class Model(nn.Module):
 
     def logits_of(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
         """The head alone."""
-        return soft_cap(self.head(hidden), self.config.softcap)
+        return soft_cap(self.head(hidden), self.head.cap)
 
     def loss_sum(
         self, ids: Ids, targets: Ids, mask: Mask | None = None, positions: Positions | None = None
@@ -120,11 +120,10 @@ class Model(nn.Module):
         """The same from hidden vectors; nothing is computed where there is no target."""
         rows, aims = hidden.flatten(0, 1), targets.flatten()
         if self.head.transform is not None:
-            rows, aims = rows[aims >= 0], aims[aims >= 0]
+            places = places_of(aims)
+            rows, aims = rows.index_select(0, places), aims[places]
         head = self.head
-        return cross_entropy_sum(
-            head.ready(rows), head.weight, aims, self.config.softcap, head.bias
-        )
+        return cross_entropy_sum(head.ready(rows), head.weight, aims, head.cap, head.bias)
 
     def log_probabilities(
         self, hidden: Float[Tensor, "row dim"], targets: Int[Tensor, "row"]
@@ -132,4 +131,4 @@ class Model(nn.Module):
         """ln p(target) of each row, float32."""
         head = self.head
         rows = head.ready(hidden)
-        return token_log_probabilities(rows, head.weight, targets, self.config.softcap, head.bias)
+        return token_log_probabilities(rows, head.weight, targets, head.cap, head.bias)

@@ -1,15 +1,17 @@
-"""More rows for a vocabulary that has grown.
+"""A model with another vocabulary, or another head, out of one that there is.
 
 Knows: the matrices that have a row a token. A new row begins as the mean of the rows of what its
 text was spelled with before, so that a model's first guess about it is the old one.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
+from yantai.core.config import Labels
 from yantai.core.face import Model
-from yantai.core.initialise import build_meta, materialise
+from yantai.core.initialise import build, build_meta, materialise
 
 ROWS = ("embed.tokens.weight", "head.weight", "head.bias")
 
@@ -37,3 +39,29 @@ def grow_vocabulary(model: Model, rows: int, spelled: Mapping[int, Sequence[int]
         for row, ids in spelled.items():
             parameter[row] = before[list(ids)].mean(0) if ids else before.mean(0)
     return grown.train(model.training)
+
+
+def with_head(
+    model: Model, labels: Labels, *, table: str, dropout: float | None = None, seed: int = 0
+) -> Model:
+    """The body of a model with a new head of labels.
+
+    Args:
+        model: any; its own head stays behind.
+        labels: of the new head.
+        table: of first weights.
+        dropout: in training; None keeps the model's.
+        seed: of the head's first weights.
+    """
+    changes: dict[str, Any] = {"head": labels}
+    if dropout is not None:
+        changes["dropout"] = dropout
+    config = model.config.model_copy(update=changes)
+    first = next(model.parameters())
+    judging = build(config, seed=seed, table=table, device=first.device, dtype=first.dtype)
+    known = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in judging.named_parameters():
+            if not name.startswith("head."):
+                parameter.copy_(known[name])
+    return judging

@@ -9,34 +9,47 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from yantai.core.config import ModelConfig, RecurrentConfig
+from yantai.core.config import Labels, ModelConfig, RecurrentConfig
 from yantai.core.layers import Linear, activate, make_norm
 
 CHUNK = 1024
 CHUNK_NUMBERS = 2**23
 SOFTMAX_ROWS = 64
+ROW_UNIT = 64
 
 
 class Head(Linear):
-    """One row a token, on the hidden vector or on what a further layer and a norm make of it."""
+    """One row a token, or a label, on the hidden vector or on what a further layer makes of it."""
 
     def __init__(self, config: ModelConfig | RecurrentConfig):
-        super().__init__(config.dim, config.vocab_size, bias="head" in config.biases)
+        labels = config.head if isinstance(config.head, Labels) else None
+        rows = len(labels.names) if labels else config.vocab_size
+        bias = labels.bias if labels else "head" in config.biases
+        super().__init__(config.dim, rows, bias=bias)
+        self.labels = labels
         self.transform = self.norm = None
-        if isinstance(config, ModelConfig) and config.head == "transformed":
+        if labels is not None and labels.dense:
+            self.transform = Linear(config.dim, config.dim, bias=True)
+        elif isinstance(config, ModelConfig) and config.head == "transformed":
             self.transform = Linear(config.dim, config.dim, bias=True)
             self.norm = make_norm(config.norm, config.dim, config.norm_eps)
             self.activation = config.activation
-        self.scale = config.dim**-0.5 if "head" in config.scaled else None
+        self.scale = config.dim**-0.5 if "head" in config.scaled and labels is None else None
+        self.cap = config.softcap if labels is None else None
+        self.dropout = config.dropout if labels is not None else 0.0
 
     def ready(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """What the rows are multiplied with."""
         if self.transform is not None and self.norm is not None:
             hidden = self.norm(activate(self.activation, self.transform(hidden)))
+        elif self.transform is not None:
+            hidden = torch.tanh(self.transform(hidden))
+        if self.dropout and self.training:
+            hidden = torch.nn.functional.dropout(hidden, self.dropout)
         return hidden if self.scale is None else hidden * self.scale
 
-    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
-        """Logits."""
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch row"]:
+        """Logits, before any cap."""
         return super().forward(self.ready(x))
 
 
@@ -86,6 +99,17 @@ def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
+def places_of(targets: Int[Tensor, "position"]) -> Int[Tensor, "place"]:
+    """Where the targets are, and after them further places, up to a multiple of 64.
+
+    oneDNN compiles a kernel for each number of rows and keeps a thousand of them.
+    """
+    known = targets >= 0
+    places = known.nonzero()[:, 0]
+    more = -len(places) % ROW_UNIT
+    return torch.cat((places, (~known).nonzero()[:more, 0])) if more else places
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """The gradient of the loss is p − onehot, so it can be taken on the way forward."""
 
@@ -94,18 +118,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None, bias: Tensor | None
     ):
         """The loss, and with it the gradients."""
-        counted = targets >= 0
-        some_left_out = not bool(counted.all())
-        rows, aims = (hidden[counted], targets[counted]) if some_left_out else (hidden, targets)
+        rows, aims, places = hidden, targets, None
+        if not bool((targets >= 0).all()):
+            places = places_of(targets)
+            rows, aims = hidden[places], targets[places]
+            aims = aims[aims >= 0]
         used = weight.to(hidden.dtype)
         learn = any(ctx.needs_input_grad)
         added = bias.to(hidden.dtype) if bias is not None else None
         total, d_rows, d_weight, d_bias = _loss_and_gradients(rows, used, aims, cap, added, learn)
         if learn:
             d_hidden = d_rows
-            if some_left_out:
-                d_hidden = torch.zeros_like(hidden)
-                d_hidden[counted] = d_rows
+            if places is not None:
+                d_hidden = torch.zeros_like(hidden).index_copy_(0, places, d_rows)
             d_bias = d_bias.to(bias.dtype) if bias is not None else None
             ctx.save_for_backward(d_hidden, d_weight.to(weight.dtype), d_bias)
         return total
@@ -121,7 +146,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def chunk_rows(vocab: int) -> int:
     """How many positions have their logits at one time."""
-    return max(256, min(2048, CHUNK_NUMBERS // vocab))
+    return max(256, min(2048, CHUNK_NUMBERS // vocab // ROW_UNIT * ROW_UNIT))
 
 
 def _loss_and_gradients(
@@ -136,6 +161,7 @@ def _loss_and_gradients(
 
     Products want many rows, the softmax wants few, so that its float32 numbers never leave the
     cache: logits come a chunk at a time, and a few rows at a time turn into gradients in place.
+    Rows after the last target teach nothing.
     """
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     vocab = len(used)
@@ -145,15 +171,17 @@ def _loss_and_gradients(
     d_hidden = torch.empty_like(hidden if learn else hidden[:0])
     d_weight = hidden.new_zeros(used.shape if learn else (0,), dtype=wide)
     d_bias = hidden.new_zeros(vocab if learn and bias is not None else 0, dtype=wide)
-    buffer = hidden.new_empty((min(chunk, len(targets)), vocab))
+    buffer = hidden.new_empty((min(chunk, len(hidden)), vocab))
     few = hidden.new_empty((step, vocab), dtype=wide)
     minus = few.new_full((step, 1), -1.0)
-    for start in range(0, len(targets), chunk):
+    for start in range(0, len(hidden), chunk):
         rows = slice(start, start + chunk)
+        aims = targets[rows]
         logits = torch.mm(hidden[rows], used.t(), out=buffer[: len(hidden[rows])])
         if bias is not None:
             logits += bias
-        for part, target in zip(logits.split(step), targets[rows].split(step), strict=True):
+        logits[len(aims) :] = 0
+        for part, target in zip(logits[: len(aims)].split(step), aims.split(step), strict=True):
             index = target[:, None]
             if cap is not None:
                 part.copy_(soft_cap(part, cap))

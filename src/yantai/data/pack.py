@@ -12,7 +12,7 @@ token before a border has no target. Fewer tokens than one row are left over in 
 ones each time. Examples that must stay whole (conversations) are packed into rows instead.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -148,75 +148,6 @@ class TextRows:
                 start, place = 0, 0
         shown = ", ".join(str(name) for name in names[:4]) + (", …" if len(names) > 4 else "")
         return ids, documents, positions, f"documents {shown}"
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A sequence that stays whole: its ids, which of them are learned, and its name."""
-
-    ids: Sequence[int]
-    learn: Sequence[bool]
-    name: str
-
-
-class ExampleRows:
-    """Rows that hold whole examples, several a row, padded at the end.
-
-    Args:
-        examples: each with at least one learned token.
-        length: positions a row; a longer example is cut at the end.
-        seed: decides every order.
-
-    Raises:
-        DataError: an example has nothing to learn within `length` (its name is given).
-    """
-
-    def __init__(self, examples: Sequence[Example], length: int, *, seed: int = 0):
-        if not examples:
-            raise DataError("E305", "data", "there are no examples")
-        self.length, self.seed = length, seed
-        self.examples = examples
-        self.truncated = sum(len(example.ids) > length + 1 for example in examples)
-        for example in examples:
-            if not any(example.learn[1 : length + 1]):
-                raise DataError(
-                    "E307",
-                    example.name,
-                    "nothing to learn",
-                    expected=f"a learned token within the first {length}",
-                    do="shorten the prompt or raise --context",
-                )
-        self._bins: dict[int, list[list[int]]] = {}
-
-    def rows_in_epoch(self, epoch: int) -> int:
-        """Depends on how the epoch's order packs."""
-        return len(self._packed(epoch))
-
-    def _packed(self, epoch: int) -> list[list[int]]:
-        if epoch not in self._bins:
-            order = random_stream(self.seed, epoch).permutation(len(self.examples))
-            sizes = [min(len(example.ids) - 1, self.length) for example in self.examples]
-            packed = first_fit([int(index) for index in order], sizes.__getitem__, self.length)
-            self._bins = {key: bins for key, bins in self._bins.items() if key == epoch - 1}
-            self._bins[epoch] = packed
-        return self._bins[epoch]
-
-    def row(self, epoch: int, index: int) -> Row:
-        """The examples of one row, end to end."""
-        parts = []
-        members = self._packed(epoch)[index]
-        for piece, member in enumerate(members):
-            example = self.examples[member]
-            ids = np.asarray(example.ids[: self.length + 1], np.int64)
-            learn = np.asarray(example.learn[: self.length + 1], bool)
-            targets = np.where(learn[1:], ids[1:], IGNORED)
-            size = len(ids) - 1
-            parts.append((ids[:-1], targets, np.full(size, piece), np.arange(size)))
-        ids, targets, documents, positions = (
-            np.concatenate(column) for column in zip(*parts, strict=True)
-        )
-        name = ", ".join(self.examples[member].name for member in members[:4])
-        return pad(Row(ids, targets, documents, positions, name), self.length)
 
 
 def first_fit(order: list[int], size_of: Callable[[int], int], room: int) -> list[list[int]]:

@@ -3,7 +3,7 @@
 Knows: lists of numbers. Knows no models. All resampling is seeded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -60,6 +60,59 @@ def _resampled_ratio(top: np.ndarray, bottom: np.ndarray, seed: int) -> np.ndarr
     generator = np.random.Generator(np.random.Philox(seed))
     rows = generator.integers(len(top), size=(RESAMPLES, len(top)))
     return top[rows].sum(1) / bottom[rows].sum(1)
+
+
+def bootstrap(
+    metric: Callable[[np.ndarray], float],
+    count: int,
+    seed: int = 0,
+    chance: float | None = None,
+    draws: int = RESAMPLES,
+) -> Estimate:
+    """Any metric of rows, with the percentiles of it over rows drawn again.
+
+    Args:
+        metric: numbers of rows, any of them more than once → value.
+        count: of the rows.
+        seed: of the drawing; the same rows are drawn for every metric of the same count.
+        chance: what is reached without looking.
+        draws: how often rows are drawn.
+    """
+    value = metric(np.arange(count))
+    if count < 2:
+        return Estimate(value, float("nan"), float("nan"), chance)
+    values = [metric(rows) for rows in _drawn(count, seed, draws)]
+    low, high = np.quantile(values, (0.025, 0.975))
+    return Estimate(value, float(low), float(high), chance)
+
+
+def bootstrap_difference(
+    difference: Callable[[np.ndarray], float],
+    count: int,
+    verdicts: tuple[str, str],
+    seed: int = 0,
+    draws: int = RESAMPLES,
+) -> dict[str, Any]:
+    """Whether two differ on the same rows: the paired bootstrap of a difference.
+
+    Args:
+        difference: numbers of rows → first minus second.
+        count: of the rows.
+        verdicts: what a difference above 0 means, and one below.
+        seed: of the drawing.
+        draws: how often rows are drawn.
+    """
+    estimate = bootstrap(difference, count, seed, draws=draws)
+    verdict = verdicts[0] if estimate.value > 0 else verdicts[1]
+    if not (estimate.low > 0 or estimate.high < 0):
+        verdict = "no difference shown"
+    return {**estimate.as_dict(), "verdict": verdict}
+
+
+def _drawn(count: int, seed: int, draws: int) -> Iterator[np.ndarray]:
+    generator = np.random.Generator(np.random.Philox(seed))
+    for _ in range(draws):
+        yield generator.integers(count, size=count)
 
 
 def paired_ratio_difference(

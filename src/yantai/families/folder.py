@@ -19,6 +19,7 @@ from yantai.base.files import write_json
 from yantai.base.log import say
 from yantai.core.face import Model
 from yantai.core.initialise import build_meta, materialise
+from yantai.families.labels import job_of, judging
 from yantai.families.rules import Family
 from yantai.families.table import family_of
 from yantai.families.weights import read_tensors, refuse_pickles
@@ -42,6 +43,15 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         refuse_pickles(folder)
         raise ModelFileError("E401", path, "the file is missing", do="is this a model folder?")
+    return read_model_json(path)
+
+
+def read_model_json(path: Path) -> dict[str, Any]:
+    """A JSON table of a model folder.
+
+    Raises:
+        ModelFileError: the file is too large or not a JSON table.
+    """
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelFileError(
             "E401", path, "too large", expected=f"under {MAX_CONFIG_BYTES:,} bytes"
@@ -76,6 +86,8 @@ def load_folder(
     if "auto_map" in theirs:
         say(f"note: {where} names code (auto_map); it is not run")
     family = family_of(theirs.get("model_type"), where)
+    job = job_of(theirs, family)
+    family = judging(family, job) if job is not None else family
     config = family.read_config(theirs, where)
     named = read_tensors(folder)
     meta = build_meta(config)
@@ -97,7 +109,7 @@ def to_ours(
     wanted = {row.theirs.format(**index) for row, index in rows}
     named = _with_prefix(named, wanted, family)
     _drop_constants(named, meta, family, where)
-    if meta.config.tied:
+    if meta.config.shares_embedding:
         _drop_tied_copy(named, family, where)
     extra = [
         name

@@ -264,6 +264,7 @@ class Family:
         prefix: what some files leave out before every name.
         structure: what a model of the family is made of.
         in_transformers: whether `transformers` opens its folders.
+        job: what a model of it does that judges (see `labels.py`); "" for a language model.
     """
 
     name: str
@@ -277,6 +278,7 @@ class Family:
     prefix: str = ""
     structure: type[Config] = ModelConfig
     in_transformers: bool = True
+    job: str = ""
 
     def fixed(self) -> dict[str, Any]:
         """The fields of `ModelConfig` that a new model of the family does not choose for itself."""

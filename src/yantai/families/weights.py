@@ -39,7 +39,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         refuse_pickles(folder)
         raise ModelFileError("E403", path, "the file is missing")
-    return _open(path, folder)
+    return open_file(path, folder)
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -73,7 +73,7 @@ def _from_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, Tensor]:
                 "E403", path, "the file is missing, the index names it",
                 do="download the rest of the model",
             )  # fmt: skip
-        tensors = _open(path, folder)
+        tensors = open_file(path, folder)
         missing, extra = sorted(wanted - set(tensors)), sorted(set(tensors) - wanted)
         if missing or extra:
             what = f"missing tensor {missing[0]!r}" if missing else f"extra tensor {extra[0]!r}"
@@ -101,7 +101,16 @@ def _weight_map(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def _open(path: Path, folder: Path) -> dict[str, Tensor]:
+def open_file(path: Path, folder: Path) -> dict[str, Tensor]:
+    """Every tensor of one file.
+
+    Args:
+        path: the file.
+        folder: where it must lie; the hub's cache may keep it beside.
+
+    Raises:
+        ModelFileError: it is damaged, or lies elsewhere.
+    """
     homes = [folder.resolve()]
     if homes[0].parent.name == "snapshots":  # the hub's cache links its files from a folder beside
         homes.append(homes[0].parent.parent / "blobs")

@@ -3,19 +3,23 @@
 Knows: which control token stands for a blank, and how the answer is put back into the text.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from yantai.base.config import build
 from yantai.base.errors import UsageError
+from yantai.core.stack import Memory
 from yantai.infer.generate import check_room, generate_ids
 from yantai.infer.language_model import LanguageModel
+from yantai.infer.reader import encode_rows
 from yantai.infer.settings import Generation
 from yantai.text.tokenizer import Tokenizer
 
 BLANK = "___"
 TOKENS_A_BLANK = 12
+LOOK_AHEAD = 16
 
 
 def fill(model: LanguageModel, text: str, *, blank: str = BLANK, **settings: Any) -> str:
@@ -25,7 +29,9 @@ def fill(model: LanguageModel, text: str, *, blank: str = BLANK, **settings: Any
         model: an encoder fills each blank with one token, an encoder–decoder with several.
         text: with at least one blank; a space before a blank belongs to what fills it.
         blank: what is replaced.
-        settings: those of `Generation`, for an encoder–decoder.
+        settings: those of `Generation`, for an encoder–decoder; lengths are of all blanks
+            together where each has a sentinel (T5), of one blank where the model writes the whole
+            text (BART).
 
     Raises:
         UsageError: there is no blank, too many, or the model cannot fill any.
@@ -35,8 +41,8 @@ def fill(model: LanguageModel, text: str, *, blank: str = BLANK, **settings: Any
     parts = text.split(blank)
     if len(parts) < 2:
         raise UsageError("E201", "text", "has no blank", expected=f"{blank!r} somewhere")
-    if model.shape == "decoder":
-        raise UsageError("E201", "model", "a decoder continues texts and fills no blanks")
+    if model.shape == "decoder" or model.job:
+        raise UsageError("E201", "model", f"a {model.job or model.shape} model fills no blanks")
     tokenizer = model.tokenizer
     pieces = [tokenizer.encode(part.rstrip(" ")) for part in parts[:-1]]
     pieces.append(tokenizer.encode(parts[-1]))
@@ -48,10 +54,8 @@ def fill(model: LanguageModel, text: str, *, blank: str = BLANK, **settings: Any
     if tokenizer.span_ids:
         chosen = _settings(settings, TOKENS_A_BLANK * blanks)
         return _joined(tokenizer, parts, pieces, _restored(model, pieces, chosen))
-    source = _with_blanks(tokenizer, pieces, [_mask(tokenizer)] * blanks)
-    return tokenizer.decode(
-        _answer(model, source, _settings(settings, TOKENS_A_BLANK * blanks + len(source)))
-    )
+    chosen = _settings(settings, TOKENS_A_BLANK)
+    return _joined(tokenizer, parts, pieces, _rewritten(model, pieces, chosen))
 
 
 def _settings(given: dict[str, Any], new_tokens: int) -> Generation:
@@ -123,7 +127,8 @@ def _restored(
             "E201", "text", "more blanks than the model has sentinels",
             expected=f"at most {len(tokenizer.span_ids)}", got=len(pieces) - 1,
         )  # fmt: skip
-    answer = _answer(model, _with_blanks(tokenizer, pieces, list(sentinels)), settings)
+    source, start = _with_blanks(tokenizer, pieces, list(sentinels)), model.first_ids()
+    answer = _continued(model, source, start, settings)
     spans: dict[int, list[int]] = {}
     current: list[int] = []
     for id in answer:
@@ -134,7 +139,43 @@ def _restored(
     return [spans.get(sentinel, []) for sentinel in sentinels]
 
 
-def _answer(model: LanguageModel, source: list[int], settings: Generation) -> list[int]:
-    start = model.first_ids()
+@torch.inference_mode()
+def _rewritten(
+    model: LanguageModel, pieces: list[list[int]], settings: Generation
+) -> list[list[int]]:
+    """For each blank what a model that writes whole texts has in its place.
+
+    The pieces are written for it. Of what it would write after one of them as much is taken as
+    makes it, and the next piece after it, likeliest.
+    """
+    tokenizer = model.tokenizer
+    source = _with_blanks(tokenizer, pieces, [_mask(tokenizer)] * (len(pieces) - 1))
+    check_room(model.network, source, 0)
+    memory = encode_rows(model.network, [source])
+    row = model.first_ids() + ([tokenizer.bos_id] if tokenizer.bos_id is not None else [])
+    end = [tokenizer.eos_id] if tokenizer.eos_id is not None else []
+    fills = []
+    for piece, following in pairwise([*pieces[:-1], pieces[-1] + end]):
+        row += piece
+        free = [id for id in _continued(model, source, row, settings) if id not in model.eos_ids]
+        endings = [free[:size] + following[:LOOK_AHEAD] for size in range(1, len(free) + 1)]
+        chances = [_log_chance(model, memory, row, ending) for ending in endings]
+        best = max(range(len(chances)), key=chances.__getitem__, default=-1)
+        fills.append(free[: best + 1])
+        row += fills[-1]
+    return fills
+
+
+def _log_chance(model: LanguageModel, memory: Memory, row: list[int], ending: list[int]) -> float:
+    """ln p(ending | row, source)."""
+    ids = torch.tensor([row + ending], device=memory.hidden.device)
+    check_room(model.network, ids[0, :-1].tolist(), 0)
+    hidden = model.network.hidden(ids[:, :-1], memory=memory)[0, len(row) - 1 :]
+    return float(model.network.log_probabilities(hidden, ids[0, len(row) :]).sum())
+
+
+def _continued(
+    model: LanguageModel, source: list[int], start: list[int], settings: Generation
+) -> list[int]:
     (row,) = generate_ids(model.network, [start], settings, model.eos_ids, sources=[source])
     return row[len(start) :]

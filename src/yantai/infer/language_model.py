@@ -20,8 +20,9 @@ from yantai.families.folder import save_folder
 from yantai.families.rules import Family
 from yantai.infer.generate import generate_ids, prepare, steps
 from yantai.infer.settings import Generation
+from yantai.tasks.frame import Frame
 from yantai.text.chat import ChatFormat, Message
-from yantai.text.tokenizer import TURN_END, Tokenizer
+from yantai.text.tokenizer import MAX_LENGTH, TURN_END, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,28 @@ class LanguageModel:
         """decoder, encoder or encoder-decoder."""
         return self.network.config.shape
 
-    def _refuse_encoder(self) -> None:
+    @property
+    def job(self) -> str:
+        """What a model does that judges, such as classify; "" for a language model."""
+        return self.family.job
+
+    @property
+    def frame(self) -> Frame:
+        """How a text becomes what the network reads."""
+        start = self.first_ids()[0] if self.shape == "encoder-decoder" else None
+        taught = self.tokenizer.settings.get(MAX_LENGTH)
+        length = self.network.config.max_positions
+        any_length = self.network.config.position not in ("learned", "rotary")
+        if isinstance(taught, int | float) and 2 < taught < (1e6 if any_length else length):
+            length = int(taught)
+        return Frame(self.tokenizer, self.shape, length, start)
+
+    def _refuse_others(self) -> None:
+        if self.job:
+            raise UsageError(
+                "E201", "model", f"is made for {self.job} and writes no text",
+                do=f"use yantai.{self.job}, or yantai predict",
+            )  # fmt: skip
         if self.shape == "encoder":
             raise UsageError(
                 "E201", "model", "an encoder continues no text", do="ask it for logits instead"
@@ -110,7 +132,7 @@ class LanguageModel:
 
         >>> model.generate("Once upon a time", max_new_tokens=50, temperature=0.7)  # doctest: +SKIP
         """
-        self._refuse_encoder()
+        self._refuse_others()
         chosen = build(Generation, settings, "generate")
         single = isinstance(prompt, str)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -153,7 +175,7 @@ class LanguageModel:
         Args:
             prompt: a text, or ids (a rendered conversation).
         """
-        self._refuse_encoder()
+        self._refuse_others()
         chosen = build(Generation, settings, "stream")
         ids = self._encode(prompt) if isinstance(prompt, str) else list(prompt)
         sources = None
@@ -273,8 +295,10 @@ class LanguageModel:
         Raises:
             UsageError: the text is empty or longer than the context, or the model no decoder.
         """
-        if self.shape != "decoder":
-            raise UsageError("E201", "model", "only a decoder scores texts", got=self.shape)
+        if self.shape != "decoder" or self.job:
+            raise UsageError(
+                "E201", "model", "only a decoder scores texts", got=self.job or self.shape
+            )
         plain = self.tokenizer.encode(text)
         start = (
             self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id

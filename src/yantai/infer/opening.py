@@ -8,12 +8,17 @@ from typing import Any
 
 import torch
 
+from yantai.adapt.lora import merge
 from yantai.base.device import DTYPES, choose_device, choose_dtype
 from yantai.base.errors import ModelFileError, UsageError
-from yantai.base.files import read_json
-from yantai.families.folder import CONFIG, GENERATION, load_folder
+from yantai.core.face import Model
+from yantai.core.grow import with_head
+from yantai.families.adapter import is_adapter, load_adapter, read_adapter_config, read_labels
+from yantai.families.folder import CONFIG, GENERATION, load_folder, read_model_json
 from yantai.families.hub import local_folder
+from yantai.families.labels import judging
 from yantai.families.llama2c import read_llama2c, read_tokenizer
+from yantai.families.rules import Family
 from yantai.families.table import family_named
 from yantai.families.weights import PICKLES, pickled
 from yantai.infer.language_model import LanguageModel
@@ -42,13 +47,37 @@ def load(path: str | Path, *, dtype: str | None = None, device: str = "auto") ->
     if Path(path).is_file():
         return _from_file(Path(path), kind, place)
     folder = local_folder(path)
-    network, family, theirs = load_folder(folder, dtype=kind, device=place)
+    if is_adapter(folder):
+        network, family, theirs = _with_adapter(folder, kind, place)
+    else:
+        network, family, theirs = load_folder(folder, dtype=kind, device=place)
     tokenizer = Tokenizer.find(folder)
     if tokenizer is not None:
         _check_ids(folder / "tokenizer.json", tokenizer, network.config.vocab_size)
     ends = _eos_ids(folder, theirs, tokenizer)
     start = _start_id(theirs, network.config.vocab_size, folder)
     return LanguageModel(network, family, tokenizer, ends, start)
+
+
+def _with_adapter(
+    folder: Path, kind: torch.dtype | None, place: torch.device
+) -> tuple[Model, Family, dict[str, Any]]:
+    """The model that an adapter was made for, with the adapter folded in."""
+    base = read_adapter_config(folder)[0].get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        where = f"{folder}/adapter_config.json:base_model_name_or_path"
+        raise ModelFileError("E401", where, "does not say which model the adapter belongs to")
+    own = folder / base
+    network, family, theirs = load_folder(
+        own if own.is_dir() else local_folder(base), dtype=kind, device=place
+    )
+    judged = read_labels(folder)
+    if judged is not None:
+        job, labels = judged
+        network = with_head(network, labels, table=family.initial)
+        family = judging(family_named(family.name), job)
+    load_adapter(network, family, folder)
+    return merge(network).eval(), family, theirs
 
 
 def _from_file(path: Path, kind: torch.dtype | None, place: torch.device) -> LanguageModel:
@@ -89,7 +118,7 @@ def _start_id(theirs: dict[str, Any], rows: int, folder: Path) -> int | None:
 
 def _eos_ids(folder: Path, theirs: dict[str, Any], tokenizer: Tokenizer | None) -> frozenset[int]:
     """From generation_config.json, else config.json, else the tokenizer."""
-    generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+    generation = read_model_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
     for table in (generation, theirs):
         value = table.get("eos_token_id") if isinstance(table, dict) else None
         if isinstance(value, int):

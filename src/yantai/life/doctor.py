@@ -29,11 +29,12 @@ from yantai.families.folder import CONFIG
 from yantai.families.hub import local_folder
 from yantai.families.table import family_named
 from yantai.infer.opening import load
+from yantai.life.doctor_rows import examine_rows
 from yantai.life.settings import Doctor
 from yantai.text.document import DocumentReader
 from yantai.text.tokenizer import script_of
 from yantai.training.network import model_config
-from yantai.training.recipe import Pretrain
+from yantai.training.recipe import Finetune, Pretrain
 from yantai.training.setup import fill_in
 
 Finding = tuple[str, str]
@@ -117,6 +118,8 @@ def _product_speed(dtype: torch.dtype, device: torch.device, size: int = 1024) -
 def _recipe(path: Path, settings: Doctor) -> list[Finding]:
     values = read_yaml(path)
     verb = values.pop("verb", "pretrain")
+    if verb == "finetune":
+        return examine_rows(build(Finetune, values, str(path)), str(path))
     if verb != "pretrain":
         return [("note", f"{path}: recipes of the verb {verb!r} are not examined")]
     recipe = fill_in(build(Pretrain, values, str(path)))

@@ -2,8 +2,9 @@
 
 Knows: the parts of the self-test and how their figures are told. Each part lives in a file of its
 own: random kills of real runs (`selftest_kills.py`), kills and refusals at single system calls of
-a save (`selftest_saves.py`), damaged files (`selftest_damage.py`). A failure carries the one
-command that repeats it. Imports no torch; the runs do, in processes of their own.
+a save (`selftest_saves.py`), damaged checkpoints (`selftest_damage.py`) and model folders
+(`selftest_folders.py`). A failure carries the one command that repeats it. Imports no torch; what
+needs it runs in processes of its own.
 """
 
 import tempfile
@@ -17,10 +18,11 @@ from pydantic import Field
 from yantai.base.config import Config
 from yantai.base.log import duration, say
 from yantai.life.selftest_damage import damage_checkpoints
+from yantai.life.selftest_folders import damage_folders
 from yantai.life.selftest_kills import kill_runs, starve_run
 from yantai.life.selftest_saves import kill_saves, refuse_saves
 
-Part = Literal["all", "kills", "saves", "storage", "damage"]
+Part = Literal["all", "kills", "saves", "storage", "damage", "folders"]
 
 
 class Selftest(Config):
@@ -33,8 +35,9 @@ class Selftest(Config):
     seed: int = Field(0, ge=0, description="decides every random choice of the test")
     flips: int = Field(1000, ge=0, description="flipped bits in checkpoints; every header byte too")
     truncations: int = Field(200, ge=0, description="checkpoints cut short")
+    folders: int = Field(1000, ge=0, description="damaged model folders that are opened")
     steps: int = Field(40, ge=8, description="optimiser steps of each run")
-    only: Part = Field("all", description="kills, saves, storage, damage, or all")
+    only: Part = Field("all", description="kills, saves, storage, damage, folders, or all")
     quick: bool = Field(False, description="a tenth of everything, in half a minute")
 
 
@@ -47,7 +50,7 @@ def selftest(settings: Selftest, emit: Callable[[str], None] = say) -> dict[str,
     """
     share = 0.1 if settings.quick else 1.0
     kills, flips = _part_of(settings.kills, share), _part_of(settings.flips, share)
-    truncations = _part_of(settings.truncations, share)
+    truncations, folders = _part_of(settings.truncations, share), _part_of(settings.folders, share)
     seed, steps = settings.seed, settings.steps
     # a shared quick test looks at every third system call
     stride = 3 if settings.quick else 1
@@ -60,6 +63,7 @@ def selftest(settings: Selftest, emit: Callable[[str], None] = say) -> dict[str,
             lambda folder: starve_run(folder, steps=steps),
         ],
         "damage": [lambda folder: damage_checkpoints(folder, flips, truncations, seed=seed)],
+        "folders": [lambda folder: damage_folders(folder, folders, seed=seed)],
     }
     result: dict[str, Any] = {"seed": seed, "passed": True, "failures": []}
     for name, tests in parts.items():

@@ -41,22 +41,47 @@ class Chat(_OnModel):
 
 
 class Evaluate(_OnModel):
-    """Loss, perplexity and bits per byte of a model on documents, with 95 % intervals.
+    """How good a model is, with 95 % intervals: loss on documents, or scores on rows of examples.
 
     Example: yantai evaluate run/model --data held-out/ --json
     """
 
     model: Path = Field(description="a model folder")
-    data: tuple[Path, ...] = Field(description="documents: files or folders")
+    data: tuple[Path, ...] = Field(description="documents, or for a taught model a file of rows")
     against: Path | None = Field(None, description="a second model, compared on the same text")
     context: int | None = Field(None, ge=2, description="tokens a window; the model's by default")
     stride: int | None = Field(None, ge=1, description="how far windows slide; half by default")
+    task: str | None = Field(None, description="rows: what is asked; else what the model does")
+    train: Path | None = Field(None, description="rows: those that floors learn from")
+    out: Path | None = Field(None, description="rows: a folder for report.json and report.html")
+    text_column: str = Field("text", description="rows: the column that is read")
+    label_column: str | None = Field(None, description="rows: the column that says what is right")
+    label_separator: str | None = Field(None, description="rows: between several labels")
+    columns: tuple[str, ...] = Field((), description="rows: names of columns, without a first line")
     text_field: str = Field("text", description="the field of JSON rows that holds the text")
     encoding: str = Field("utf-8", description="encoding of text files")
     seed: int = Field(0, ge=0, description="of the bootstrap")
     dtype: Literal["auto", "bfloat16", "float32", "float64"] = Field(
         "float32", description="type of the arithmetic"
     )
+
+
+class Predict(_OnModel):
+    """Ask a model that judges about every row of a file; a row of answer for each, in order.
+
+    Example: yantai predict reviews/model --data new.csv --out answers.jsonl
+    """
+
+    model: Path = Field(description="a model folder made by finetune")
+    data: Path = Field(description="rows: .csv, .tsv, .jsonl, .json, packed or not")
+    out: Path = Field(description="where the answers go, a .jsonl file")
+    text_column: str = Field("text", description="the column that is judged")
+    columns: tuple[str, ...] = Field((), description="names of the columns, without a first line")
+    encoding: str = Field("utf-8", description="encoding of the rows")
+    on_bad_row: Literal["stop", "mark"] = Field(
+        "stop", description="what a bad row does; mark writes why in its place"
+    )
+    seed: int = Field(0, ge=0, description="recorded; nothing is drawn")
 
 
 class TrainTokenizer(Config):
@@ -76,6 +101,23 @@ class TrainTokenizer(Config):
     on_bad_row: Literal["stop", "quarantine"] = Field("stop", description="what a bad row does")
     encoding: str = Field("utf-8", description="encoding of text files")
     seed: int = Field(0, ge=0, description="recorded; training a vocabulary draws nothing")
+
+
+class Tune(Config):
+    """Search fields of a recipe for the best validation score, and write the best recipe.
+
+    Example: yantai tune reviews.yaml --trials 30 --out tuning
+    """
+
+    recipe: Path = Field(description="a recipe with a table `search`: field → range or choices")
+    out: Path = Field(description="the study's folder")
+    trials: int = Field(30, ge=1, description="trials in all, those of earlier sessions included")
+    workers: int = Field(1, ge=1, description="processes that run trials at the same time")
+    finalists: int = Field(3, ge=1, description="best trials that are run again with other seeds")
+    seeds: int = Field(3, ge=1, description="seeds of each finalist, the same for all")
+    prune: bool = Field(True, description="stop trials that fall behind")
+    seed: int = Field(0, ge=0, description="decides what is tried")
+    resume: bool = Field(False, description="go on with the study in --out")
 
 
 class Doctor(Config):

@@ -18,6 +18,7 @@ from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
 from yantai.infer.settings import Generation
 from yantai.life import selftest as faults
+from yantai.life.evaluate_rows import evaluate_rows
 from yantai.life.selftest import Selftest
 from yantai.life.settings import Evaluate, Generate, TrainTokenizer
 from yantai.text.chat import CHATML
@@ -125,6 +126,8 @@ def generate(settings: Generate, emit: Emit) -> dict[str, Any]:
 def evaluate(settings: Evaluate, emit: Emit) -> dict[str, Any]:
     """`yantai evaluate`: decoders on running text, the others on what they were made for."""
     model = load(settings.model, dtype=settings.dtype, device=settings.device)
+    if model.job or settings.task:
+        return evaluate_rows(settings, model, emit)
     if model.shape == "decoder":
         return _on_running_text(settings, model, emit)
     if settings.stride is not None:

@@ -5,7 +5,7 @@ Knows: how text is damaged. Two ways:
 - `spans` (T5, arXiv 1910.10683, section 3.1.4): 15 % of the tokens, in spans of 3 on average, each
   replaced by a sentinel of its own; the target names the sentinels, each followed by its span.
 - `infill` (BART, arXiv 1910.13461, section 2.2): 30 %, in spans of Poisson length 3, each replaced
-  by one mask token; the target is the whole text.
+  by one mask token, an empty one by one too many; the target is the whole text.
 
 Each document of a row is damaged and restored by itself, and nobody looks across a border. The
 damage is a function of (seed, epoch, row).
@@ -15,13 +15,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
 
-from yantai.core.face import Model
-from yantai.core.mask import Mask, same_document
-from yantai.core.stack import Memory
-from yantai.data.batch import IGNORED, Array, Batch, Row
+from yantai.data.batch import IGNORED, Array, Row
 from yantai.data.pack import ChangedRows, RowSource, random_stream
+from yantai.tasks.task import EveryTarget
 
 STREAM = 0x73706E73
 SHARES = {"spans": 0.15, "infill": 0.3}
@@ -29,7 +26,7 @@ MEAN_SPAN = 3
 
 
 @dataclass(frozen=True)
-class Denoise:
+class Denoise(EveryTarget):
     """−Σ ln p(target | what is left of its document, the target before).
 
     Attributes:
@@ -54,23 +51,6 @@ class Denoise:
     def rows(self, source: RowSource) -> RowSource:
         """Rows with a damaged source and what restores it."""
         return ChangedRows(source, self.damage)
-
-    def hidden(self, model: Model, batch: Batch) -> Tensor:
-        """The vectors of the decoder."""
-        assert batch.source is not None and batch.source_documents is not None
-        own = same_document(batch.source_documents)
-        memory = model.encode(batch.source, mask=own, positions=batch.source_positions)
-        across = Mask(documents=batch.source_documents, query_documents=batch.documents)
-        return model.hidden(
-            batch.ids,
-            mask=same_document(batch.documents),
-            positions=batch.positions,
-            memory=Memory(memory.hidden, across),
-        )
-
-    def loss_sum(self, model: Model, batch: Batch) -> Tensor:
-        """The sum over the targets, natural logarithm."""
-        return model.loss_of(self.hidden(model, batch), batch.targets)
 
     def damage(self, row: Row, epoch: int, index: int) -> Row:
         """One row, damaged document by document; lengths depend on the row's length alone."""
@@ -104,11 +84,12 @@ class Denoise:
         hidden = round(SHARES[self.way] * count)
         if hidden < 1 or count < 2:
             return []
-        number = min(max(1, round(hidden / MEAN_SPAN)), count - hidden)
         if self.way == "spans":
-            number = min(number, len(self.fillers))
-        sizes = _cut(hidden, number, stream)
-        gaps = _cut(count - hidden, number, stream)
+            number = max(1, round(hidden / MEAN_SPAN))
+            sizes = _cut(hidden, min(number, count - hidden, len(self.fillers)), stream)
+        else:
+            sizes = _poisson(hidden, min(hidden, count - hidden), stream)
+        gaps = _cut(count - sum(sizes), len(sizes), stream)
         spans, at = [], 0
         for gap, size in zip(gaps, sizes, strict=True):
             spans.append((at + gap, at + gap + size))
@@ -148,6 +129,14 @@ def _cut(total: int, parts: int, stream: np.random.Generator) -> list[int]:
     """A number as a sum of so many positive ones, all ways equally likely."""
     borders = np.sort(stream.permutation(total - 1)[: parts - 1]) + 1
     return np.diff([0, *borders, total]).tolist()
+
+
+def _poisson(total: int, most: int, stream: np.random.Generator) -> list[int]:
+    """At most so many numbers of mean 3 whose sum is the total, or nearly; some are 0."""
+    numbers: list[int] = []
+    while sum(numbers) < total and len(numbers) < most:
+        numbers.append(min(int(stream.poisson(MEAN_SPAN)), total - sum(numbers)))
+    return numbers
 
 
 def _joined(

@@ -10,18 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import Tensor
 
-from yantai.core.face import Model
-from yantai.core.mask import Mask, same_document
-from yantai.data.batch import IGNORED, Array, Batch, Row
+from yantai.data.batch import IGNORED, Array, Row
 from yantai.data.pack import ChangedRows, RowSource, random_stream
+from yantai.tasks.task import EveryTarget
 
 STREAM = 0x6D61736B
 
 
 @dataclass(frozen=True)
-class Masked:
+class Masked(EveryTarget):
     """−Σ ln p(hidden token | the rest of its document).
 
     Attributes:
@@ -48,15 +46,6 @@ class Masked:
     def rows(self, source: RowSource) -> RowSource:
         """Rows with hidden tokens, and those tokens as targets."""
         return ChangedRows(source, self.hide)
-
-    def hidden(self, model: Model, batch: Batch) -> Tensor:
-        """The vectors that the head reads."""
-        mask = Mask() if batch.single_document else same_document(batch.documents)
-        return model.hidden(batch.ids, mask=mask, positions=batch.positions)
-
-    def loss_sum(self, model: Model, batch: Batch) -> Tensor:
-        """The sum over hidden tokens, natural logarithm; the head is computed for them alone."""
-        return model.loss_of(self.hidden(model, batch), batch.targets)
 
     def hide(self, row: Row, epoch: int, index: int) -> Row:
         """One row with hidden tokens; at least one, where any may be hidden."""

@@ -1,4 +1,4 @@
-"""The few things that a task must say; the trainer asks for nothing else.
+"""The few things that a task must say; the trainer asks for nothing else. And how all of them read.
 
 Knows: rows of text, a model, a batch, a loss. Knows nothing of steps or files.
 """
@@ -8,6 +8,8 @@ from typing import Protocol
 from torch import Tensor
 
 from yantai.core.face import Model
+from yantai.core.mask import Mask, same_document
+from yantai.core.stack import Memory
 from yantai.data.batch import Batch
 from yantai.data.pack import RowSource
 
@@ -29,5 +31,49 @@ class Task(Protocol):
         ...
 
     def loss_sum(self, model: Model, batch: Batch) -> Tensor:
-        """The sum of the losses of the batch's targets; the trainer divides by their count."""
+        """The sum of the losses of what is to be learned in the batch."""
         ...
+
+    def count(self, batch: Batch) -> int:
+        """How many losses that are: the trainer divides by those of a whole step."""
+        ...
+
+
+class EveryTarget:
+    """What most tasks do: the loss is −Σ ln p(target) over the targets of the rows as they are."""
+
+    def rows(self, source: RowSource) -> RowSource:
+        """As they are."""
+        return source
+
+    def hidden(self, model: Model, batch: Batch) -> Tensor:
+        """The vectors that the head reads."""
+        return read(model, batch)
+
+    def loss_sum(self, model: Model, batch: Batch) -> Tensor:
+        """The sum over the batch's targets, natural logarithm."""
+        return model.loss_of(self.hidden(model, batch), batch.targets)
+
+    def count(self, batch: Batch) -> int:
+        """The targets."""
+        return batch.target_count
+
+
+def read(model: Model, batch: Batch) -> Tensor:
+    """The vectors at the batch's positions, nobody looking across a document's border.
+
+    Where there is a source, an encoder reads it, and the others look at their own document there.
+    """
+    if batch.source is None:
+        mask = Mask() if batch.single_document else same_document(batch.documents)
+        return model.hidden(batch.ids, mask=mask, positions=batch.positions)
+    assert batch.source_documents is not None
+    own = same_document(batch.source_documents)
+    memory = model.encode(batch.source, mask=own, positions=batch.source_positions)
+    across = Mask(documents=batch.source_documents, query_documents=batch.documents)
+    return model.hidden(
+        batch.ids,
+        mask=same_document(batch.documents),
+        positions=batch.positions,
+        memory=Memory(memory.hidden, across),
+    )

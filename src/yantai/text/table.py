@@ -9,7 +9,7 @@ spoils its own line only. In TSV a quote is a character like any other.
 
 import csv
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,12 @@ class Record:
     Attributes:
         fields: column → value; texts, or what JSON holds.
         place: `file:line`, or `file:[index]` in a JSON array.
+        problem: what is wrong with it, where bad records are marked.
     """
 
     fields: dict[str, Any]
     place: str
+    problem: str | None = None
 
 
 class TableReader:
@@ -55,8 +57,9 @@ class TableReader:
         columns: names of the columns, where the file has no line that says them.
         separator: what stands between columns; by default a comma, or a tab in .tsv.
         encoding: of the file.
-        policy: `"stop"` at a bad record, or `"quarantine"` it and go on.
+        policy: `"stop"` at a bad record, `"quarantine"` it and go on, or `"mark"` it in its place.
         quarantine: the folder for bad records.
+        check: looks at the fields of a record and raises `BadRow` if they make no sense.
 
     `account` and `source` (path, size, mtime_ns, sha256) are complete when the iteration has ended.
 
@@ -74,8 +77,10 @@ class TableReader:
         encoding: str = "utf-8",
         policy: str = "stop",
         quarantine: Path | None = None,
+        check: Callable[[dict[str, Any]], object] | None = None,
     ):
         self.path = Path(path)
+        self._check = check
         if not self.path.is_file():
             raise UsageError("E206", shown(path), "there is no such file")
         self.packing = PACKINGS.get(self.path.suffix.lower(), "")
@@ -94,6 +99,7 @@ class TableReader:
         self.account, self.source = RowAccount(), {}
         self._quarantine_folder = quarantine if policy == "quarantine" else None
         self._quarantine: Quarantine | None = None
+        self._marks = policy == "mark"
         if policy == "quarantine" and quarantine is None:
             raise UsageError("E201", "quarantine", "no folder is given for the bad rows")
 
@@ -132,6 +138,15 @@ class TableReader:
         )
         for row, value in found:
             where = self._where(row)
+            if self._check is not None and not isinstance(value, BadRow):
+                try:
+                    self._check(value)
+                except BadRow as bad:
+                    value = bad
+            if isinstance(value, BadRow) and self._marks:
+                self.account.rows_out += 1
+                yield Record({}, where, value.what)
+                continue
             if isinstance(value, BadRow):
                 self._refuse(row, value, where)
                 continue

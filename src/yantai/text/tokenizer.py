@@ -31,6 +31,8 @@ from yantai.text.vocabulary import UNKNOWN, Kind, learn
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 BOS, EOS, PAD = "<|bos|>", "<|endoftext|>", "<|pad|>"
+MAX_LENGTH = "model_max_length"
+"""The setting that says how long the texts were that a model was taught with."""
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 MASK = "<|mask|>"
 SPANS = tuple(f"<|span_{number}|>" for number in range(100))
@@ -206,6 +208,11 @@ class Tokenizer:
         """`encode` of many texts, on all cores."""
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, and the characters that each spells: begin, and after the end."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
     def prompt(self, text: str) -> list[int]:
         """The ids of a text with the special tokens that its beginning takes (one BOS, if any)."""

@@ -13,8 +13,9 @@ from pydantic import Field
 
 from yantai.base.device import choose_device, prepare_process
 from yantai.base.files import FolderLock, sha256_text
+from yantai.data.examples import Example, ExampleRows
 from yantai.data.loader import Loader
-from yantai.data.pack import Example, ExampleRows, RowSource
+from yantai.data.pack import RowSource
 from yantai.families.folder import load_folder
 from yantai.text.chat import ChatFormat, Message
 from yantai.text.tokenizer import Tokenizer
@@ -43,7 +44,7 @@ def to_examples(rows: Conversations, chat: ChatFormat) -> list[Example]:
     examples = []
     for number, messages in enumerate(rows):
         rendered = chat.training_row(messages, f"row {number + 1}")
-        examples.append(Example(rendered.ids, rendered.learn, f"row {number + 1}"))
+        examples.append(Example.of_text(rendered.ids, rendered.learn, f"row {number + 1}"))
     return examples
 
 
@@ -75,6 +76,7 @@ def chat_tune(settings: ChatTuning, rows: Conversations) -> dict[str, Any]:
             folder=settings.out,
             parent={"conversations": digest, "tokenizer": tokenizer.hash},
             identity={"data": digest},
+            stage="chat",
         )
         loader = Loader(
             [train], settings.batch or 1, accumulate=settings.accumulate, seed=settings.seed

@@ -37,6 +37,7 @@ from yantai.training.state import Progress, check_same_run, gather, load_tensors
 from yantai.training.store import Store
 from yantai.training.watch import first_bad, stop_on_nonfinite
 
+Report = Callable[[int, float], None]
 VALIDATIONS = 8  # in a run, where the recipe does not say how often
 
 
@@ -49,6 +50,7 @@ class Outcome:
     seconds: float
     loss: float
     best_loss: float | None
+    best_score: float | None  # by what decides: a score, or minus the loss
     tokens_per_second: float
     peak_memory_bytes: int  # of the training: what the process held before is not counted
 
@@ -65,6 +67,8 @@ class Run:
         model: float32 weights; `compute_dtype` says what it multiplies in.
         task, loader: what is learned, from which batches.
         valid: validation batches; empty for none.
+        judge: scores of the model on what was held out, high ones good; the first one decides.
+        report: is told (step, score) of every validation, and may end the run by raising.
         settings: the recipe, with every None filled in.
         progress: where it stands.
         store: its checkpoints.
@@ -87,6 +91,8 @@ class Run:
     peak: Peak
     device: torch.device
     board: Any = None
+    judge: Callable[[Model], dict[str, float]] | None = None
+    report: Report | None = None
 
     def __post_init__(self) -> None:
         self.metrics = MetricsFile(self.folder / "metrics.jsonl")
@@ -128,7 +134,7 @@ class Run:
                 progress.seconds = time.monotonic() - self._clock
                 self._ask_the_clock()
                 if self._validation_due():
-                    row["valid_loss"] = self.validate()
+                    row |= self.validate()
                 self._log(row)
                 if self._save_due():
                     self.save()
@@ -143,7 +149,7 @@ class Run:
         if step in progress.spikes.passed:
             return self._pass_over(step)
         batches = self.loader.batches(step)
-        targets = sum(batch.target_count for batch in batches)
+        targets = sum(self.task.count(batch) for batch in batches)
         loss = self._forward_backward(step, batches, targets)
         norm = float(clip_gradients(self.model.parameters(), settings.clip))
         stop_on_nonfinite(step, loss, norm, self.model, batches)
@@ -211,24 +217,31 @@ class Run:
         return False
 
     @torch.no_grad()
-    def validate(self) -> float:
-        """The mean loss a target over the validation batches; a better one is exported."""
+    def validate(self) -> dict[str, float]:
+        """Mean loss a target over the validation batches, and scores; a better model is exported.
+
+        The first score says which is better, or the loss where there is none.
+        """
         began = time.perf_counter()
         with self._averaged():
             self.model.eval()
             total, targets = 0.0, 0
             for batch in self.valid:
                 total += float(self.task.loss_sum(self.model, batch.to(self.device)))
-                targets += batch.target_count
-            self.model.train()
+                targets += self.task.count(batch)
             loss = total / max(1, targets)
             stop_on_nonfinite(self.progress.step, loss, 0.0, self.model, self.valid[:1])
-            best = self.progress.best_loss
-            better = best is None or loss < best
+            scores = self.judge(self.model) if self.judge is not None else {}
+            self.model.train()
+            score, best = next(iter(scores.values()), -loss), self.progress.best_score
+            better = best is None or score > best
             if better and self._guard_storage(lambda: self.export("model")):
-                self.progress.best_loss, self.progress.best_step = loss, self.progress.step
+                self.progress.best_score, self.progress.best_loss = score, loss
+                self.progress.best_step = self.progress.step
         self._validating = time.perf_counter() - began
-        return loss
+        if self.report is not None:
+            self.report(self.progress.step, score)
+        return {"valid_loss": loss} | {f"valid_{name}": value for name, value in scores.items()}
 
     @contextlib.contextmanager
     def _averaged(self) -> Generator[None]:
@@ -374,6 +387,7 @@ class Run:
             seconds=progress.seconds,
             loss=self._loss,
             best_loss=progress.best_loss,
+            best_score=progress.best_score,
             tokens_per_second=progress.tokens / max(progress.seconds, 1e-9),
             peak_memory_bytes=self.memory.peak_bytes() + self._held,
         )

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from yantai.base.errors import ModelFileError, UsageError
-from yantai.core.config import ModelConfig, RecurrentConfig
+from yantai.core.config import Labels, ModelConfig, RecurrentConfig
 from yantai.core.face import Model
-from yantai.core.grow import grow_vocabulary
+from yantai.core.grow import grow_vocabulary, with_head
 from yantai.families.folder import load_folder
+from yantai.families.labels import JUDGES, Job
 from yantai.families.rules import Family, checked_config
 from yantai.text.extension import extension_of
 from yantai.text.tokenizer import Tokenizer
@@ -123,3 +124,29 @@ def _complete_recurrent(fields: dict[str, Any], settings: Pretrain) -> None:
             raise UsageError("E203", name, "a recurrent network has none", do="leave it out")
     if "hidden" not in fields:
         fields["hidden"] = state_width(fields["dim"], fields["kind"], fields["shape"])
+
+
+def with_labels(
+    model: Model,
+    names: tuple[str, ...],
+    family: Family,
+    *,
+    job: Job,
+    several: bool,
+    dropout: float | None,
+    seed: int,
+) -> Model:
+    """The body of a model with a new head of labels.
+
+    Args:
+        model: any; its head stays behind.
+        names: of the labels.
+        family: decides how a head for the job is made.
+        job: classify, tag or span.
+        several: whether any number of labels may hold.
+        dropout: in training; None keeps the model's.
+        seed: of the head's first weights.
+    """
+    judge = JUDGES[family.name, job]
+    head = Labels(names=names, dense=bool(judge.dense), bias=judge.bias, several=several)
+    return with_head(model, head, table=family.initial, dropout=dropout, seed=seed)

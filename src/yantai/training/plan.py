@@ -140,8 +140,7 @@ def _best_time(
 def energy_estimate(seconds: float, device: torch.device, cores: int) -> dict[str, Any]:
     """Watt-hours, as an estimate that says what it rests on.
 
-    Assumes a power for the whole time: `YANTAI_WATTS` if set, else 15 W a CPU core or the GPU's
-    power limit as the driver tells it.
+    Assumes a power for the whole time: `YANTAI_WATTS` if set, else 15 W a CPU core or 700 W a GPU.
     """
     if os.environ.get(WATTS_ENV):
         watts, basis = float(os.environ[WATTS_ENV]), f"the {WATTS_ENV} you set"

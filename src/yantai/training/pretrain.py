@@ -32,14 +32,25 @@ from yantai.text.extension import extend
 from yantai.text.tokenizer import MASK, Tokenizer
 from yantai.training.network import check_continued, continued, model_config
 from yantai.training.recipe import Pretrain
-from yantai.training.setup import Setup, begin_run, fill_in, run_training, validation_batches
+from yantai.training.setup import (
+    Report,
+    Setup,
+    begin_run,
+    fill_in,
+    run_training,
+    validation_batches,
+)
 
 HELD_OUT_SHARE = 0.02
 HELD_OUT_MINIMUM = 20
 
 
-def pretrain(settings: Pretrain) -> dict[str, Any]:
+def pretrain(settings: Pretrain, report: Report | None = None) -> dict[str, Any]:
     """Run `yantai pretrain`; returns what `--json` prints.
+
+    Args:
+        settings: the recipe.
+        report: is told (step, score) of every validation, and may end the run by raising.
 
     Raises:
         YantaiError: see contracts; nothing that was there before is lost.
@@ -81,6 +92,8 @@ def pretrain(settings: Pretrain) -> dict[str, Any]:
             parent={"tokens": [shards.hash for shards in train], "tokenizer": tokenizer.hash},
             identity=_identity(settings, [*train, *valid]),
             task=task,
+            start_id=getattr(task, "start_id", None),
+            report=report,
         )
         assert settings.context is not None
         sources, held_out = _row_sources(train, valid, settings)

@@ -102,11 +102,81 @@ class Pretrain(Training):
     softcap: float | None = Field(None, gt=0, description="logit soft cap (not exportable)")
 
 
-HIDDEN = (
-    "allow_change cooldown clip deterministic dim encoding head_dim heads hidden keep kv_heads "
-    "layers on_spike save_every save_minutes softcap spike_sigmas tensorboard "
-    "text_field threads tied token_bytes token_kind valid_every valid_tokens warmup weights "
-    "device dtype recompute matrix_rate on_bad_row new_entries"
+class Finetune(Training):
+    """Teach a model a job from rows of examples; score it on rows it has not seen.
+
+    Example: yantai finetune run/model --task classify --data reviews.csv --out reviews
+    """
+
+    model: str = Field(description="a model folder, a name on the hub, or the word scratch")
+    task: Literal[
+        "classify", "tag", "span", "translate", "summarize", "chat", "prefer", "embed"
+    ] = Field(description="what it learns")
+    data: Path = Field(description="rows to learn from: .csv, .tsv, .jsonl, .json, packed or not")
+    out: Path = Field(description="the run's folder")
+    valid: Path | None = Field(None, description="rows to choose the best by; else a tenth")
+    test: Path | None = Field(None, description="rows to score it on; else a tenth")
+    text_column: str = Field("text", description="the column that is judged")
+    label_column: str | None = Field(
+        None, description="the column that says how: label, for tag entities, for texts target"
+    )
+    label_separator: str | None = Field(
+        None, min_length=1, description="between labels; any number of them may then hold"
+    )
+    columns: tuple[str, ...] = Field((), description="names of the columns, without a first line")
+    beta: float = Field(0.1, gt=0, description="prefer: how strongly the model before holds")
+    epochs: float | None = Field(None, gt=0, description="budget: how often the rows are read")
+    lora: bool = Field(False, description="learn adapters beside the matrices, not these")
+    lora_rank: int = Field(16, ge=1, le=4096, description="rank of the adapters")
+    lora_alpha: float = Field(32.0, gt=0, description="their scale is alpha / rank")
+    lora_targets: tuple[str, ...] = Field(
+        (), description="of q k v out gate value down; all by default"
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="of what adapters read")
+    lora_stabilised: bool = Field(False, description="their scale is alpha / √rank (rsLoRA)")
+    pretrain_on: tuple[Path, ...] = Field(
+        (), description="scratch: documents to warm up on beside the rows"
+    )
+    pretrain_minutes: float | None = Field(
+        None, ge=0, description="scratch: how long to warm up on texts; 0 is one step"
+    )
+    size: str = Field("tiny", description="scratch: the size; otherwise whose rates are used")
+    family: str | None = Field(
+        None, description="scratch: the model's type; bert, where texts are written t5"
+    )
+    vocab_size: int = Field(4096, ge=261, description="scratch: entries of the tokenizer")
+    encoding: str = Field("utf-8", description="encoding of the rows")
+    on_bad_row: Literal["stop", "quarantine"] = Field("stop", description="what a bad row does")
+    split_seed: int | None = Field(None, ge=0, description="decides the parts; else the seed does")
+    preview: int = Field(0, ge=0, description="show so many examples as ids and text; no training")
+    resume: bool = Field(False, description="continue the run in --out")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Finetune":
+        if self.epochs is not None and (self.minutes or self.steps or self.tokens):
+            raise ValueError("one budget at a time: epochs and another were given")
+        if not self.lora and any(name.startswith("lora_") for name in self.model_fields_set):
+            raise ValueError("settings of adapters without lora")
+        if self.model != "scratch" and (self.pretrain_on or self.pretrain_minutes):
+            raise ValueError("pretrain_on and pretrain_minutes belong to scratch")
+        return self
+
+
+_SELDOM = (
+    "allow_change cooldown clip deterministic keep on_spike save_every save_minutes spike_sigmas "
+    "tensorboard threads valid_every valid_tokens warmup device dtype recompute matrix_rate "
+    "encoding on_bad_row "
 )
-HIDDEN_FLAGS = frozenset(HIDDEN.split(" "))
+HIDDEN_FLAGS = frozenset(
+    (
+        _SELDOM + "dim head_dim heads hidden kv_heads layers softcap text_field tied token_bytes "
+        "token_kind weights new_entries"
+    ).split()
+)
 """Settings that a recipe or the command line takes but `--help` does not list."""
+HIDDEN_IN_FINETUNE = frozenset(
+    (
+        _SELDOM + "accumulate beta columns ema lora_alpha lora_dropout lora_stabilised "
+        "lora_rank lora_targets schedule split_seed tokens vocab_size weight_decay"
+    ).split()
+)

@@ -5,12 +5,14 @@ Knows: a model, batches, a folder. What is learned and from what is decided by `
 """
 
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from yantai.adapt.lora import LoRA
 from yantai.base.device import available_memory_bytes, choose_dtype, describe_machine
 from yantai.base.errors import ResourceError, UsageError
 from yantai.base.files import (
@@ -27,13 +29,13 @@ from yantai.core.native.roads import kernels
 from yantai.data.batch import Batch, collate
 from yantai.data.loader import Loader
 from yantai.data.pack import RowSource
+from yantai.families.adapter import save_adapter
 from yantai.families.folder import save_folder
 from yantai.families.rules import Family
 from yantai.tasks.causal import Causal
-from yantai.tasks.denoise import Denoise
 from yantai.tasks.task import Task
 from yantai.text.tokenizer import Tokenizer
-from yantai.training.loop import Outcome, Run
+from yantai.training.loop import Outcome, Report, Run
 from yantai.training.optim import Average, Optimizer
 from yantai.training.plan import (
     Horizon,
@@ -64,6 +66,12 @@ class Setup:
         parent: the hash of what the model was made from, for the chain.
         identity: facts that must not change over a resume, beside the settings.
         task: what is learned.
+        judge: scores on what was held out; the first one decides which model is the best.
+        stage: what the receipt calls this.
+        start_id: what an encoder–decoder's decoder reads first.
+        lora: what adapters are like, where they alone are learned and written.
+        base: the model that these belong to.
+        report: is told every validation.
     """
 
     model: Model
@@ -74,6 +82,12 @@ class Setup:
     parent: dict[str, Any]
     identity: dict[str, Any]
     task: Task = field(default_factory=Causal)
+    judge: Callable[[Model], dict[str, float]] | None = None
+    stage: str = "pretrain"
+    start_id: int | None = None
+    lora: LoRA | None = None
+    base: str = ""
+    report: Report | None = None
 
 
 def fill_in(settings: Any) -> Any:
@@ -280,6 +294,8 @@ def _assemble(
         peak=peak,
         device=device,
         board=board,
+        judge=setup.judge,
+        report=setup.report,
     )
 
 
@@ -305,10 +321,13 @@ def export(setup: Setup, folder: Path) -> None:
         )
         if id is not None
     }
-    if isinstance(setup.task, Denoise):
-        special["decoder_start_token_id"] = setup.task.start_id
+    if setup.start_id is not None:
+        special["decoder_start_token_id"] = setup.start_id
     with new_folder(folder) as temporary:
-        save_folder(setup.model, setup.family, temporary, special=special)
+        if setup.lora is not None:
+            save_adapter(setup.model, setup.family, setup.lora, temporary, base=setup.base)
+        else:
+            save_folder(setup.model, setup.family, temporary, special=special)
         tokenizer.save(temporary)
         write_json(
             temporary / "receipt.json",
@@ -341,7 +360,7 @@ def _report(
     }
     write_json(
         setup.folder / "receipt.json",
-        receipt("pretrain", setup.settings, setup.parent, outputs, facts, device),
+        receipt(setup.stage, setup.settings, setup.parent, outputs, facts, device),
     )
     say(
         f"done: {outcome.steps:,} steps, {outcome.tokens:,} tokens in {duration(outcome.seconds)} "

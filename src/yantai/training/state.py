@@ -34,7 +34,7 @@ class Progress:
         step: optimiser steps done.
         tokens: training tokens read.
         seconds: wall time of all sessions.
-        best_loss, best_step: the best validation so far.
+        best_score, best_loss, best_step: the best validation so far, by its score.
         horizon: the plan.
         spikes: what the watch remembers.
     """
@@ -44,6 +44,7 @@ class Progress:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    best_score: float | None = None
     best_loss: float | None = None
     best_step: int | None = None
     fingerprint: dict[str, Any] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class Progress:
             "step": self.step,
             "tokens": self.tokens,
             "seconds": self.seconds,
+            "best_score": self.best_score,
             "best_loss": self.best_loss,
             "best_step": self.best_step,
             "horizon": self.horizon.state(),
@@ -63,7 +65,7 @@ class Progress:
 
     def load(self, state: dict[str, Any]) -> None:
         """From JSON."""
-        for name in ("step", "tokens", "seconds", "best_loss", "best_step"):
+        for name in ("step", "tokens", "seconds", "best_score", "best_loss", "best_step"):
             setattr(self, name, state[name])
         self.horizon.decisions = [list(pair) for pair in state["horizon"]["decisions"]]
         self.spikes.load(state["spikes"])

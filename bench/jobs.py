@@ -1,0 +1,221 @@
+"""Fine-tuning on real data: public sets in the form that `yantai finetune` reads, several seeds.
+
+Knows: where the sets lie below YANTAI_DATA and how they are split. A set that has a test part is
+tested on it; others are split 4:1 by the seed. While something is chosen, `--tune` holds out a
+fifth of the training rows and never looks at a test part.
+
+    python -m bench.jobs sst2 --seeds 3
+    python -m bench.jobs sst2 --tune --changes '{"rate": 1e-3}'
+"""
+
+import argparse
+import csv
+import gzip
+import json
+import os
+import random
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yantai.life.finetune import finetune
+from yantai.training.recipe import Finetune
+
+Rows = list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Set:
+    """A public set.
+
+    Attributes:
+        read: its folder → rows of its parts; `test` is missing where it has none.
+        task: what is learned.
+        columns: names of the columns of the rows.
+        settings: of `Finetune`, beside its defaults.
+    """
+
+    read: Callable[[Path], dict[str, Rows]]
+    task: str = "classify"
+    columns: tuple[str, ...] = ("text", "label")
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def lines(path: Path, encoding: str = "utf-8") -> list[str]:
+    """Of a text file, packed or not."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding=encoding) as file:
+        return [line.rstrip("\n") for line in file]
+
+
+def sst2(folder: Path) -> dict[str, Rows]:
+    """Phrases of film reviews; the 75 that training and dev share are taken out of training."""
+    parts = {}
+    for name in ("train", "dev", "test"):
+        rows = [line.rsplit("\t", 1) for line in lines(folder / f"{name}.tsv")[1:]]
+        parts[name] = [(text.strip(), label) for text, label in rows]
+    held = {text for text, _ in parts["dev"] + parts["test"]}
+    train = [row for row in parts["train"] if row[0] not in held and row[0]]
+    return {"train": train, "valid": parts["dev"], "test": parts["test"]}
+
+
+def trec(folder: Path) -> dict[str, Rows]:
+    """Questions by what they ask for, the six coarse classes; the training part is latin-1."""
+
+    def rows(name: str) -> Rows:
+        found = []
+        for line in lines(folder / name, "latin-1"):
+            label, text = line.split(" ", 1)
+            found.append((text.strip(), label.partition(":")[0]))
+        return found
+
+    return {"train": rows("train.txt"), "test": rows("test.txt")}
+
+
+def hotels(folder: Path) -> dict[str, Rows]:
+    """Chinese reviews of hotels, good or bad."""
+    with (folder / "ChnSentiCorp_htl_all.csv").open(newline="", encoding="utf-8") as file:
+        rows = [(row["review"].strip(), row["label"]) for row in csv.DictReader(file)]
+    return {"train": [row for row in rows if row[0]]}
+
+
+def spam(folder: Path) -> dict[str, Rows]:
+    """Short messages, ham or spam."""
+    rows = [line.split("\t", 1) for line in lines(folder / "sms.tsv") if "\t" in line]
+    return {"train": [(text.strip(), label) for label, text in rows if text.strip()]}
+
+
+def abstracts(folder: Path) -> dict[str, Rows]:
+    """Titles of Chinese papers by their field."""
+    parts = {}
+    for name in ("train", "dev"):
+        rows = (line.split("\t") for line in lines(folder / "cls_ctg" / f"{name}.tsv"))
+        parts[name] = [(row[1], row[2]) for row in rows if len(row) == 3]
+    return {"train": parts["train"], "test": parts["dev"]}
+
+
+def multi30k(folder: Path) -> dict[str, Rows]:
+    """Captions of pictures, English and German."""
+    files = {"train": "train", "valid": "val", "test": "test_2016_flickr"}
+    return {
+        part: list(
+            zip(lines(folder / f"{name}.en.gz"), lines(folder / f"{name}.de.gz"), strict=True)
+        )
+        for part, name in files.items()
+    }
+
+
+def tatoeba(folder: Path) -> dict[str, Rows]:
+    """English sentences and Chinese ones."""
+    rows = [line.split("\t") for line in lines(folder / "dev" / "cmn.tsv")]
+    return {"train": [(row[0], row[1]) for row in rows if len(row) > 1]}
+
+
+def classical(folder: Path) -> dict[str, Rows]:
+    """Classical Chinese and what it is today."""
+    found: Rows = []
+    for path in sorted((folder / "dev").glob("*.tsv")):
+        rows = (line.split("\t") for line in lines(path))
+        found += [(row[1], row[2]) for row in rows if len(row) == 3 and row[1] and row[2]]
+    return {"train": found}
+
+
+def scitldr(folder: Path) -> dict[str, Rows]:
+    """Abstracts of papers and their one sentence."""
+
+    def rows(name: str) -> Rows:
+        tables = (json.loads(line) for line in lines(folder / f"{name}.jsonl"))
+        return [(" ".join(table["source"]), table["target"][0]) for table in tables]
+
+    return {"train": rows("train"), "test": rows("dev")}
+
+
+def titles(folder: Path) -> dict[str, Rows]:
+    """Abstracts of Chinese papers and their titles."""
+    rows = [line.split("\t") for line in lines(folder / "ts" / "dev.tsv")]
+    return {"train": [(row[1], row[2]) for row in rows if len(row) == 3]}
+
+
+TEXTS: dict[str, Any] = {"columns": ("text", "target")}
+CHINESE: dict[str, Any] = {"vocab_size": 8192}
+SETS: dict[str, tuple[str, Set]] = {
+    "sst2": ("sst2", Set(sst2)),
+    "trec": ("trec_qc", Set(trec)),
+    "hotels": ("chnsenticorp_htl", Set(hotels, settings=CHINESE)),
+    "spam": ("sms_spam", Set(spam)),
+    "abstracts": ("csl", Set(abstracts, settings=CHINESE)),
+    "multi30k": ("multi30k_en_de", Set(multi30k, "translate", **TEXTS)),
+    "tatoeba": ("tatoeba_en_zh", Set(tatoeba, "translate", **TEXTS)),
+    "classical": ("classical_modern", Set(classical, "translate", settings=CHINESE, **TEXTS)),
+    "scitldr": ("scitldr_a", Set(scitldr, "summarize", **TEXTS)),
+    "titles": ("csl", Set(titles, "summarize", settings=CHINESE, **TEXTS)),
+}
+
+
+def parts_of(chosen: Set, folder: Path, seed: int, tune: bool) -> dict[str, Rows]:
+    """The rows of each part; without a test part of its own a fifth becomes one, by the seed."""
+    parts = chosen.read(folder)
+    if tune:
+        parts.pop("test", None)
+        parts.pop("valid", None)
+    if "test" not in parts:
+        rows = parts["train"].copy()
+        random.Random(f"split {seed}").shuffle(rows)
+        cut = len(rows) // 5
+        parts |= {"train": rows[cut:], "test": rows[:cut]}
+    return parts
+
+
+def write(path: Path, columns: Iterable[str], rows: Rows) -> Path:
+    """Rows as a table."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([tuple(columns), *rows])
+    return path
+
+
+def main() -> None:
+    """Seed after seed, one line each, and the mean."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--tune", action="store_true", help="hold out training rows instead")
+    parser.add_argument("--model", default="scratch")
+    parser.add_argument("--changes", default="{}", help="JSON: changes to the settings")
+    parser.add_argument("--scratch", type=Path, default=Path("runs/jobs"))
+    options = parser.parse_args()
+    data = os.environ.get("YANTAI_DATA") or sys.exit("set YANTAI_DATA to the folder of the sets")
+    place, chosen = SETS[options.set]
+    values: dict[str, list[float]] = {}
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        folder = options.scratch / f"{options.set}-{os.getpid()}-{seed}"
+        folder.mkdir(parents=True)
+        parts = parts_of(chosen, Path(data) / place, seed, options.tune)
+        paths = {
+            name: write(folder / f"{name}.csv", chosen.columns, rows)
+            for name, rows in parts.items()
+        }
+        given = {"task": chosen.task, "data": paths.pop("train"), "out": folder / "run"}
+        given |= {"model": options.model, "seed": seed} | paths | chosen.settings
+        report = finetune(Finetune(**given | json.loads(options.changes)), lambda text: None)
+        shown = {name: round(each["value"], 4) for name, each in report["metrics"].items()}
+        floors = {
+            name: {key: round(each["value"], 4) for key, each in table.items()}
+            for name, table in report["floors"].items()
+        }
+        verdicts = {name: each["verdict"] for name, each in report["against"].items()}
+        seconds = round(report["training"]["seconds"], 1)
+        print(
+            f"RESULT {options.set} seed {seed} {shown} {floors} {verdicts} {seconds} s", flush=True
+        )
+        for name, value in shown.items():
+            values.setdefault(name, []).append(value)
+    means = {name: round(statistics.mean(each), 4) for name, each in values.items()}
+    print(f"means over {options.seeds}: {means}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

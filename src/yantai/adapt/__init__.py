@@ -1,0 +1,1 @@
+"""What is wrapped round a finished model from outside."""

@@ -1,0 +1,187 @@
+"""Questions about a text, and the pieces of it that answer them: SQuAD's JSON, and tables.
+
+Knows: the two forms, answers that do not stand where they are said to stand. In a table a row has
+`question`, `context` and `answers`, {"text": […], "answer_start": […]} as `datasets` writes it.
+Rows of one article stay together when rows are shared out.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yantai.base.errors import DataError
+from yantai.data.labelled import not_empty
+from yantai.text.reading_account import Quarantine, RowAccount
+from yantai.text.reading_json import BadRow
+from yantai.text.table import TableReader
+
+MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of a text.
+
+    Attributes:
+        question: what is asked.
+        context: the text.
+        answers: pieces of it, each with the character it begins at; none where it has no answer.
+        article: whose rows stay together.
+        id: of the question, for files of predictions.
+        place: `file:line`, or `file:id`.
+    """
+
+    question: str
+    context: str
+    answers: tuple[tuple[str, int], ...]
+    article: str
+    id: str
+    place: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What rows are shared out by."""
+        return (self.article,)
+
+
+def read_questions(
+    path: Path, *, policy: str = "stop", quarantine: Path | None = None, **options: Any
+) -> tuple[list[Question], RowAccount]:
+    """The questions of a file.
+
+    Args:
+        path: SQuAD's JSON (1 or 2), or a table.
+        policy: stop at a bad question, or quarantine it and go on.
+        quarantine: the folder for bad ones.
+        options: further ones of `TableReader`, for a table.
+
+    Returns:
+        The questions, and the account of all that were there.
+
+    Raises:
+        DataError: a question is bad and the policy is to stop; there is none; it is no such file.
+    """
+    if path.suffix.lower() == ".json" and (articles := _articles(path)) is not None:
+        return _of_squad(path, articles, quarantine if policy == "quarantine" else None)
+    reader = TableReader(path, policy=policy, quarantine=quarantine, check=_of_row, **options)
+    rows = [Question(*_of_row(record.fields), record.place, record.place) for record in reader]
+    return not_empty(rows, reader), reader.account
+
+
+def _articles(path: Path) -> list[Any] | None:
+    """What SQuAD's JSON has under `data`; None for an array of rows."""
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        raise DataError("E309", path, "no such file, or larger than 1 GB")
+    try:
+        table = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError("E301", path, f"not JSON ({error})") from error
+    if isinstance(table, list):
+        return None
+    if not isinstance(table, dict) or not isinstance(table.get("data"), list):
+        raise DataError(
+            "E304", path, "no list under 'data'", expected="SQuAD's form, or an array of rows"
+        )
+    return table["data"]
+
+
+def _of_squad(
+    path: Path, articles: list[Any], folder: Path | None
+) -> tuple[list[Question], RowAccount]:
+    account, kept = RowAccount(), Quarantine(folder) if folder is not None else None
+    rows = []
+    for article, context, given, place in _asked(articles, path):
+        account.rows_in += 1
+        try:
+            rows.append(_of_item(article, context, given, f"{path.name}:{place}"))
+            account.rows_out += 1
+        except BadRow as bad:
+            where = f"{path.name}:{place}"
+            if kept is None:
+                do = f"{bad.do or 'mend the question'} or pass --on-bad-row quarantine"
+                raise DataError(bad.code, where, bad.what, got=bad.got, do=do) from bad
+            record = {"file": path.name, "id": place, "code": bad.code, "reason": bad.reason}
+            raw = json.dumps({"context": context, **given}, ensure_ascii=False).encode()
+            kept.keep(record | {"what": bad.what}, raw, False)
+            account.quarantine(bad.reason, where)
+    if kept is not None:
+        kept.close()
+    account.check("reading")
+    if not rows:
+        raise DataError("E305", path, "no questions are left", got=account.as_dict())
+    return rows, account
+
+
+def _asked(articles: list[Any], path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
+    """(article, context, question, its id), in the order of the file."""
+    for number, article in enumerate(articles):
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        if not isinstance(paragraphs, list):
+            raise DataError("E304", f"{path}:data[{number}]", "an article without paragraphs")
+        title = str(article.get("title") or article.get("id") or number)
+        for part, paragraph in enumerate(paragraphs):
+            questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
+            if not isinstance(questions, list):
+                where = f"{path}:data[{number}].paragraphs[{part}]"
+                raise DataError("E304", where, "a paragraph without questions")
+            for place, asked in enumerate(questions):
+                given = asked if isinstance(asked, dict) else {}
+                id = given.get("id") or f"data[{number}].paragraphs[{part}].qas[{place}]"
+                yield title, paragraph.get("context"), given, str(id)
+
+
+def _of_item(article: str, context: Any, given: dict[str, Any], place: str) -> Question:
+    answers = [] if given.get("is_impossible") is True else given.get("answers", [])
+    if not isinstance(answers, list) or not all(isinstance(each, dict) for each in answers):
+        raise BadRow("E304", "the answers are no list of tables")
+    pairs = [(each.get("text"), each.get("answer_start")) for each in answers]
+    question, text = _texts(given.get("question"), context)
+    id = place.partition(":")[2]
+    return Question(question, text, checked_answers(text, pairs), article, id, place)
+
+
+def _of_row(fields: dict[str, Any]) -> tuple[str, str, tuple[tuple[str, int], ...], str]:
+    question, context = _texts(fields.get("question"), fields.get("context"))
+    given = fields.get("answers", {})
+    texts, starts = (
+        (given.get("text", []), given.get("answer_start", []))
+        if isinstance(given, dict)
+        else (0, 0)
+    )
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        raise BadRow("E304", "the answers are not two lists of the same length")
+    pairs = list(zip(texts, starts, strict=True))
+    article = fields.get("title") or context
+    return question, context, checked_answers(context, pairs), str(article)
+
+
+def _texts(question: Any, context: Any) -> tuple[str, str]:
+    for name, value in (("question", question), ("context", context)):
+        if not isinstance(value, str) or not value.strip():
+            raise BadRow("E304", f"the {name} is missing or empty", got=repr(value)[:80])
+    return question, context
+
+
+def checked_answers(context: str, pairs: list[tuple[Any, Any]]) -> tuple[tuple[str, int], ...]:
+    """The answers, each where it stands.
+
+    Raises:
+        BadRow: one does not stand where it is said to.
+    """
+    found = []
+    for text, start in pairs:
+        whole = isinstance(start, int | float) and not isinstance(start, bool) and start % 1 == 0
+        if not isinstance(text, str) or not text or not whole:
+            raise BadRow("E304", "an answer is not a text and its place", got=repr(text)[:80])
+        place = int(start)
+        if place < 0 or context[place : place + len(text)] != text:
+            there = context[max(0, place) : max(0, place) + len(text)]
+            raise BadRow(
+                "E304", "an answer does not stand where it is said to stand",
+                f"an answer does not stand at character {place}: {text!r}"[:160],
+                got=repr(there)[:80],
+            )  # fmt: skip
+        found.append((text, place))
+    return tuple(found)

@@ -1,0 +1,122 @@
+"""A report as a page of its own: values with their intervals, a confusion matrix, the worst rows.
+
+Knows: a report as a table. The page needs no network, and no text of a row is read as markup.
+"""
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+STYLE = """
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #8884; }
+th:first-child, td:first-child { text-align: left; }
+td.cell { background: rgb(60 120 216 / var(--share)); }
+.bar { position: relative; width: 16rem; height: .9rem; background: #8883; }
+.bar i { position: absolute; height: 100%; background: #3c78d888; }
+.bar b { position: absolute; width: 2px; height: 100%; background: currentColor; }
+blockquote { margin: .5rem 0; padding-left: 1rem; border-left: 3px solid #8886; }
+"""
+
+
+def report_page(report: dict[str, Any], worst: Sequence[dict[str, str]], title: str) -> str:
+    """The page.
+
+    Args:
+        report: of a job (`evaluate/judged.py` and its neighbours).
+        worst: rows that the model was most wrong about, as tables of texts.
+        title: what was measured.
+    """
+    name = html.escape(title)
+    parts = [
+        f"<!doctype html><html><head><meta charset='utf-8'><title>{name}</title>",
+        "<meta name='viewport' content='width=device-width'>",
+        f"<style>{STYLE}</style></head><body><h1>{name}</h1>",
+        f"<p>{report['n']:,} rows; every value with its 95 % bootstrap interval.</p>",
+        *_values(report),
+        *_verdicts(report),
+        *_confusion(report),
+        *_worst(worst),
+        "</body></html>\n",
+    ]
+    return "".join(parts)
+
+
+def _values(report: dict[str, Any]) -> list[str]:
+    whole = {"the model": report["metrics"], **report["floors"]}
+    found = []
+    for metric in report["metrics"]:
+        rows = {name: values[metric] for name, values in whole.items() if metric in values}
+        top = max([1.0, *(each["high"] for each in rows.values() if each["high"] == each["high"])])
+        found.append(f"<h2>{html.escape(metric)}</h2><table>")
+        for name, each in rows.items():
+            interval = f"{each['low']:.4f} – {each['high']:.4f}"
+            found.append(
+                f"<tr><td>{html.escape(name)}</td><td>{each['value']:.4f}</td><td>{interval}</td>"
+                f"<td>{_bar(each, top)}</td></tr>"
+            )
+        chance = next(iter(rows.values())).get("chance")
+        found.append("</table>")
+        if chance is not None:
+            found.append(f"<p>Chance: {chance:.4f}</p>")
+    return found
+
+
+def _bar(each: dict[str, Any], top: float) -> str:
+    def percent(value: float) -> float:
+        return 100 * max(0.0, min(1.0, value / top)) if value == value else 0.0
+
+    low, high = percent(each["low"]), percent(each["high"])
+    return (
+        f"<div class='bar'><i style='left:{low:.1f}%;width:{max(0.3, high - low):.1f}%'></i>"
+        f"<b style='left:{percent(each['value']):.1f}%'></b></div>"
+    )
+
+
+def _verdicts(report: dict[str, Any]) -> list[str]:
+    if not report["against"]:
+        return []
+    found = ["<h2>paired tests</h2><table>"]
+    for name, each in report["against"].items():
+        found.append(
+            f"<tr><td>against {html.escape(name)}</td><td>{each['value']:+.4f}</td>"
+            f"<td>{each['low']:+.4f} – {each['high']:+.4f}</td>"
+            f"<td>{html.escape(each['verdict'])}</td></tr>"
+        )
+    return [*found, "</table>"]
+
+
+def _confusion(report: dict[str, Any]) -> list[str]:
+    matrix, labels = report.get("confusion"), report.get("labels", [])
+    if not matrix or len(labels) > 40:
+        return []
+    names = [html.escape(label) for label in labels]
+    found = ["<h2>confusion</h2><table><tr><th>true \\ said</th>"]
+    found += [f"<th>{name}</th>" for name in names]
+    for name, row in zip(names, matrix, strict=True):
+        total = max(1, sum(row))
+        cells = "".join(
+            f"<td class='cell' style='--share:{number / total:.2f}'>{number:,}</td>"
+            for number in row
+        )
+        found.append(f"</tr><tr><td>{name}</td>{cells}")
+    error = report.get("calibration_error")
+    shown = f"<p>Calibration error: {error:.4f}</p>" if error is not None else ""
+    return [*found, "</tr></table>", shown]
+
+
+def _worst(worst: Sequence[dict[str, str]]) -> list[str]:
+    if not worst:
+        return []
+    found = ["<h2>where it was most wrong</h2>"]
+    for row in worst:
+        facts = " · ".join(
+            f"{html.escape(key)}: {html.escape(value)}"
+            for key, value in row.items()
+            if key != "text"
+        )
+        found.append(f"<blockquote>{html.escape(row.get('text', ''))}<br><small>{facts}</small>")
+        found.append("</blockquote>")
+    return found

@@ -1,0 +1,99 @@
+"""`yantai.translate`, `yantai.summarize`: texts out of texts, by models that were taught to.
+
+Knows: how a source is put before a model (`tasks/seq2seq.py`, the same in training).
+"""
+
+from collections.abc import Sequence
+from typing import Any, overload
+
+from yantai.base.config import build
+from yantai.base.errors import UsageError
+from yantai.core.face import Model
+from yantai.infer.generate import generate_ids, prepare
+from yantai.infer.language_model import LanguageModel
+from yantai.infer.settings import Generation
+from yantai.tasks.frame import Frame
+from yantai.tasks.seq2seq import asker_of
+
+BEAMS = 4
+TOGETHER = 32
+
+
+def rewritten(
+    network: Model, frame: Frame, sources: Sequence[str], batch: int = TOGETHER, **settings: Any
+) -> list[str]:
+    """What a model makes of each source, in their order; settings are those of `Generation`.
+
+    Args:
+        network: a decoder or an encoder–decoder.
+        frame: how it reads.
+        sources: texts.
+        batch: how many are written together; the result does not depend on it.
+    """
+    asker, network = asker_of(frame), prepare(network)
+    if settings.get("max_new_tokens") is None and settings.get("max_length") is None:
+        settings["max_new_tokens"] = asker.answer_length
+    if not settings.keys() & {"num_beams", "temperature", "do_sample", "top_k", "top_p", "seed"}:
+        settings["num_beams"] = BEAMS
+    chosen = build(Generation, settings, "generate")
+    prompts = asker.prompts(sources)
+    found = [""] * len(sources)
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    for start in range(0, len(order), batch):
+        numbers = order[start : start + batch]
+        own = [prompts[number] for number in numbers]
+        if frame.shape == "encoder-decoder":
+            assert frame.start_id is not None
+            begun = [[frame.start_id]] * len(own)
+            rows = generate_ids(network, begun, chosen, asker.ends, sources=own)
+        else:
+            begun = own
+            rows = generate_ids(network, own, chosen, asker.ends)
+        for number, before, row in zip(numbers, begun, rows, strict=True):
+            found[number] = frame.tokenizer.decode(row[len(before) :]).strip()
+    return found
+
+
+@overload
+def translate(model: LanguageModel, inputs: str, **settings: Any) -> str: ...
+@overload
+def translate(model: LanguageModel, inputs: Sequence[str], **settings: Any) -> list[str]: ...
+def translate(
+    model: LanguageModel, inputs: str | Sequence[str], **settings: Any
+) -> str | list[str]:
+    """Translate one text or several.
+
+    Args:
+        model: one that `yantai finetune --task translate` made.
+        inputs: texts; a long one is cut at its end.
+        settings: those of `Generation`; 4 beams by default.
+
+    Raises:
+        UsageError: the model writes nothing.
+
+    >>> translate(model, "Good morning.")  # doctest: +SKIP
+    '早上好。'
+    """
+    if model.job or model.shape == "encoder":
+        raise UsageError(
+            "E201", "model", "writes no text", got=model.job or model.shape,
+            do="make one with yantai finetune",
+        )  # fmt: skip
+    texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    found = rewritten(model.network, model.frame, texts, **settings)
+    return found[0] if isinstance(inputs, str) else found
+
+
+@overload
+def summarize(model: LanguageModel, inputs: str, **settings: Any) -> str: ...
+@overload
+def summarize(model: LanguageModel, inputs: Sequence[str], **settings: Any) -> list[str]: ...
+def summarize(
+    model: LanguageModel, inputs: str | Sequence[str], **settings: Any
+) -> str | list[str]:
+    """Summarise one text or several; arguments as for `translate`.
+
+    >>> summarize(model, "Ivan lost his goose …")  # doctest: +SKIP
+    'A goose is lost and found.'
+    """
+    return translate(model, inputs, **settings)

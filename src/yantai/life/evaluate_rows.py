@@ -1,0 +1,99 @@
+"""`yantai evaluate` on rows: how well a taught model does its job, beside floors and another model.
+
+Knows: rows and jobs; the metrics are those of the fine-tuning that made the model.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+from yantai.base.errors import UsageError
+from yantai.base.files import write_atomic, write_json
+from yantai.evaluate.page import report_page
+from yantai.families.labels import Job as LabelTask
+from yantai.infer.language_model import LanguageModel
+from yantai.infer.opening import load
+from yantai.life.finetune import table_of
+from yantai.life.jobs import JOBS, MEASURED
+from yantai.life.jobs.classify import ClassifyJob
+from yantai.life.jobs.job import Job
+from yantai.life.settings import Evaluate
+from yantai.training.recipe import Finetune
+
+LABEL_TASKS = get_args(LabelTask)
+
+
+def evaluate_rows(
+    settings: Evaluate, model: LanguageModel, emit: Callable[[str], None]
+) -> dict[str, Any]:
+    """Score a model on the rows of a file.
+
+    Raises:
+        UsageError: the model and the task do not fit, or there is not one file.
+        DataError: a row is bad, or has a label that the model has not.
+    """
+    task = settings.task or model.job
+    if model.job and task != model.job:
+        raise UsageError("E203", "task", "the model does another job", expected=model.job, got=task)
+    if task not in MEASURED:
+        raise UsageError("E201", "task", "unknown", expected=", ".join(MEASURED), got=task)
+    if task in LABEL_TASKS and model.job != task:
+        raise UsageError(
+            "E203", "task", "the model was not taught it", expected=f"a model for {task}",
+            got=f"a model for {model.job or 'language'}", do="make one with yantai finetune",
+        )  # fmt: skip
+    if len(settings.data) != 1:
+        raise UsageError("E201", "data", "rows are read from one file", got=len(settings.data))
+    job = MEASURED[task](_recipe(settings, task))
+    rows, train = _read(settings, job, settings.data[0]), []
+    if task not in LABEL_TASKS:
+        job.check_family(model.family)
+    job.adopt(model, rows)
+    job.check(rows)
+    if settings.train is not None:
+        train = _read(settings, job, settings.train)
+        job.check(train)
+    said = job.predict(model.network, model.frame, rows)
+    others = {}
+    if settings.against is not None:
+        other = load(settings.against, dtype=settings.dtype, device=settings.device)
+        others[str(settings.against)] = _said_by_other(settings, job, task, other, rows)
+    report = {"task": task, **job.report(train, rows, said, settings.seed, others)}
+    emit(table_of(report))
+    if settings.out is not None:
+        settings.out.mkdir(parents=True, exist_ok=True)
+        write_json(settings.out / "report.json", report)
+        worst = job.worst(rows, said) if isinstance(job, ClassifyJob) else []
+        page = report_page(report, worst, f"{settings.model}: {task}")
+        write_atomic(settings.out / "report.html", page)
+        emit(f"{settings.out / 'report.html'}\n")
+    return report
+
+
+def _said_by_other(
+    settings: Evaluate, job: Job, task: str, other: LanguageModel, rows: list[Any]
+) -> Any:
+    if other.job and other.job != task:
+        raise UsageError("E203", "against", "the model does another job", got=other.job)
+    theirs = MEASURED[task](_recipe(settings, task))
+    theirs.adopt(other, rows)
+    if getattr(theirs, "names", ()) != getattr(job, "names", ()):
+        raise UsageError(
+            "E203", "against", "the models have different labels",
+            expected=", ".join(getattr(job, "names", ())[:8]),
+            got=", ".join(getattr(theirs, "names", ())[:8]),
+        )  # fmt: skip
+    return theirs.predict(other.network, other.frame, rows)
+
+
+def _recipe(settings: Evaluate, task: str) -> Finetune:
+    """A job reads its columns from the settings of a fine-tuning."""
+    known = task if task in JOBS else "chat"
+    given: dict[str, Any] = {"model": "-", "task": known, "data": settings.data[0], "out": Path()}
+    given |= {"text_column": settings.text_column, "label_column": settings.label_column}
+    return Finetune(**given, label_separator=settings.label_separator)
+
+
+def _read(settings: Evaluate, job: Job, path: Path) -> list[Any]:
+    rows, _ = job.read(path, columns=settings.columns or None, encoding=settings.encoding)
+    return rows

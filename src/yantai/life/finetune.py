@@ -1,0 +1,325 @@
+"""`yantai finetune`: rows of examples → a model that does the job → its score on unseen rows.
+
+Knows: the order of the stages; what a job is, `jobs/` knows. The test part is read once, by the
+model that the validation part chose; what it is compared with learned from the same rows.
+
+    OUT/recipe.json  texts.jsonl, body/ (from scratch)  quarantine/  checkpoints/  metrics.jsonl
+    OUT/model/ (best by validation)  last/  scores.json  receipt.json
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yantai.adapt.lora import LoRA, add_lora
+from yantai.base.device import choose_device, prepare_process
+from yantai.base.errors import DataError, UsageError
+from yantai.base.files import FolderLock, sha256_text, write_json
+from yantai.base.log import say
+from yantai.core.face import Model
+from yantai.data.examples import ExampleRows, batches_of
+from yantai.data.labelled import share_groups, share_out
+from yantai.data.loader import Loader
+from yantai.families.folder import load_folder
+from yantai.families.hub import local_folder
+from yantai.families.rules import Family
+from yantai.families.table import family_named
+from yantai.infer.opening import load
+from yantai.life.jobs import JOBS
+from yantai.life.jobs.job import Job, Prepared
+from yantai.life.preview import as_table, coloured
+from yantai.tasks.frame import Frame
+from yantai.text.tokenizer import MAX_LENGTH, Tokenizer
+from yantai.training.pretrain import pretrain
+from yantai.training.recipe import Finetune, Pretrain
+from yantai.training.setup import Report, Setup, begin_run, fill_in, run_training
+
+SHARES = (0.8, 0.1, 0.1)
+EPOCHS = 3.0
+WARM_UP_EPOCHS = 10
+VALIDATION_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The rows, by what they are for."""
+
+    train: list[Any]
+    valid: list[Any]
+    test: list[Any]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A model that has learned, before anybody has looked at the test part.
+
+    Attributes:
+        job: what it learned.
+        parts: the rows.
+        frame: how it reads.
+        result: the figures of the run.
+    """
+
+    job: Job
+    parts: Parts
+    frame: Frame
+    result: dict[str, Any]
+
+
+def finetune(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
+    """`yantai finetune`.
+
+    Raises:
+        DataError: a row is bad, a label is unknown, there is one class only.
+        UsageError: the folder holds a run, or the model cannot learn the task.
+    """
+    if settings.preview:
+        return _preview(settings, emit)
+    taught = teach(settings)
+    job, parts = taught.job, taught.parts
+    best = load(settings.out / "model", dtype="float32", device=settings.device)
+    said = job.predict(best.network, taught.frame, parts.test)
+    report = {"task": job.name, **job.report(parts.train, parts.test, said, settings.seed)}
+    write_json(settings.out / "scores.json", report)
+    emit(f"{table_of(report)}{taught.result['model']}\n")
+    return {"model": taught.result["model"], **report, "training": taught.result}
+
+
+def teach(settings: Finetune, report: Report | None = None) -> Taught:
+    """Everything but the test: arguments and errors as of `finetune`.
+
+    Args:
+        settings: the recipe.
+        report: is told (step, score) of every validation, and may end the run by raising.
+    """
+    job = JOBS[settings.task](settings)
+    if settings.model == "scratch":
+        family = settings.family or job.usual_family
+        job.check_family(family_named(family))  # before anything is begun
+        settings = settings.model_copy(update={"family": family})
+    settings = fill_in(settings)
+    with FolderLock(settings.out):
+        begin_run(settings)
+        device = choose_device(settings.device)
+        prepare_process(settings.threads, deterministic=settings.deterministic)
+        parts = _parts(settings, job)
+        body = _body(settings, job, parts)
+        result, frame = _train(settings, job, parts, body, device, report)
+    return Taught(job, parts, frame, result)
+
+
+def _preview(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
+    """Show the first examples as the model would read them; nothing is trained or written.
+
+    Raises:
+        UsageError: a model from scratch has no tokenizer yet.
+    """
+    if settings.model == "scratch":
+        raise UsageError(
+            "E203", "preview", "a model from scratch has no tokenizer yet", do="name a model"
+        )
+    job, settings = JOBS[settings.task](settings), fill_in(settings)
+    parts = _parts(settings, job)
+    body = local_folder(settings.model)
+    begun = _begin(settings, job, parts, body, choose_device(settings.device))
+    shown = begun.prepared.train.examples[: settings.preview]
+    for example in shown:
+        emit(coloured(example, begun.tokenizer) + "\n")
+    return {"preview": [as_table(example, begun.tokenizer) for example in shown]}
+
+
+def _parts(settings: Finetune, job: Job) -> Parts:
+    """The rows that were given, and shares of the training rows where a part was not."""
+    given = {"train": settings.data, "valid": settings.valid, "test": settings.test}
+    rows = {name: _read(settings, job, name, path) for name, path in given.items() if path}
+    missing = [name for name in ("valid", "test") if name not in rows]
+    shares = (SHARES[0], *(SHARES[1] for _ in missing))
+    share = share_groups if job.together else share_out
+    seed = settings.seed if settings.split_seed is None else settings.split_seed
+    rows["train"], *others = share(rows["train"], shares, seed)
+    rows |= dict(zip(missing, others, strict=True))
+    job.learn(rows["train"], settings.data)
+    for name in ("valid", "test"):
+        job.check(rows[name])
+        if not rows[name]:
+            raise DataError(
+                "E305", settings.data, f"too few rows for a {name} part",
+                got=sum(map(len, rows.values())), do=f"give more, or --{name}",
+            )  # fmt: skip
+    say("rows: " + ", ".join(f"{len(part):,} {name}" for name, part in rows.items()))
+    return Parts(rows["train"], rows["valid"], rows["test"])
+
+
+def _read(settings: Finetune, job: Job, name: str, path: Path) -> list[Any]:
+    keeps = settings.on_bad_row == "quarantine"
+    quarantine = settings.out / "quarantine" / name
+    rows, account = job.read(
+        path, columns=settings.columns or None, encoding=settings.encoding,
+        policy=settings.on_bad_row, quarantine=quarantine if keeps else None,
+    )  # fmt: skip
+    kept_back = sum(account.quarantined.values()) if account is not None else 0
+    if kept_back:
+        say(f"note: {path}: {kept_back:,} bad rows are in {quarantine}")
+    return rows
+
+
+def _body(settings: Finetune, job: Job, parts: Parts) -> Path:
+    """The model to begin with; from scratch, one that has read the rows' own texts."""
+    if settings.model != "scratch":
+        return local_folder(settings.model)
+    texts, body = settings.out / "texts.jsonl", settings.out / "body"
+    if (body / "model").is_dir() and (body / "receipt.json").is_file():
+        return body / "model"
+    rows = [job.text_of(row) for row in parts.train]
+    lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in rows)
+    texts.write_text("".join(lines), encoding="utf-8")
+    minutes = settings.pretrain_minutes
+    budget: dict[str, Any] = {"minutes": minutes} if minutes else {"steps": 1}
+    if minutes is None:
+        budget = {"tokens": max(1, WARM_UP_EPOCHS * sum(len(text.encode()) for text in rows) // 4)}
+    pretrain(
+        Pretrain(
+            data=(texts, *settings.pretrain_on), out=body, size=settings.size,
+            family=settings.family or job.usual_family, context=settings.context,
+            vocab_size=settings.vocab_size,
+            seed=settings.seed,
+            threads=settings.threads, device=settings.device, dtype=settings.dtype,
+            dropout=settings.dropout, resume=(body / "recipe.json").is_file(), **budget,
+        )
+    )  # fmt: skip
+    return body / "model"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A model that is about to learn, and its examples."""
+
+    model: Model
+    family: Family
+    tokenizer: Tokenizer
+    frame: Frame
+    valid: list[Any]
+    prepared: Prepared
+
+
+def _begin(settings: Finetune, job: Job, parts: Parts, body: Path, device: torch.device) -> Begun:
+    loaded, family, theirs = load_folder(body, dtype=torch.float32, device=device)
+    tokenizer = Tokenizer.load(body)
+    model, family = job.network(loaded, family, settings)
+    length = settings.context or 1
+    if model.config.position in ("learned", "rotary"):
+        length = min(length, model.config.max_positions)
+    tokenizer.settings[MAX_LENGTH] = length  # whoever uses the model reads no more than was learned
+    frame = Frame(tokenizer, model.config.shape, length, theirs.get("decoder_start_token_id"))
+    job.look_before(model, frame, parts.test)
+    valid = _sample(parts.valid)
+    prepared = job.prepare(frame, parts.train, valid, settings.seed)
+    _say_truncated(prepared.train, length)
+    return Begun(model, family, tokenizer, frame, valid, prepared)
+
+
+def _train(
+    settings: Finetune,
+    job: Job,
+    parts: Parts,
+    body: Path,
+    device: torch.device,
+    report: Report | None,
+) -> tuple[dict[str, Any], Frame]:
+    """Teach it; returns the run's facts and how the model reads."""
+    begun = _begin(settings, job, parts, body, device)
+    frame, prepared = begun.frame, begun.prepared
+    loader = Loader(
+        [prepared.train], settings.batch or 1, accumulate=settings.accumulate, seed=settings.seed
+    )
+    settings = _with_steps(settings, prepared.train, loader, frame.length)
+
+    def judge(network: Model) -> dict[str, float]:
+        return job.scores(begun.valid, job.predict(network, frame, begun.valid))
+
+    lora = _lora(settings)
+    if lora is not None:
+        add_lora(begun.model, lora, seed=settings.seed)
+    rows = [_digest(part) for part in (parts.train, parts.valid)]
+    setup = Setup(
+        model=begun.model,
+        family=begun.family,
+        tokenizer=begun.tokenizer,
+        settings=settings,
+        folder=settings.out,
+        parent={"rows": rows[0], "tokenizer": begun.tokenizer.hash, "body": str(body)},
+        identity={"rows": rows},
+        task=prepared.task,
+        judge=judge if job.judges else None,
+        stage="finetune",
+        start_id=frame.start_id,
+        lora=lora,
+        base=_base(settings, body),
+        report=report,
+    )
+    return run_training(setup, loader, batches_of(prepared.valid, settings.batch or 1)), frame
+
+
+def _base(settings: Finetune, body: Path) -> str:
+    """Where an adapter's model is, from the adapter's folder if it lies in the same run."""
+    if settings.model == "scratch":
+        return os.path.relpath(body.resolve(), (settings.out / "model").resolve())
+    return str(body.resolve()) if Path(settings.model).is_dir() else settings.model
+
+
+def _lora(settings: Finetune) -> LoRA | None:
+    if not settings.lora:
+        return None
+    given = {"targets": settings.lora_targets} if settings.lora_targets else {}
+    return LoRA(
+        rank=settings.lora_rank, alpha=settings.lora_alpha, dropout=settings.lora_dropout,
+        stabilised=settings.lora_stabilised, **given,
+    )  # fmt: skip
+
+
+def _say_truncated(rows: ExampleRows, length: int) -> None:
+    if rows.truncated:
+        share = rows.truncated / len(rows.examples)
+        say(f"note: {rows.truncated:,} texts ({share:.1%}) are longer than {length} tokens; cut")
+
+
+def _sample(rows: list[Any]) -> list[Any]:
+    """At most so many, evenly."""
+    return rows[:: max(1, -(-len(rows) // VALIDATION_ROWS))]
+
+
+def _with_steps(settings: Finetune, rows: ExampleRows, loader: Loader, length: int) -> Finetune:
+    """Epochs as steps, where the budget is epochs."""
+    changes: dict[str, Any] = {"context": length}
+    if not (settings.minutes or settings.steps or settings.tokens):
+        a_step = loader.batch_size * loader.accumulate
+        steps = (settings.epochs or EPOCHS) * rows.rows_in_epoch(0) / a_step
+        changes |= {"steps": max(1, round(steps)), "epochs": None}
+    return settings.model_copy(update=changes)
+
+
+def _digest(rows: Sequence[Any]) -> str:
+    return sha256_text(repr(rows))
+
+
+def table_of(report: dict[str, Any]) -> str:
+    """Scores for a person."""
+    lines = [f"test: {report['n']:,} rows"]
+    width = max(len(name) for name in ("the model", *report["floors"]))
+    for name, values in (("the model", report["metrics"]), *report["floors"].items()):
+        shown = " · ".join(
+            f"{metric} {each['value']:.4f} (95 %: {each['low']:.4f} to {each['high']:.4f})"
+            for metric, each in values.items()
+        )
+        lines.append(f"  {name:{width}}  {shown}")
+    for name, difference in report["against"].items():
+        lines.append(
+            f"  against {name}: {difference['value']:+.4f} "
+            f"({difference['low']:+.4f} to {difference['high']:+.4f}): {difference['verdict']}"
+        )
+    return "\n".join(lines) + "\n"

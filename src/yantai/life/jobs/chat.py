@@ -1,0 +1,113 @@
+"""Conversations, of which the assistant's words are learned."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yantai.base.errors import UsageError
+from yantai.core.face import Model
+from yantai.data.conversations import Conversation, read_conversations
+from yantai.data.examples import Example, ExampleRows
+from yantai.evaluate.compare import paired_ratio_difference, ratio
+from yantai.families.rules import Family
+from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared
+from yantai.tasks.causal import Causal, answer_losses
+from yantai.tasks.frame import Frame
+from yantai.text.chat import ChatFormat
+from yantai.text.tokenizer import TURN_END
+from yantai.training.recipe import Finetune
+
+
+class ChatJob(LanguageJob):
+    """`--task chat`: supervised tuning on conversations of any number of turns."""
+
+    name = "chat"
+    usual_family = "llama"
+
+    def __init__(self, settings: Finetune):
+        self.before: NDArray[np.float64] | None = None
+
+    def read(self, path: Path, **options: Any) -> tuple[list[Conversation], Any]:
+        """Rows in any of the usual forms."""
+        return read_conversations(path, **options)
+
+    def text_of(self, row: Conversation) -> str:
+        """What is said in it."""
+        return "\n".join(each["content"] for each in row.messages)
+
+    def check_family(self, family: Family) -> None:
+        """Only decoders converse."""
+        if family.fixed()["shape"] != "decoder":
+            raise UsageError(
+                "E203", "family", f"{family.name} does not converse", expected="a decoder",
+                do="choose --family llama or gpt2",
+            )  # fmt: skip
+
+    def prepare(
+        self,
+        frame: Frame,
+        train: Sequence[Conversation],
+        valid: Sequence[Conversation],
+        seed: int,
+    ) -> Prepared:
+        """A conversation an example."""
+        return Prepared(Causal(), _rows(frame, train, seed), _rows(frame, valid, seed))
+
+    def predict(
+        self, network: Model, frame: Frame, rows: Sequence[Conversation]
+    ) -> NDArray[np.float64]:
+        """Loss and number of the learned tokens of each."""
+        return answer_losses(network, _rows(frame, rows, 0))
+
+    def look_before(self, network: Model, frame: Frame, test: Sequence[Conversation]) -> None:
+        """Its loss."""
+        self.before = self.predict(network.eval(), frame, test)
+
+    def report(
+        self,
+        train: Sequence[Conversation],
+        test: Sequence[Conversation],
+        said: NDArray[np.float64],
+        seed: int,
+        others: Mapping[str, NDArray[np.float64]] = NOBODY,
+    ) -> dict[str, Any]:
+        """The loss of the assistant's words, beside that of the model before."""
+        floors = dict(others)
+        if self.before is not None:
+            floors["the model before"] = self.before
+        sizes = said[:, 1].tolist()
+
+        def loss(table: NDArray[np.float64]) -> dict[str, Any]:
+            return {"loss": ratio(table[:, 0].tolist(), sizes, seed).as_dict()}
+
+        return {
+            "n": len(test),
+            "metrics": loss(said),
+            "floors": {name: loss(table) for name, table in floors.items()},
+            "against": {
+                name: paired_ratio_difference(
+                    said[:, 0].tolist(), table[:, 0].tolist(), sizes, seed
+                )
+                for name, table in floors.items()
+            },
+        }
+
+
+def _rows(frame: Frame, rows: Sequence[Conversation], seed: int) -> ExampleRows:
+    chat = ChatFormat(frame.tokenizer)
+    ends = {frame.tokenizer.eos_id, frame.tokenizer.control.get(TURN_END)}
+    examples = []
+    for row in rows:
+        rendered = chat.training_row(row.messages, row.place)
+        learned = {id for id, learn in zip(rendered.ids, rendered.learn, strict=True) if learn}
+        if not learned & ends:
+            raise UsageError(
+                "E203", "model", f"an answer has no token that ends it ({row.place})",
+                expected="a template that ends answers with a special token of the tokenizer",
+                do="begin with a model that was pretrained for conversations",
+            )  # fmt: skip
+        examples.append(Example.of_text(rendered.ids, rendered.learn, row.place))
+    return frame.rows(examples, seed)

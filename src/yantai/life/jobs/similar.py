@@ -1,0 +1,132 @@
+"""Pairs of texts that mean the same, or belong together."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from yantai.core.face import Model
+from yantai.data.examples import Example, ExampleRows, batches_of
+from yantai.data.pairs import Pair, read_pairs
+from yantai.evaluate.compare import bootstrap_difference, proportion
+from yantai.families.rules import Family
+from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared
+from yantai.metrics.floor import shared_letters
+from yantai.tasks.frame import Frame
+from yantai.tasks.similar import Similar
+from yantai.training.recipe import Finetune
+
+
+class SimilarJob(LanguageJob):
+    """`--task embed`: vectors in which a text is nearest to its partner."""
+
+    name = "embed"
+    usual_family = "bert"
+    judges = True
+
+    def __init__(self, settings: Finetune):
+        self.source = settings.text_column
+        self.target = settings.label_column or "target"
+
+    def read(self, path: Path, **options: Any) -> tuple[list[Pair], Any]:
+        """Rows of a table."""
+        return read_pairs(path, self.source, self.target, **options)
+
+    def text_of(self, row: Pair) -> str:
+        """Both texts."""
+        return f"{row.source}\n{row.target}"
+
+    def check_family(self, family: Family) -> None:
+        """Every family makes vectors."""
+
+    def network(self, model: Model, family: Family, settings: Finetune) -> tuple[Model, Family]:
+        """The model, of which learns what makes the vectors."""
+        model, family = super().network(model, family, settings)
+        stack = "decoder." if model.config.shape == "decoder" else "encoder."
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(("embed.", stack)))
+        return model, family
+
+    def prepare(
+        self, frame: Frame, train: Sequence[Pair], valid: Sequence[Pair], seed: int
+    ) -> Prepared:
+        """A pair an example."""
+        rows = [
+            ExampleRows(_pairs(frame, part), frame.length, seed=seed) for part in (train, valid)
+        ]
+        return Prepared(Similar(), *rows)
+
+    def predict(self, network: Model, frame: Frame, rows: Sequence[Pair]) -> NDArray[np.bool_]:
+        """Whether the nearest of all second texts to each first one is its own."""
+        texts = [row.source for row in rows] + [row.target for row in rows]
+        vectors = text_vectors(network, frame, texts).numpy()
+        scores = vectors[: len(rows)] @ vectors[len(rows) :].T
+        return scores.argmax(1) == np.arange(len(rows))
+
+    def scores(self, rows: Sequence[Pair], said: NDArray[np.bool_]) -> dict[str, float]:
+        """The share that is found."""
+        return {"found": float(said.mean())}
+
+    def report(
+        self,
+        train: Sequence[Pair],
+        test: Sequence[Pair],
+        said: NDArray[np.bool_],
+        seed: int,
+        others: Mapping[str, NDArray[np.bool_]] = NOBODY,
+    ) -> dict[str, Any]:
+        """Beside somebody who counts the letters that two texts share."""
+        letters = shared_letters([row.source for row in test], [row.target for row in test])
+        floors = {**others, "shared letters": letters}
+        chance = 1 / len(test)
+
+        def share(hits: NDArray[np.bool_]) -> dict[str, Any]:
+            return {"found": proportion(int(hits.sum()), len(hits), chance=chance).as_dict()}
+
+        return {
+            "n": len(test),
+            "metrics": share(said),
+            "floors": {name: share(hits) for name, hits in floors.items()},
+            "against": {
+                name: bootstrap_difference(
+                    lambda rows, hits=hits: float(said[rows].mean() - hits[rows].mean()),
+                    len(test), ("the model is better", f"{name} is better"), seed,
+                )
+                for name, hits in floors.items()
+            },
+        }  # fmt: skip
+
+
+def _pairs(frame: Frame, rows: Sequence[Pair]) -> list[Example]:
+    """Both texts of each row behind each other; each has half of a row."""
+    found = []
+    for row in rows:
+        texts = [
+            frame.tokenizer.prompt(text)[: frame.length // 2] for text in (row.source, row.target)
+        ]
+        ids = texts[0] + texts[1]
+        found.append(Example(ids, [0] * len(ids), row.place, border=len(texts[0])))
+    return found
+
+
+@torch.inference_mode()
+def text_vectors(
+    network: Model, frame: Frame, texts: Sequence[str], batch: int = 8
+) -> torch.Tensor:
+    """Float[text, dim], as `yantai.embed` makes them."""
+    prompts = [frame.tokenizer.prompt(text)[: frame.length // 2] for text in texts]
+    rows = ExampleRows(
+        [Example(ids, [number] * len(ids), f"{number}") for number, ids in enumerate(prompts)],
+        frame.length,
+    )
+    found = torch.empty(len(texts), network.config.dim)
+    device = next(network.parameters()).device
+    for each in batches_of(rows, batch):
+        vectors = Similar().vectors(network, each.to(device)).cpu()
+        first = torch.ones_like(each.documents, dtype=torch.bool)
+        first[:, 1:] = each.documents[:, 1:] != each.documents[:, :-1]
+        found[each.targets[first & (each.documents >= 0)]] = vectors
+    return found

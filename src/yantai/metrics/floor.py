@@ -1,0 +1,103 @@
+"""What anybody has to beat: the commonest label, and naive Bayes on n-grams (scikit-learn).
+
+Knows: texts and labels. A model that is not above this floor has learned nothing worth its hours.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import MultinomialNB
+
+CHINESE_SHARE = 0.2
+Named = tuple[int, int, str]
+
+
+def is_spaced(texts: Sequence[str]) -> bool:
+    """Whether words are set apart by spaces; of Chinese and Japanese, n-grams are of characters."""
+    letters = [letter for text in texts[:1000] for letter in text[:500] if not letter.isspace()]
+    wide = sum("\u3040" <= letter <= "\u9fff" for letter in letters)
+    return wide < CHINESE_SHARE * max(1, len(letters))
+
+
+def majority(truth: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The commonest label, so many times."""
+    return np.full(count, np.bincount(truth).argmax())
+
+
+def naive_bayes(
+    texts: Sequence[str], truth: NDArray, others: Sequence[str]
+) -> NDArray[np.int64] | NDArray[np.bool_]:
+    """Labels of other texts by multinomial naive Bayes on 1- and 2-grams of words or characters.
+
+    Args:
+        texts: to learn from.
+        truth: a label for each, or "text label" booleans where several may hold.
+        others: to be judged.
+    """
+    kind: dict[str, Any] = {"analyzer": "char"}
+    if is_spaced(texts):
+        kind = {"analyzer": "word", "token_pattern": r"(?u)\b\w+\b"}  # words of one letter too
+    counter = CountVectorizer(ngram_range=(1, 2), **kind)
+    seen, asked = counter.fit_transform(texts), counter.transform(others)
+    if truth.ndim == 2:
+        said = OneVsRestClassifier(MultinomialNB()).fit(seen, truth).predict(asked)
+        return said.reshape(len(others), -1).astype(bool)
+    return MultinomialNB().fit(seen, truth).predict(asked)
+
+
+def known_phrases(
+    learned: Sequence[tuple[str, Sequence[Named]]], texts: Sequence[str]
+) -> list[tuple[Named, ...]]:
+    """Spans of texts by somebody who knows those of others by heart, and nothing of their meaning.
+
+    Args:
+        learned: texts and their spans (start, end, label).
+        texts: to be searched; the longest known phrase at a place is taken, under the label that it
+            had most often.
+    """
+    seen: dict[str, Counter[str]] = defaultdict(Counter)
+    for text, spans in learned:
+        for start, end, label in spans:
+            seen[text[start:end]][label] += 1
+    if not seen:
+        return [() for _ in texts]
+    longest_first = sorted(seen, key=lambda phrase: (-len(phrase), phrase))
+    pattern = re.compile("|".join(re.escape(phrase) for phrase in longest_first))
+    return [
+        tuple(
+            (found.start(), found.end(), seen[found.group()].most_common(1)[0][0])
+            for found in pattern.finditer(text)
+        )
+        for text in texts
+    ]
+
+
+def usual_place(learned: Sequence[tuple[str, tuple[str, int]]], texts: Sequence[str]) -> list[str]:
+    """Answers by somebody who has not read the question: the piece where answers usually stand.
+
+    Args:
+        learned: texts and an answer in each, with the character it begins at.
+        texts: from each of which a piece is taken, of the middle length at the middle place.
+    """
+    if not learned:
+        return ["" for _ in texts]
+    place = float(np.median([start / len(text) for text, (_, start) in learned]))
+    size = int(np.median([len(answer) for _, (answer, _) in learned]))
+    return [text[int(place * len(text)) :][:size].strip() for text in texts]
+
+
+def shared_letters(one: Sequence[str], other: Sequence[str]) -> NDArray[np.bool_]:
+    """Whether a text's partner is the one that shares most with it, by TF–IDF of letter n-grams.
+
+    Args:
+        one, other: texts, the partners at the same places.
+    """
+    counter = TfidfVectorizer(analyzer="char", ngram_range=(1, 4)).fit([*one, *other])
+    scores = (counter.transform(one) @ counter.transform(other).T).toarray()
+    return scores.argmax(1) == np.arange(len(one))

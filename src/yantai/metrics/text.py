@@ -1,0 +1,59 @@
+"""How like a text is to what it should be: BLEU and chrF (sacreBLEU), ROUGE (rouge-score).
+
+Knows: texts. Chinese is compared by characters, in ROUGE too, whose own tokenizer drops all that
+is not a Latin letter.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+
+from yantai.metrics.floor import is_spaced
+
+ROUGES = ("rouge1", "rouge2", "rougeL")
+_PIECE = re.compile(r"[\u3040-\u9fff]|[^\W_\u3040-\u9fff]+")
+
+
+def bleu(said: Sequence[str], truth: Sequence[str]) -> float:
+    """Corpus BLEU, 0 to 100; Chinese by sacreBLEU's own tokenizer for it."""
+    return float(_bleu(truth).corpus_score(list(said), [list(truth)]).score)
+
+
+def bleu_signature(truth: Sequence[str]) -> str:
+    """What sacreBLEU wants to be told with a score."""
+    metric = _bleu(truth)
+    metric.corpus_score([""], [[""]])
+    return str(metric.get_signature())
+
+
+def _bleu(truth: Sequence[str]) -> BLEU:
+    return BLEU(tokenize="13a" if is_spaced(truth) else "zh")
+
+
+def chrf(said: Sequence[str], truth: Sequence[str]) -> float:
+    """Corpus chrF2, 0 to 100: n-grams of characters, in any language."""
+    return float(CHRF().corpus_score(list(said), [list(truth)]).score)
+
+
+class _Pieces:
+    """Words, and Chinese characters one by one."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """As `rouge_score` asks."""
+        return _PIECE.findall(text.lower())
+
+
+def rouges(said: Sequence[str], truth: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """F1 of shared words, shared pairs of words and the longest common order, of each text.
+
+    >>> float(rouges(["the old mill"], ["the mill"])["rouge1"][0])
+    0.8
+    """
+    scorer = RougeScorer(list(ROUGES), tokenizer=_Pieces())
+    found = [scorer.score(theirs, mine) for mine, theirs in zip(said, truth, strict=True)]
+    return {name: np.array([each[name].fmeasure for each in found]) for name in ROUGES}

@@ -1,0 +1,100 @@
+"""From a table of rows to a model that judges, and its score beside the floors."""
+
+import csv
+import json
+
+import pytest
+import torch
+import transformers
+
+from yantai.base.errors import DataError, UsageError
+from yantai.families.folder import load_folder
+from yantai.life.finetune import finetune
+from yantai.text.village import Village
+from yantai.training.recipe import Finetune
+
+SMALL = {"size": "nano", "vocab_size": 600, "pretrain_minutes": 0, "threads": 1, "context": 128}
+
+
+def rows_of_the_village(path, count=240):
+    rows = [
+        {"story": story.text, "mood": story.sentiment}
+        for story in Village(seed=4).stories(count, "en")
+    ]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["story", "mood"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def settings_for(tmp_path, **changes):
+    fields = SMALL | {
+        "model": "scratch", "task": "classify", "data": tmp_path / "rows.csv",
+        "out": tmp_path / "run", "text_column": "story", "label_column": "mood", "epochs": 2,
+    }  # fmt: skip
+    return Finetune(**fields | changes)
+
+
+def silent(text):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_from_rows_to_a_score(family, tmp_path):
+    rows = rows_of_the_village(tmp_path / "rows.csv")
+    shown = []
+    result = finetune(settings_for(tmp_path, family=family), shown.append)
+    names = sorted({row["mood"] for row in rows})
+    assert result["labels"] == names
+    assert result["n"] == pytest.approx(len(rows) / 10, abs=len(names))
+    for values in (result["metrics"], *result["floors"].values()):
+        for each in values.values():
+            assert each["low"] <= each["value"] <= each["high"]
+    assert set(result["floors"]) == {"naive Bayes", "the commonest label"}
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["n"] == result["n"]
+    assert "naive Bayes" in "".join(shown)
+
+    ours, _, _ = load_folder(tmp_path / "run" / "model")
+    assert ours.config.head.names == tuple(names)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "run" / "model"
+    ).eval()
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    place = 0 if ours.config.shape == "encoder" else -1
+    with torch.no_grad():
+        assert torch.allclose(theirs(ids).logits, ours(ids)[:, place], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path):
+    rows_of_the_village(tmp_path / "rows.csv", 120)
+    whole = finetune(settings_for(tmp_path, steps=6, epochs=None, save_every=2), silent)
+    part = settings_for(
+        tmp_path, steps=6, epochs=None, save_every=2, out=tmp_path / "part", resume=True
+    )
+    finetune(part, silent)
+    newest = sorted((tmp_path / "part" / "checkpoints").iterdir())[-1]
+    for name in newest.iterdir():  # as if the last checkpoint had never been
+        name.unlink()
+    newest.rmdir()
+    again = finetune(part, silent)
+    models = [
+        (tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("run", "part")
+    ]
+    assert models[0] == models[1]
+    assert again["metrics"] == whole["metrics"]
+
+
+def test_one_class_is_refused(tmp_path):
+    lines = ["story,mood"] + ["a day,glad"] * 30
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="one class only"):
+        finetune(settings_for(tmp_path), silent)
+
+
+def test_what_cannot_be_learned_is_said_before_anything_begins(tmp_path):
+    with pytest.raises(UsageError, match="bert"):
+        finetune(settings_for(tmp_path, family="berd"), silent)
+    assert not (tmp_path / "run").exists()

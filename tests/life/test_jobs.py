@@ -1,0 +1,120 @@
+"""Every job of the table, from rows to a score: small runs on the village."""
+
+import json
+
+import pytest
+import torch
+
+import yantai
+from yantai.life.finetune import finetune
+from yantai.life.jobs import JOBS
+from yantai.text.village import Village
+from yantai.training.recipe import Finetune
+
+SMALL = {"size": "nano", "vocab_size": 700, "pretrain_minutes": 0, "threads": 1, "epochs": 1}
+
+
+def stories(count):
+    return Village(seed=4).stories(count, "en")
+
+
+def tagged(story):
+    return {"text": story.text, "entities": [[s.start, s.end, s.label] for s in story.entities]}
+
+
+def asked(story):
+    first = {span.label: span for span in reversed(story.entities)}
+    for label, span in first.items():
+        answers = {"text": [story.text[span.start : span.end]], "answer_start": [span.start]}
+        question = f"Which {label} is named first?"
+        yield {"question": question, "context": story.text, "answers": answers}
+
+
+def told(story):
+    return [
+        {"role": "user", "content": "Tell me: " + story.heading},
+        {"role": "assistant", "content": story.summary},
+    ]
+
+
+def rows_of(task):
+    found = list(stories(90))
+    if task == "classify":
+        return [{"text": story.text, "label": story.sentiment} for story in found]
+    if task == "tag":
+        return [tagged(story) for story in found]
+    if task == "span":
+        return [row for story in found for row in asked(story)][:120]
+    if task == "chat":
+        return [{"messages": told(story)} for story in found]
+    if task == "prefer":
+        others = [*found[1:], found[0]]
+        return [
+            {"prompt": told(one)[0]["content"], "chosen": one.summary, "rejected": other.summary}
+            for one, other in zip(found, others, strict=True)
+            if one.summary != other.summary
+        ]
+    if task == "embed":
+        return [{"text": story.text, "target": story.summary} for story in found]
+    return [{"text": story.text, "target": story.summary} for story in found]
+
+
+USES = {
+    "classify": lambda model: yantai.classify(model, "Ivan was glad.").label,
+    "tag": lambda model: yantai.tag(model, "Ivan was glad."),
+    "span": lambda model: yantai.answer(model, "Who?", "Ivan was glad.").text,
+    "translate": lambda model: yantai.translate(model, "Ivan was glad.", max_new_tokens=8),
+    "summarize": lambda model: yantai.summarize(model, ["Ivan was glad."], max_new_tokens=8),
+    "chat": lambda model: model.chat([{"role": "user", "content": "Hi"}], max_new_tokens=8),
+    "prefer": lambda model: model.chat([{"role": "user", "content": "Hi"}], max_new_tokens=8),
+    "embed": lambda model: yantai.embed(model, ["Ivan", "Anna"]),
+}
+FAMILIES = {"classify": "gru", "summarize": "llama"}
+
+
+def test_every_job_is_tried_here():
+    assert set(USES) == set(JOBS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", USES)
+def test_from_rows_to_a_score_and_to_use(task, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows_of(task)))
+    settings = Finetune(
+        model="scratch", task=task, data=data, out=tmp_path / "run", family=FAMILIES.get(task),
+        context=192, **SMALL,
+    )  # fmt: skip
+    report = finetune(settings, str)
+    assert report["task"] == task and report["n"] >= 5
+    assert report["floors"]
+    for values in (report["metrics"], *report["floors"].values()):
+        for each in values.values():
+            assert each["low"] <= each["value"] <= each["high"]
+    model = yantai.load(tmp_path / "run" / "model", dtype="float32")
+    assert USES[task](model) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["classify", "chat"])
+def test_adapters_alone_are_written_and_open_with_their_model(task, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows_of(task)))
+    settings = Finetune(
+        model="scratch", task=task, data=data, out=tmp_path / "run", family="llama", context=192,
+        lora=True, lora_rank=4, **SMALL,
+    )  # fmt: skip
+    finetune(settings, str)
+    folder = tmp_path / "run" / "model"
+    assert not (folder / "model.safetensors").exists()
+    size = (folder / "adapter_model.safetensors").stat().st_size
+    body = yantai.load(tmp_path / "run" / "body" / "model", dtype="float32")
+    assert size < sum(each.numel() for each in body.network.parameters()) * 4 / 4
+    model = yantai.load(folder, dtype="float32")
+    assert USES[task](model)
+    ids = torch.arange(5, 25)[None]
+    if task == "chat":
+        assert not torch.equal(model.logits(ids), body.logits(ids))
+    whole = tmp_path / "whole"
+    model.save(whole)
+    assert torch.equal(yantai.load(whole, dtype="float32").logits(ids), model.logits(ids))
