@@ -82,9 +82,9 @@ def test_a_language_model_judges_nothing(tokenizer, tmp_path):
         hidden=32, max_positions=64,
     )  # fmt: skip
     model = LanguageModel(build(config), family_named("llama"), tokenizer)
-    with pytest.raises(UsageError, match="does not classify"):
+    with pytest.raises(UsageError, match="is not made for classify"):
         classify(model, "a")
-    with pytest.raises(UsageError, match="does not tag"):
+    with pytest.raises(UsageError, match="is not made for tag"):
         tag(model, ["a"])
     model.save(tmp_path / "model")
     settings = Predict(model=tmp_path / "model", data=rows(tmp_path, "a"), out=tmp_path / "o.jsonl")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from yantai.base.config import Config
 from yantai.base.errors import UsageError
 from yantai.core.face import Model
-from yantai.core.layers import Linear
+from yantai.core.layers import Linear, dropout
 
 PARTS = ("q", "k", "v", "out", "gate", "value", "down")
 """Matrices of a block: those of attention, then those of the MLP."""
@@ -52,7 +52,7 @@ class LowRank(Linear):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """The product, and the small one."""
-        narrow = nn.functional.dropout(x, self.dropout, self.training) if self.dropout else x
+        narrow = dropout(x, self.dropout, self.training)
         small = narrow @ self.lora_a.to(x.dtype).t()
         return super().forward(x) + self.scale * (small @ self.lora_b.to(x.dtype).t())
 

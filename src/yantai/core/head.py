@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from yantai.core.config import Labels, ModelConfig, RecurrentConfig
-from yantai.core.layers import Linear, activate, make_norm
+from yantai.core.layers import Linear, activate, dropout, make_norm
 
 CHUNK = 1024
 CHUNK_NUMBERS = 2**23
@@ -44,8 +44,7 @@ class Head(Linear):
             hidden = self.norm(activate(self.activation, self.transform(hidden)))
         elif self.transform is not None:
             hidden = torch.tanh(self.transform(hidden))
-        if self.dropout and self.training:
-            hidden = torch.nn.functional.dropout(hidden, self.dropout)
+        hidden = dropout(hidden, self.dropout, self.training)
         return hidden if self.scale is None else hidden * self.scale
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch row"]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from yantai.core.layers import Point, look
+from yantai.core.layers import Point, draw_seed, look
 from yantai.core.mask import Mask
 from yantai.core.native.range_attention import COLUMNS, RangeAttention, available
 
@@ -28,9 +28,10 @@ KeyValues = Float[Tensor, "batch kv_head key head_dim"]
 def attend(q: Heads, k: KeyValues, v: KeyValues, mask: Mask, scale: float, dropout: float) -> Heads:
     """softmax(q·kᵀ·scale + mask)·v; grouped key-value heads are shared by their queries."""
     queries, keys = q.shape[2], k.shape[2]
-    seen = _seen(q, keys, mask, dropout)
+    seen = _seen(q, keys, mask)
     if seen is not None:
-        return RangeAttention.apply(q, k, v, seen, scale, mask.distances)
+        seed = draw_seed() if dropout else 0
+        return RangeAttention.apply(q, k, v, seen, scale, mask.distances, dropout, seed)
     if _blocks_pay(q, keys, mask, dropout):
         return _Blocks.apply(q, *_repeat(q, k, v), mask, scale)
     grouped = q.shape[1] != k.shape[1]
@@ -85,9 +86,9 @@ def _repeat(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1)
 
 
-def _seen(q: Tensor, keys: int, mask: Mask, dropout: float) -> Tensor | None:
+def _seen(q: Tensor, keys: int, mask: Mask) -> Tensor | None:
     """What the compiled road needs to know, where it can be taken."""
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or dropout or q.shape[-1] % COLUMNS:
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[-1] % COLUMNS:
         return None
     if q.shape[2] == 1 or not available():
         return None

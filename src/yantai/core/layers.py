@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from yantai.core.config import Activation, ModelConfig, NormKind
 from yantai.core.fused import lay_out, product, rms
-from yantai.core.native.elementwise import Gate, serves
+from yantai.core.native.elementwise import Dropout, Gate, serves
 from yantai.core.native.elementwise import LayerNorm as CompiledLayerNorm
 
 Place = Callable[[Tensor], Tensor]
@@ -189,6 +189,20 @@ def gate(kind: Activation, a: Tensor, b: Tensor | None = None) -> Tensor:
     if serves(a):
         return Gate.apply(kind, a, b)
     return activate(kind, a) if b is None else activate(kind, a) * b
+
+
+def draw_seed() -> int:
+    """A seed for compiled dropout, out of torch's generator: a resumed run draws the same."""
+    return int(torch.randint(1 << 62, (), device="cpu"))
+
+
+def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
+    """x/(1−p) with probability 1−p, else 0; x itself where nothing is dropped."""
+    if not rate or not training:
+        return x
+    if serves(x):
+        return Dropout.apply(x, rate, draw_seed())
+    return torch.nn.functional.dropout(x, rate)
 
 
 class MLP(nn.Module):

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
 from yantai.core.cache import States
 from yantai.core.config import RecurrentConfig
 from yantai.core.face import Hidden, Ids, Model, Positions
 from yantai.core.head import Head
 from yantai.core.kernel import attend
-from yantai.core.layers import Linear
+from yantai.core.layers import Linear, dropout
 from yantai.core.mask import Mask
 from yantai.core.stack import Memory
 

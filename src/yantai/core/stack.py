@@ -11,12 +11,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
 from yantai.core.attention import Attention
 from yantai.core.cache import Cache
 from yantai.core.config import ModelConfig
-from yantai.core.layers import MLP, Point, Table, look, make_norm
+from yantai.core.layers import MLP, Point, Table, dropout, look, make_norm
 from yantai.core.mask import Mask
 from yantai.core.position import Rotary, relative_buckets, sinusoids
 
@@ -54,8 +53,7 @@ class Sublayer(nn.Module):
         """The stream with this part's contribution."""
         y = self.part(self.norm(x) if self.before else x, *args, **kwargs)
         y = look(self.out, y)
-        if self.dropout and self.training:
-            y = dropout(y, self.dropout)
+        y = dropout(y, self.dropout, self.training)
         return x + y if self.before else self.norm(x + y)
 
 
@@ -106,7 +104,7 @@ class Entry(nn.Module):
             x = x + sinusoids(positions, x.shape[-1]).to(x.dtype)
         if self.norm is not None:
             x = self.norm(x)
-        return dropout(x, self.dropout) if self.dropout and self.training else x
+        return dropout(x, self.dropout, self.training)
 
 
 class Stack(nn.Module):

@@ -56,11 +56,7 @@ def answer(
     >>> answer(model, "Who has the goose?", "Old Anna has a goose.").text  # doctest: +SKIP
     'Old Anna'
     """
-    if model.job != "span":
-        raise UsageError(
-            "E201", "model", "answers no questions", expected="a model for span",
-            got=f"a model for {model.job or 'language'}", do="make one with yantai finetune",
-        )  # fmt: skip
+    model.must_be_for("span")
     single = isinstance(question, str)
     asked = [question] if isinstance(question, str) else list(question)
     texts = [context] if isinstance(context, str) else list(context)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from yantai.base.errors import UsageError
 from yantai.infer.language_model import LanguageModel
 from yantai.tasks.classify import judgements
 
@@ -56,11 +55,7 @@ def classify(
     >>> classify(model, "A lovely day.").label  # doctest: +SKIP
     'positive'
     """
-    if model.job != "classify":
-        raise UsageError(
-            "E201", "model", "does not classify", expected="a classifier",
-            got=f"a model for {model.job or 'language'}", do="make one with yantai finetune",
-        )  # fmt: skip
+    model.must_be_for("classify")
     texts = [inputs] if isinstance(inputs, str) else list(inputs)
     head = model.network.config.head
     logits = judgements(model.network, model.frame, texts, batch)

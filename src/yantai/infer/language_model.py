@@ -71,12 +71,30 @@ class LanguageModel:
     def frame(self) -> Frame:
         """How a text becomes what the network reads."""
         start = self.first_ids()[0] if self.shape == "encoder-decoder" else None
+        return Frame(self.tokenizer, self.shape, self.length, start)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest text that is read at once."""
         taught = self.tokenizer.settings.get(MAX_LENGTH)
         length = self.network.config.max_positions
         any_length = self.network.config.position not in ("learned", "rotary")
         if isinstance(taught, int | float) and 2 < taught < (1e6 if any_length else length):
-            length = int(taught)
-        return Frame(self.tokenizer, self.shape, length, start)
+            return int(taught)
+        return length
+
+    def must_be_for(self, job: str) -> None:
+        """Refuse to do with a model what its head was not made for.
+
+        Raises:
+            UsageError: it is made for another job, or for none.
+        """
+        if self.job != job:
+            raise UsageError(
+                "E201", "model", f"is not made for {job}", expected=f"a model for {job}",
+                got=f"a model for {self.job or 'language'}",
+                do=f"make one with yantai finetune --task {job}",
+            )  # fmt: skip
 
     def _refuse_others(self) -> None:
         if self.job:

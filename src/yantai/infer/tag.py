@@ -7,7 +7,6 @@ training, evaluation and use cannot differ.
 from collections.abc import Sequence
 from typing import NamedTuple, overload
 
-from yantai.base.errors import UsageError
 from yantai.infer.language_model import LanguageModel
 from yantai.tasks.tag import tag_texts
 
@@ -48,11 +47,7 @@ def tag(
     >>> tag(model, "Anna went home.")  # doctest: +SKIP
     [Entity(start=0, end=4, label='person', text='Anna')]
     """
-    if model.job != "tag":
-        raise UsageError(
-            "E201", "model", "does not tag", expected="a tagger",
-            got=f"a model for {model.job or 'language'}", do="make one with yantai finetune",
-        )  # fmt: skip
+    model.must_be_for("tag")
     texts = [inputs] if isinstance(inputs, str) else list(inputs)
     names = model.network.config.head.names
     found = [

@@ -4,6 +4,7 @@ Knows: means over texts, and the loss over a batch (InfoNCE, arXiv 1807.03748, e
 pairs of the batch as negatives, arXiv 1705.00652, section 4.4).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,12 @@ from torch.nn.functional import cross_entropy, normalize
 from yantai.core.face import Model
 from yantai.core.mask import Mask, same_document
 from yantai.data.batch import Batch
+from yantai.data.examples import Example, ExampleRows, batches_of
+from yantai.tasks.frame import Frame
 from yantai.tasks.task import EveryTarget
+
+ROW = 512
+BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -57,3 +63,28 @@ class Similar(EveryTarget):
         count = int(sizes.sum())
         sums = hidden.new_zeros(count, hidden.shape[-1]).index_add(0, document, hidden[there])
         return normalize(sums / document.bincount(minlength=count)[:, None], dim=-1)
+
+
+@torch.inference_mode()
+def text_vectors(model: Model, frame: Frame, texts: Sequence[str]) -> Float[Tensor, "text dim"]:
+    """The vectors of texts, several to a row; the end of one longer than the model is cut.
+
+    Args:
+        model: in evaluation mode.
+        frame: how it reads.
+        texts: none of them empty.
+    """
+    prompts = [frame.tokenizer.prompt(text)[: frame.length] for text in texts]
+    length = max([min(ROW, frame.length), *map(len, prompts)])
+    rows = ExampleRows(
+        [Example(ids, [number] * len(ids), f"{number}") for number, ids in enumerate(prompts)],
+        length,
+    )
+    found = torch.empty(len(texts), model.config.dim)
+    device = next(model.parameters()).device
+    for each in batches_of(rows, max(1, BATCH_TOKENS // length)):
+        vectors = Similar().vectors(model, each.to(device)).cpu()
+        first = torch.ones_like(each.documents, dtype=torch.bool)
+        first[:, 1:] = each.documents[:, 1:] != each.documents[:, :-1]
+        found[each.targets[first & (each.documents >= 0)]] = vectors
+    return found

@@ -6,9 +6,17 @@ import torch.nn.functional as F
 
 from yantai.core.layers import LayerNorm as PlainLayerNorm
 from yantai.core.layers import RMSNorm as PlainRMSNorm
-from yantai.core.layers import activate
+from yantai.core.layers import activate, dropout
 from yantai.core.native import elementwise
-from yantai.core.native.elementwise import ACTIVATIONS, Gate, LayerNorm, RMSNorm, Turn, serves
+from yantai.core.native.elementwise import (
+    ACTIVATIONS,
+    Dropout,
+    Gate,
+    LayerNorm,
+    RMSNorm,
+    Turn,
+    serves,
+)
 
 pytestmark = pytest.mark.skipif(
     not serves(torch.zeros(16, dtype=torch.bfloat16)), reason="no C++ compiler here"
@@ -120,3 +128,44 @@ def test_the_layers_use_them(monkeypatch):
         norm(x.float())
         norm(x[:, :30].contiguous() if norm is None else x)
     assert called == ["rms_forward"] * 2 + ["layer_norm_forward"] * 2
+
+
+def test_dropout_keeps_its_share_and_the_backward_the_same_places():
+    x, g = some(300, 128), some(300, 128, seed=1)
+    y, dx = gradients(lambda x: Dropout.apply(x, 0.3, 5), (x,), g)
+    kept = y != 0
+    assert abs(float(kept.double().mean()) - 0.7) < 4 * (0.21 / x.numel()) ** 0.5
+    for whole, part in ((x, y), (g, dx)):
+        wide = (whole.double() / 0.7)[kept]
+        assert ((part.double()[kept] - wide).abs() <= ONE_ROUNDING * wide.abs()).all()
+        assert not part[~kept].any()
+    again = Dropout.apply(x, 0.3, 5)
+    assert torch.equal(again, y)
+    other = Dropout.apply(x, 0.3, 6) != 0
+    alike = float((other == kept).double().mean())
+    assert abs(alike - (0.49 + 0.09)) < 4 * (0.25 / x.numel()) ** 0.5  # as by chance
+
+
+def test_dropout_has_no_order_in_rows_or_columns():
+    kept = (Dropout.apply(torch.ones(512, 512, dtype=torch.bfloat16), 0.5, 9) != 0).double() - 0.5
+    limit = 5 * 0.25 / 512  # five deviations of a mean over 512² places
+    for down, right in ((0, 1), (1, 0), (1, 1), (0, 16), (16, 0), (0, 32), (32, 32)):
+        moved = kept.roll((down, right), (0, 1))
+        assert abs(float((kept * moved).mean())) < limit
+    for side in (0, 1):
+        assert float(kept.mean(side).abs().max()) < 5 * 0.5 / 512**0.5
+
+
+def test_dropout_of_a_layer_follows_torchs_seed():
+    x = some(40, 64)
+
+    def drawn(seed, training=True):
+        torch.manual_seed(seed)
+        return dropout(x, 0.2, training)
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+    assert drawn(1, training=False) is x
+    assert float((dropout(x.float(), 0.2, True) == 0).double().mean()) == pytest.approx(
+        0.2, abs=0.04
+    )

@@ -133,6 +133,40 @@ def test_a_memory_may_be_longer_or_shorter_and_in_documents_of_its_own(queries, 
             assert (a.double() - c).norm() <= 0.01 * c.norm() + 1e-6
 
 
+@pytest.mark.parametrize("kind", ["causal", "both", "all"])
+@pytest.mark.parametrize("shape", [(2, 4, 2, 32, 32), (2, 4, 2, 101, 128)])
+def test_dropout_takes_the_same_out_of_the_pattern_and_of_its_gradient(shape, kind):
+    batch, heads, kv_heads, count, width = shape
+    q, k, _, upstream = inputs(shape)
+    mask, scale, rate = mask_of(kind, batch, count), 0.2, 0.25
+    seen = mask.seen(count, count, q.device)
+
+    def ours(q, k, v):
+        return RangeAttention.apply(q, k, v, seen, scale, None, rate, 77)
+
+    one_hot = torch.eye(count, width).bfloat16().expand(batch, kv_heads, count, width)
+    allowed = mask.dense(count, count, q.device)
+    allowed = torch.ones(count, count, dtype=torch.bool) if allowed is None else allowed
+    allowed = allowed.expand(batch, heads, count, count)
+    pattern = ours(q, k, one_hot)[..., :count]  # the pattern itself, seen through one-hot values
+    kept = pattern != 0
+    assert not kept[~allowed].any()
+    places = int(allowed.sum())
+    assert abs(int(kept.sum()) / places - 0.75) < 5 * (0.1875 / places) ** 0.5
+    assert not torch.equal(kept[:, 0], kept[:, 1]) and not torch.equal(kept[0], kept[1])
+
+    def exact(q, k, v):
+        k, v = (part.repeat_interleave(heads // kv_heads, 1) for part in (k, v))
+        scores = (q @ k.transpose(2, 3) * scale).masked_fill(~allowed, -torch.inf)
+        return (scores.softmax(-1) * kept / (1 - rate)) @ v
+
+    v = inputs(shape, seed=3)[1]
+    found = gradients(ours, q, k, v, upstream)
+    wanted = gradients(exact, *(part.double() for part in (q, k, v, upstream)))
+    for part, a, c in zip(("out", "q", "k", "v"), found, wanted, strict=True):
+        assert (a.double() - c).norm() <= 0.01 * c.norm() + 1e-6, part
+
+
 def test_padding_behind_the_documents_is_a_document_of_its_own():
     documents = torch.tensor([[0, 0, 1, 1, 1, -1, -1]])
     first, last = same_document(documents).seen(7, 7, documents.device)
@@ -181,7 +215,7 @@ def test_attention_takes_it_only_where_it_can(monkeypatch):
     assert roads(q, k, v, causal()) == 1
     assert roads(q, k, v, causal() & window(3)) == 1
     assert roads(q.float(), k.float(), v.float(), causal()) == 0
-    assert roads(q, k, v, causal(), dropout=0.1) == 0
+    assert roads(q, k, v, causal(), dropout=0.1) == 1
     assert roads(q, k, v, Mask(causal=True, valid=torch.ones(2, 40, dtype=torch.bool))) == 0
     assert roads(q, k, v, Mask()) == 1
     assert roads(q, k, v, Mask(distances=torch.zeros(4, 79))) == 1

@@ -107,6 +107,37 @@ inline Vec exponential(Vec x) {
 
 inline Vec hyperbolic_tangent(Vec x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
 
+// ---------------------------------------------------------------- chance
+
+// Dropout without a mask in memory: whether a place is kept is a hash of its number under a key, so
+// that the backward, and any number of threads, find the same again. The hash is two rounds of
+// multiplying and folding, the key's second half between them.
+struct Kept {
+    uint32_t first, second, dropped;  // dropped: the part of all 2^32 hashes
+    float scale;                      // of what is kept
+
+    Kept(uint64_t seed, uint64_t stream, float rate)
+        : dropped(uint32_t(double(rate) * 4294967296.0)), scale(1.0f / (1.0f - rate)) {
+        uint64_t key = seed + (stream + 1) * 0x9e3779b97f4a7c15u;  // SplitMix64
+        key = (key ^ (key >> 30)) * 0xbf58476d1ce4e5b9u;
+        key = (key ^ (key >> 27)) * 0x94d049bb133111ebu;
+        key ^= key >> 31;
+        first = uint32_t(key), second = uint32_t(key >> 32);
+    }
+
+    // 0 where a place is dropped, else the scale.
+    Vec operator()(Wide place) const {
+        Wide hash = place * 0x9e3779b1u + first;
+        hash = (hash ^ (hash >> 16)) * 0x21f0aaadu;
+        hash ^= second;
+        hash = (hash ^ (hash >> 15)) * 0xd35a2d97u;
+        hash ^= hash >> 15;
+        return hash >= dropped ? all(scale) : Vec{};
+    }
+};
+
+constexpr Wide PLACES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 // ---------------------------------------------------------------- activations
 
 struct Slope {

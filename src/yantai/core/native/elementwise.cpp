@@ -1,6 +1,6 @@
 // The parts between two matrix products, in bfloat16, each with one pass over memory.
 //
-// Norms, the turn of queries and keys, the gate of the MLP, and their gradients. Numbers are read as
+// Norms, the turn of queries and keys, the gate of the MLP, dropout, and their gradients. Numbers are read as
 // bfloat16, computed in float32 and rounded once. Gradients of weights are summed by each thread
 // over its own rows, and the threads' sums are added in their order by the caller.
 
@@ -67,6 +67,15 @@ void gate_backward(int64_t kind, const Number* a, const Number* b, const Number*
                 }
             }
         });
+    });
+}
+
+// y = x·kept, by which x is also the gradient of y and y that of x.
+void dropout(const Number* x, Number* y, int64_t count, int64_t seed, float rate, int64_t threads) {
+    const Kept kept(seed, 0, rate);
+    by_rows(count / LANES, LANES, threads, [&](int64_t from, int64_t to, int64_t) {
+        for (int64_t i = from * LANES; i < to * LANES; i += LANES)
+            store(y + i, narrow(load(x + i) * kept(PLACES + uint32_t(i))));
     });
 }
 

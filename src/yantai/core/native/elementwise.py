@@ -1,4 +1,4 @@
-"""Norms, turned heads and gates in bfloat16 with their gradients, one pass over memory each.
+"""Norms, turned heads, gates and dropout in bfloat16, with their gradients: one pass each.
 
 Knows: the formulas of `layers.py` and `position.py`. Numbers are bfloat16, sums are float32, and a
 result is rounded once. `serves` says where they can be used; else torch does the same in steps.
@@ -80,6 +80,30 @@ class Gate(torch.autograd.Function):
         g = gradients[0].contiguous()
         _call("gate_backward", ctx.kind, a, b, g, da, db, a.numel())
         return None, da, db
+
+
+class Dropout(torch.autograd.Function):
+    """x/(1−p) where a hash of (seed, place) says so, else 0; nothing is kept for the backward."""
+
+    @staticmethod
+    def forward(
+        ctx, x: BFloat16[Tensor, "*batch dim"], rate: float, seed: int
+    ) -> BFloat16[Tensor, "*batch dim"]:
+        """One pass."""
+        ctx.how = seed, rate
+        return _dropped(x, *ctx.how)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        """To x."""
+        return _dropped(gradients[0], *ctx.how), None, None
+
+
+def _dropped(x: Tensor, seed: int, rate: float) -> Tensor:
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    _call("dropout", x, y, x.numel(), seed, rate)
+    return y
 
 
 class RMSNorm(torch.autograd.Function):

@@ -2,7 +2,8 @@
 //
 // softmax(q·kᵀ·scale)·v and its gradients, a head at a time, so that all of a head stays in the
 // second cache. The pattern is never kept: the forward leaves the logarithm of each row's sum, from
-// which the backward makes it again (FlashAttention, arXiv 2205.14135, appendix B). Each query sees
+// which the backward makes it again (FlashAttention, arXiv 2205.14135, appendix B); what dropout
+// takes out of it is made again too. Each query sees
 // the keys from its first to its last: that is order, a document's borders and a window in two
 // numbers. Neither may fall from one query to the next.
 //
@@ -55,8 +56,7 @@ void rows_of(const Number* from, int64_t step, int64_t count, int64_t padded, in
 
 // Two numbers of a row are a pair: from rows[padded][n], to[n/2][padded].
 void along(const Number* rows, int64_t padded, int64_t n, Pair* to) {
-    const Int steps = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const __m512i places = (__m512i)(steps * int32_t(n / 2));
+    const __m512i places = (__m512i)(PLACES * uint32_t(n / 2));
     for (int64_t t = 0; t < padded; t += LANES)
         for (int64_t p = 0; p < n / 2; p++) {
             const void* from = reinterpret_cast<const Pair*>(rows + t * n) + p;
@@ -105,6 +105,8 @@ struct Attention {
     const float* distances;
     float* d_distances;
     int64_t distance_step;
+    int64_t seed;  // of dropout
+    float rate;    // of dropout; 0 is none
     const int32_t *first, *last;  // batch × queries: the keys that a query sees
     View q, k, v, out, d_out, dq, dk, dv;
     float* log_sums;  // batch × heads × queries
@@ -112,6 +114,11 @@ struct Attention {
 }
 
 namespace {
+
+// Whether a place of a head's pattern is kept; place query·keys + key.
+inline Kept kept_of(const Attention& x, int64_t batch, int64_t head) {
+    return Kept(x.seed, batch * x.heads + head, x.rate);
+}
 
 inline Number* at(const View& view, int64_t batch, int64_t head) {
     return view.data + batch * view.batch_step + head * view.head_step;
@@ -133,7 +140,8 @@ void forward_head(const Attention& x, int64_t batch, int64_t head, Keys keys, Me
     rows_of(at(x.q, batch, head), x.q.position_step, count, whole(count, COLUMNS), n, q);
     Number* out = at(x.out, batch, head);
     float* log_sums = x.log_sums + (batch * x.heads + head) * count;
-    const Int lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const Int lanes = (Int)PLACES;
+    const Kept kept = kept_of(x, batch, head);
     for (int64_t start = 0; start < count; start += ROWS) {
         const int64_t from = first[start] / COLUMNS * COLUMNS;
         const int64_t to = whole(last[std::min(start + ROWS, count) - 1] + 1, COLUMNS);
@@ -163,6 +171,7 @@ void forward_head(const Attention& x, int64_t batch, int64_t head, Keys keys, Me
                 Vec e = exponential(load(row + i) - top);
                 e = (place >= low) & (place <= high) ? e : Vec{};
                 total += e;
+                if (x.rate) e *= kept(PLACES + uint32_t(t * x.keys + from + i));
                 store(pattern + r * padded + i, narrow(e));
             }
             sums[r] = sum(total);
@@ -230,6 +239,7 @@ void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g,
     along(rows, padded, n, d_along);
     across(rows, padded, n, d_across);
     std::memset(dq, 0, padded * n * sizeof *dq);
+    const Kept kept = kept_of(x, batch, head);
     const Number* out = at(x.out, batch, head);
     for (int64_t t = 0; t < padded; t++) {
         const bool there = t < count;
@@ -266,9 +276,15 @@ void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g,
                     if (x.distances) s += load(added + apart);
                     Vec p = exponential(s - load(log_sums + begin + t));
                     p = sees ? p : Vec{};
-                    const Vec d = p * (load(slopes + i * padded + t) - load(dots + begin + t));
+                    Vec slope = load(slopes + i * padded + t), dropped = p;
+                    if (x.rate) {
+                        const Vec k = kept(PLACES * uint32_t(x.keys) +
+                                           uint32_t((begin + t) * x.keys + self));
+                        slope *= k, dropped *= k;
+                    }
+                    const Vec d = p * (slope - load(dots + begin + t));
                     if (x.distances) store(d_added + apart, load(d_added + apart) + d);
-                    store(pattern + (r + i) * padded + t, narrow(p));
+                    store(pattern + (r + i) * padded + t, narrow(dropped));
                     store(d_scores + (r + i) * padded + t, narrow(d * x.scale));
                 }
         }

@@ -7,6 +7,7 @@ no AVX512-BF16 `available` is False, and `kernel.py` takes another road.
 import ctypes
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import BFloat16, Float, Int32
@@ -33,6 +34,8 @@ class _Attention(ctypes.Structure):
         ("distances", POINTER),
         ("d_distances", POINTER),
         ("distance_step", WHOLE),
+        ("seed", WHOLE),
+        ("rate", ctypes.c_float),
         ("first", POINTER),
         ("last", POINTER),
         *((name, _View) for name in VIEWS),
@@ -60,6 +63,7 @@ class RangeAttention(torch.autograd.Function):
     """softmax(q·kᵀ·scale + b)·v where query t of a sequence sees keys from first[t] to last[t].
 
     b is a number for each head and distance key − query, where there are as many keys as queries.
+    Dropout takes numbers out of the pattern, which ones is a function of the seed.
     """
 
     @staticmethod
@@ -71,15 +75,17 @@ class RangeAttention(torch.autograd.Function):
         seen: Int32[Tensor, "2 #batch query"],
         scale: float,
         distances: Float[Tensor, "head distance"] | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
     ) -> BFloat16[Tensor, "batch head query head_dim"]:
         """The values gathered; each row's logarithm of the sum is kept for the backward."""
         q, k, v = _side_by_side(q), _side_by_side(k), _side_by_side(v)
         out = _new_like(q)
         log_sums = torch.empty(q.shape[:3], dtype=torch.float32)
         added = _padded(distances, k.shape[2])
-        _call("attention_forward", seen, scale, log_sums, added, q=q, k=k, v=v, out=out)
+        ctx.how = {"scale": scale, "rate": dropout, "seed": seed}
+        _call("attention_forward", seen, ctx.how, log_sums, added, q=q, k=k, v=v, out=out)
         ctx.save_for_backward(q, k, v, out, seen, log_sums, added)
-        ctx.scale = scale
         ctx.kind = None if distances is None else distances.dtype
         return out
 
@@ -90,13 +96,13 @@ class RangeAttention(torch.autograd.Function):
         dq, dk, dv = _new_like(q), _new_like(k), _new_like(v)
         d_added = None if added is None else added.new_empty(len(q), *added.shape)
         _call(
-            "attention_backward", seen, ctx.scale, log_sums, added, d_added, q=q, k=k, v=v,
+            "attention_backward", seen, ctx.how, log_sums, added, d_added, q=q, k=k, v=v,
             out=out, d_out=_side_by_side(gradients[0]), dq=dq, dk=dk, dv=dv,
         )  # fmt: skip
         if d_added is None:
-            return dq, dk, dv, None, None, None
+            return dq, dk, dv, *[None] * 5
         sums = d_added[..., : 2 * k.shape[2] - 1].sum(0).to(ctx.kind)
-        return dq, dk, dv, None, None, sums
+        return dq, dk, dv, None, None, sums, None, None
 
 
 def _padded(distances: Tensor | None, keys: int) -> Tensor | None:
@@ -121,7 +127,7 @@ def _new_like(x: Tensor) -> Tensor:
 def _call(
     name: str,
     seen: Tensor,
-    scale: float,
+    how: dict[str, Any],
     log_sums: Tensor,
     added: Tensor | None,
     d_added: Tensor | None = None,
@@ -138,8 +144,8 @@ def _call(
     first, last = seen.expand(2, batch, count).contiguous()
     work = _Attention(
         batch=batch, heads=heads, kv_heads=tensors["k"].shape[1], queries=count,
-        keys=tensors["k"].shape[2], head_dim=width, scale=scale, first=first.data_ptr(),
-        last=last.data_ptr(), log_sums=log_sums.data_ptr(), **views,
+        keys=tensors["k"].shape[2], head_dim=width, first=first.data_ptr(),
+        last=last.data_ptr(), log_sums=log_sums.data_ptr(), **how, **views,
     )  # fmt: skip
     if added is not None:
         work.distances, work.distance_step = added.data_ptr(), added.shape[1]

@@ -12,11 +12,10 @@ from yantai.core.face import Model
 from yantai.data.conversations import Conversation, read_conversations
 from yantai.data.examples import Example, ExampleRows
 from yantai.evaluate.compare import paired_ratio_difference, ratio
-from yantai.families.rules import Family
 from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared
 from yantai.tasks.causal import Causal, answer_losses
 from yantai.tasks.frame import Frame
-from yantai.text.chat import ChatFormat
+from yantai.text.chat import ChatFormat, Message, Rendered
 from yantai.text.tokenizer import TURN_END
 from yantai.training.recipe import Finetune
 
@@ -37,14 +36,6 @@ class ChatJob(LanguageJob):
     def text_of(self, row: Conversation) -> str:
         """What is said in it."""
         return "\n".join(each["content"] for each in row.messages)
-
-    def check_family(self, family: Family) -> None:
-        """Only decoders converse."""
-        if family.fixed()["shape"] != "decoder":
-            raise UsageError(
-                "E203", "family", f"{family.name} does not converse", expected="a decoder",
-                do="choose --family llama or gpt2",
-            )  # fmt: skip
 
     def prepare(
         self,
@@ -96,18 +87,28 @@ class ChatJob(LanguageJob):
         }
 
 
+def learned_row(chat: ChatFormat, messages: Sequence[Message], place: str) -> Rendered:
+    """A conversation's tokens, and which of them are learned.
+
+    Raises:
+        UsageError: no learned token ends an answer, so that the model would never stop.
+    """
+    rendered = chat.training_row(messages, place)
+    ends = {chat.tokenizer.eos_id, chat.tokenizer.control.get(TURN_END)}
+    learned = {id for id, learn in zip(rendered.ids, rendered.learn, strict=True) if learn}
+    if not learned & ends:
+        raise UsageError(
+            "E203", "model", f"an answer has no token that ends it ({place})",
+            expected="a template that ends answers with a special token of the tokenizer",
+            do="begin with a model that was pretrained for conversations",
+        )  # fmt: skip
+    return rendered
+
+
 def _rows(frame: Frame, rows: Sequence[Conversation], seed: int) -> ExampleRows:
     chat = ChatFormat(frame.tokenizer)
-    ends = {frame.tokenizer.eos_id, frame.tokenizer.control.get(TURN_END)}
     examples = []
     for row in rows:
-        rendered = chat.training_row(row.messages, row.place)
-        learned = {id for id, learn in zip(rendered.ids, rendered.learn, strict=True) if learn}
-        if not learned & ends:
-            raise UsageError(
-                "E203", "model", f"an answer has no token that ends it ({row.place})",
-                expected="a template that ends answers with a special token of the tokenizer",
-                do="begin with a model that was pretrained for conversations",
-            )  # fmt: skip
+        rendered = learned_row(chat, row.messages, row.place)
         examples.append(Example.of_text(rendered.ids, rendered.learn, row.place))
     return frame.rows(examples, seed)

@@ -16,7 +16,6 @@ from yantai.core.face import Model
 from yantai.data.choices import Choice, read_choices
 from yantai.data.examples import Example
 from yantai.evaluate.compare import bootstrap_difference, proportion
-from yantai.families.rules import Family
 from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared
 from yantai.tasks.causal import continuations
 from yantai.tasks.frame import Frame
@@ -42,11 +41,6 @@ class ChooseJob(LanguageJob):
     def text_of(self, row: Choice) -> str:
         """The right pair."""
         return " ".join(row.pairs[row.gold])
-
-    def check_family(self, family: Family) -> None:
-        """Only decoders find one text likelier than another."""
-        if family.fixed()["shape"] != "decoder":
-            raise UsageError("E203", "model", "is no decoder", got=family.name)
 
     def prepare(
         self, frame: Frame, train: Sequence[Choice], valid: Sequence[Choice], seed: int

@@ -12,6 +12,7 @@ from yantai.base.errors import UsageError
 from yantai.core.face import Model
 from yantai.data.examples import ExampleRows
 from yantai.data.labelled import HasLabels
+from yantai.data.pairs import Pair, read_pairs
 from yantai.families.labels import judging
 from yantai.families.rules import Family
 from yantai.families.table import family_named
@@ -160,6 +161,9 @@ class LabelJob:
 class LanguageJob:
     """What jobs that keep a language model's head have in common."""
 
+    name: str
+    usual_family: str
+    shapes: tuple[str, ...] = ("decoder",)
     together = True
     judges = False
 
@@ -170,8 +174,14 @@ class LanguageJob:
         """Any row will do."""
 
     def check_family(self, family: Family) -> None:
-        """Refuse a family that cannot do it."""
-        raise NotImplementedError
+        """Refuse a family of another shape than those that can do it."""
+        shape = family.fixed()["shape"]
+        if shape not in self.shapes:
+            raise UsageError(
+                "E203", "family", f"{family.name} is not made to {self.name}",
+                expected=" or ".join(self.shapes), got=shape,
+                do=f"choose --family {self.usual_family}",
+            )  # fmt: skip
 
     def network(self, model: Model, family: Family, settings: Finetune) -> tuple[Model, Family]:
         """The model as it is.
@@ -198,6 +208,23 @@ class LanguageJob:
 
     def adopt(self, model: LanguageModel, rows: Sequence[Any]) -> None:
         """There is nothing to know before."""
+
+
+class PairJob(LanguageJob):
+    """What jobs whose rows are two texts have in common."""
+
+    def __init__(self, settings: Finetune):
+        self.name = settings.task
+        self.source = settings.text_column
+        self.target = settings.label_column or "target"
+
+    def read(self, path: Path, **options: Any) -> tuple[list[Pair], Any]:
+        """Rows of a table."""
+        return read_pairs(path, self.source, self.target, **options)
+
+    def text_of(self, row: Pair) -> str:
+        """Both texts, so that a model from scratch has read what it is to write."""
+        return f"{row.source}\n{row.target}"
 
 
 def kinds_of(rows: Sequence[HasLabels]) -> tuple[str, ...]:

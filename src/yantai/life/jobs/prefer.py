@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yantai.base.errors import UsageError
 from yantai.core.face import Model
 from yantai.data.examples import Example, ExampleRows
 from yantai.data.preferences import Preference, read_preferences
 from yantai.evaluate.compare import bootstrap_difference, proportion
-from yantai.families.rules import Family
+from yantai.life.jobs.chat import learned_row
 from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared
 from yantai.tasks.causal import answer_losses
 from yantai.tasks.frame import Frame
@@ -40,14 +39,6 @@ class PreferJob(LanguageJob):
     def text_of(self, row: Preference) -> str:
         """What is said, and preferred."""
         return "\n".join(each["content"] for each in row.chosen)
-
-    def check_family(self, family: Family) -> None:
-        """Only decoders converse."""
-        if family.fixed()["shape"] != "decoder":
-            raise UsageError(
-                "E203", "family", f"{family.name} does not converse", expected="a decoder",
-                do="choose --family llama or gpt2",
-            )  # fmt: skip
 
     def look_before(self, network: Model, frame: Frame, test: Sequence[Preference]) -> None:
         """The model that must not be left too far, and what it prefers by itself."""
@@ -120,7 +111,7 @@ def _pairs(frame: Frame, rows: Sequence[Preference]) -> list[Example]:
         sides = []
         for messages in (row.chosen, row.rejected):
             # only the last answer is compared: what stands before it is the same
-            rendered = chat.training_row(messages, row.place)
+            rendered = learned_row(chat, messages, row.place)
             learn = _last_run(rendered.learn)
             whole = Example.of_text(rendered.ids, learn, row.place)
             size = frame.length // 2

@@ -2,49 +2,25 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from yantai.base.errors import UsageError
 from yantai.core.face import Model
-from yantai.data.pairs import Pair, read_pairs
+from yantai.data.pairs import Pair
 from yantai.evaluate.texts import summaries_report, translations_report
-from yantai.families.rules import Family
 from yantai.infer.rewrite import rewritten
-from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared
+from yantai.life.jobs.job import NOBODY, PairJob, Prepared
 from yantai.tasks.causal import Causal
 from yantai.tasks.frame import Frame
 from yantai.tasks.seq2seq import asker_of
-from yantai.training.recipe import Finetune
 
 _SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|[。！？]|$)", re.DOTALL)
 
 
-class RewriteJob(LanguageJob):
+class RewriteJob(PairJob):
     """`--task translate` and `--task summarize`."""
 
     usual_family = "t5"
-
-    def __init__(self, settings: Finetune):
-        self.name = settings.task
-        self.source = settings.text_column
-        self.target = settings.label_column or "target"
-
-    def read(self, path: Path, **options: Any) -> tuple[list[Pair], Any]:
-        """Rows of a table."""
-        return read_pairs(path, self.source, self.target, **options)
-
-    def text_of(self, row: Pair) -> str:
-        """Both texts, so that a model from scratch has read what it is to write."""
-        return f"{row.source}\n{row.target}"
-
-    def check_family(self, family: Family) -> None:
-        """An encoder writes nothing."""
-        if family.fixed()["shape"] == "encoder":
-            raise UsageError(
-                "E203", "family", f"{family.name} is an encoder and writes nothing",
-                expected="a decoder or an encoder–decoder", do="choose --family t5 or llama",
-            )  # fmt: skip
+    shapes = ("decoder", "encoder-decoder")
 
     def prepare(
         self, frame: Frame, train: Sequence[Pair], valid: Sequence[Pair], seed: int

@@ -1,46 +1,29 @@
 """Pairs of texts that mean the same, or belong together."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from yantai.core.face import Model
-from yantai.data.examples import Example, ExampleRows, batches_of
-from yantai.data.pairs import Pair, read_pairs
+from yantai.data.examples import Example, ExampleRows
+from yantai.data.pairs import Pair
 from yantai.evaluate.compare import bootstrap_difference, proportion
 from yantai.families.rules import Family
-from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared
+from yantai.life.jobs.job import NOBODY, PairJob, Prepared
 from yantai.metrics.floor import shared_letters
 from yantai.tasks.frame import Frame
-from yantai.tasks.similar import Similar
+from yantai.tasks.similar import Similar, text_vectors
 from yantai.training.recipe import Finetune
 
 
-class SimilarJob(LanguageJob):
+class SimilarJob(PairJob):
     """`--task embed`: vectors in which a text is nearest to its partner."""
 
-    name = "embed"
     usual_family = "bert"
+    shapes = ("decoder", "encoder", "encoder-decoder")
     judges = True
-
-    def __init__(self, settings: Finetune):
-        self.source = settings.text_column
-        self.target = settings.label_column or "target"
-
-    def read(self, path: Path, **options: Any) -> tuple[list[Pair], Any]:
-        """Rows of a table."""
-        return read_pairs(path, self.source, self.target, **options)
-
-    def text_of(self, row: Pair) -> str:
-        """Both texts."""
-        return f"{row.source}\n{row.target}"
-
-    def check_family(self, family: Family) -> None:
-        """Every family makes vectors."""
 
     def network(self, model: Model, family: Family, settings: Finetune) -> tuple[Model, Family]:
         """The model, of which learns what makes the vectors."""
@@ -109,24 +92,4 @@ def _pairs(frame: Frame, rows: Sequence[Pair]) -> list[Example]:
         ]
         ids = texts[0] + texts[1]
         found.append(Example(ids, [0] * len(ids), row.place, border=len(texts[0])))
-    return found
-
-
-@torch.inference_mode()
-def text_vectors(
-    network: Model, frame: Frame, texts: Sequence[str], batch: int = 8
-) -> torch.Tensor:
-    """Float[text, dim], as `yantai.embed` makes them."""
-    prompts = [frame.tokenizer.prompt(text)[: frame.length // 2] for text in texts]
-    rows = ExampleRows(
-        [Example(ids, [number] * len(ids), f"{number}") for number, ids in enumerate(prompts)],
-        frame.length,
-    )
-    found = torch.empty(len(texts), network.config.dim)
-    device = next(network.parameters()).device
-    for each in batches_of(rows, batch):
-        vectors = Similar().vectors(network, each.to(device)).cpu()
-        first = torch.ones_like(each.documents, dtype=torch.bool)
-        first[:, 1:] = each.documents[:, 1:] != each.documents[:, :-1]
-        found[each.targets[first & (each.documents >= 0)]] = vectors
     return found
