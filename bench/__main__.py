@@ -1,6 +1,6 @@
 """`make bench`: the machine's ceilings, then ours against the peers, in turn.
 
-python -m bench [ceilings] [start] [training] [objectives] [decoding]
+python -m bench [ceilings] [start] [training] [dropout] [objectives] [decoding]
 """
 
 import datetime
@@ -32,6 +32,7 @@ PARTS = {
     "ceilings": lambda: ceilings.memory() + ceilings.products(),
     "start": start,
     "training": training.main,
+    "dropout": training.with_dropout,
     "objectives": objectives.main,
     "decoding": decoding.main,
 }

@@ -156,16 +156,20 @@ SETS: dict[str, tuple[str, Set]] = {
 
 
 def parts_of(chosen: Set, folder: Path, seed: int, tune: bool) -> dict[str, Rows]:
-    """The rows of each part; without a test part of its own a fifth becomes one, by the seed."""
+    """The rows of each part; without a test part of its own a fifth of the texts becomes one."""
     parts = chosen.read(folder)
     if tune:
         parts.pop("test", None)
         parts.pop("valid", None)
     if "test" not in parts:
-        rows = parts["train"].copy()
-        random.Random(f"split {seed}").shuffle(rows)
-        cut = len(rows) // 5
-        parts |= {"train": rows[cut:], "test": rows[:cut]}
+        texts = list(dict.fromkeys(row[0] for row in parts["train"]))
+        random.Random(f"split {seed}").shuffle(texts)
+        held = set(texts[: len(texts) // 5])
+        rows = parts["train"]
+        parts |= {
+            "train": [row for row in rows if row[0] not in held],
+            "test": [row for row in rows if row[0] in held],
+        }
     return parts
 
 

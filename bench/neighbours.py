@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import yantai
+from yantai.infer.language_model import LanguageModel
 from yantai.text.document import DocumentReader
 
 END = re.compile(r"(?<=[.!?。！？])[\s”」』]*")
@@ -38,13 +39,18 @@ def main() -> None:
     sentences = sentences_of(options.documents, *options.lengths)
     chosen = random.Random(options.seed).sample(sentences, min(options.pool, len(sentences)))
     model = yantai.load(options.model, dtype="float32")
+    show(model, chosen, options.queries, options.shown)
+
+
+def show(model: LanguageModel, chosen: list[str], queries: int, shown: int) -> None:
+    """The nearest of all sentences to each of the first ones."""
     vectors = yantai.embed(model, chosen)
     vectors = vectors - vectors.mean(0)  # what all sentences share says nothing about any
     vectors = vectors / vectors.norm(dim=1, keepdim=True)
-    nearness = vectors[: options.queries] @ vectors.T
+    nearness = vectors[:queries] @ vectors.T
     for number, row in enumerate(nearness):
         print(f"\n{chosen[number]}")
-        for place in row.argsort(descending=True)[1 : options.shown + 1].tolist():
+        for place in row.argsort(descending=True)[1 : shown + 1].tolist():
             print(f"  {float(row[place]):.2f}  {chosen[place]}")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bench.measure import contest, figures_line, ratio_line
-from bench.training import finish
+from bench.training import finish, our_step
 
 VOCAB, CONTEXT, BATCH, DIM, LAYERS, HEADS = 4096, 256, 16, 384, 6, 6
 
@@ -57,27 +57,14 @@ def ours(kind: str) -> Callable[[], float]:
     from yantai.families.table import family_named
     from yantai.tasks.denoise import Denoise
     from yantai.tasks.masked import Masked
-    from yantai.training.optim import Optimizer, clip_gradients
 
     prepare_process(2)
     family = family_named("bert" if kind == "masked" else "t5")
     config = family.read_config(their_config(kind).to_dict(), "config.json")
-    model = build(config, table="gpt2").train()
-    model.compute_dtype = torch.bfloat16
-    optimizer = Optimizer(model, "adamw", rate=1e-3, matrix_rate=0.0, weight_decay=0.1)
+    model = build(config, table="gpt2")
     task = Masked(4, np.arange(200, VOCAB)) if kind == "masked" else Denoise("spans", (100,), 0, 1)
-    batch, state = batch_of(kind), {"step": 0}
-
-    def step() -> float:
-        loss = task.loss_sum(model, batch) / batch.target_count
-        loss.backward()
-        clip_gradients(model.parameters(), 1.0)
-        optimizer.step(1.0, state["step"])
-        optimizer.zero_gradients()
-        state["step"] += 1
-        return float(loss.detach())
-
-    return step
+    batch = batch_of(kind)
+    return our_step(model, lambda: task.loss_sum(model, batch) / batch.target_count)
 
 
 def theirs(kind: str, kept: bool = False) -> Callable[[], float]:

@@ -155,17 +155,32 @@ def novels(data: Path, scratch: Path, tune: bool) -> Corpus:
 
 
 def chinese(data: Path, scratch: Path, tune: bool) -> Corpus:
-    """Two classic novels and poems; the last twentieth of each is held out."""
+    """Two classic novels and poems."""
+    sources = [_pages(path.read_text(encoding="utf-8")) for path in _classics(data)]
+    for path in sorted((data / "chinese_poetry").rglob("*.json")):
+        items = json.loads(path.read_text(encoding="utf-8"))
+        sources.append([poem for item in items if (poem := _poem(item))])
+    return _held_out(sources, scratch / f"chinese{'-tune' if tune else ''}", tune)
+
+
+def chinese_prose(data: Path, scratch: Path, tune: bool) -> Corpus:
+    """Two classic novels, and the documentation of a database of today."""
+    sources = [_pages(path.read_text(encoding="utf-8")) for path in _classics(data)]
+    rows = (data / "tidb_docs_zh" / "docs.jsonl").read_text(encoding="utf-8").splitlines()
+    sources.append([json.loads(row)["text"] for row in rows])
+    return _held_out(sources, scratch / f"prose{'-tune' if tune else ''}", tune)
+
+
+def _classics(data: Path) -> list[Path]:
+    found = sorted((data / "zh_classic_novels").rglob("*.txt"))
+    assert found, "no Chinese novels found"
+    return found
+
+
+def _held_out(sources: list[list[str]], place: Path, tune: bool) -> Corpus:
+    """The last twentieth of each source is held out; while tuning, the last of what is left."""
     parts: dict[str, list[str]] = {"train": [], "valid": []}
-    sources = [*sorted((data / "zh_classic_novels").rglob("*.txt"))]
-    sources += sorted((data / "chinese_poetry").rglob("*.json"))
-    assert sources, "no Chinese files found"
-    for source in sources:
-        text = source.read_text(encoding="utf-8")
-        if source.suffix == ".json":
-            items = [poem for item in json.loads(text) if (poem := _poem(item))]
-        else:
-            items = _pages(text)
+    for items in sources:
         cut = len(items) * 19 // 20
         parts["train"] += items[:cut]
         parts["valid"] += items[cut:]
@@ -174,7 +189,7 @@ def chinese(data: Path, scratch: Path, tune: bool) -> Corpus:
         parts = {"train": parts["train"][:cut], "valid": parts["train"][cut:]}
     found = {}
     for name, items in parts.items():
-        path = scratch / f"chinese-{name}{'-tune' if tune else ''}.jsonl"
+        path = place.with_name(f"{place.name}-{name}.jsonl")
         rows = (json.dumps({"text": item}, ensure_ascii=False) + "\n" for item in items)
         path.write_text("".join(rows), encoding="utf-8")
         found[name] = (path,)
@@ -198,7 +213,7 @@ def _pages(text: str, size: int = 8000) -> list[str]:
     return [*pages, page] if page.strip() else pages
 
 
-CORPORA = {"novels": novels, "chinese": chinese}
+CORPORA = {"novels": novels, "chinese": chinese, "chinese-prose": chinese_prose}
 
 
 def bits(model: LanguageModel, paths: tuple[Path, ...]) -> dict[str, float]:

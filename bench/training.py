@@ -32,14 +32,14 @@ def finish(loss, model, optimizer):
     return float(loss.detach())
 
 
-def plain(autocast, kept=False):
+def plain(autocast, kept=False, dropout=0.0):
     """The peer; `kept` gives it our setting of the memory allocator, or not."""
     if kept:
         from yantai.base.device import prepare_process
 
         prepare_process(2)
     torch.manual_seed(0)
-    model = PlainGPT(VOCAB, DIM, LAYERS, HEADS, CONTEXT)
+    model = PlainGPT(VOCAB, DIM, LAYERS, HEADS, CONTEXT, dropout=dropout)
     optimizer = model.optimizer(1e-3)
     ids, targets = data()
 
@@ -51,7 +51,7 @@ def plain(autocast, kept=False):
     return step
 
 
-def hugging_face():
+def hugging_face(dropout=0.0):
     import transformers
 
     config = transformers.GPT2Config(
@@ -60,9 +60,9 @@ def hugging_face():
         n_layer=LAYERS,
         n_head=HEADS,
         n_positions=CONTEXT,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
         bos_token_id=0,
         eos_token_id=0,
     )
@@ -78,30 +78,36 @@ def hugging_face():
     return step
 
 
-def model_fields(bias):
+def model_fields(bias, dropout):
     return {
         "vocab_size": VOCAB, "dim": DIM, "layers": LAYERS, "heads": HEADS, "kv_heads": HEADS,
         "head_dim": DIM // HEADS, "hidden": 4 * DIM, "max_positions": CONTEXT, "norm": "layer",
         "norm_eps": 1e-5, "position": "learned", "gated": False, "activation": "gelu",
-        "biases": ("mlp", "out", "qkv") if bias else (),
+        "biases": ("mlp", "out", "qkv") if bias else (), "dropout": dropout,
     }  # fmt: skip
 
 
-def ours(bias=False):
+def ours(bias=False, dropout=0.0):
     from yantai.base.device import prepare_process
     from yantai.core.config import ModelConfig
     from yantai.core.initialise import build
-    from yantai.training.optim import Optimizer, clip_gradients
 
     prepare_process(2)
-    model = build(ModelConfig(**model_fields(bias)), table="gpt2")
-    model.compute_dtype = torch.bfloat16
-    optimizer = Optimizer(model, "adamw", rate=1e-3, matrix_rate=0.0, weight_decay=0.1)
+    model = build(ModelConfig(**model_fields(bias, dropout)), table="gpt2")
     ids, targets = data()
+    return our_step(model, lambda: model.loss_sum(ids, targets) / targets.numel())
+
+
+def our_step(model, loss_of):
+    """The trainer's step round any loss."""
+    from yantai.training.optim import Optimizer, clip_gradients
+
+    model.train().compute_dtype = torch.bfloat16
+    optimizer = Optimizer(model, "adamw", rate=1e-3, matrix_rate=0.0, weight_decay=0.1)
     state = {"step": 0}
 
     def step():
-        loss = model.loss_sum(ids, targets) / targets.numel()
+        loss = loss_of()
         loss.backward()
         clip_gradients(model.parameters(), 1.0)
         optimizer.step(1.0, state["step"])
@@ -176,3 +182,17 @@ def main(rounds=5):
         f"   (wanted no more: {verdict})"
     )
     return lines
+
+
+def with_dropout(rounds=5, rate=0.1):
+    """The same with dropout, as small data and fine-tuning have it."""
+    makers = {
+        "ours, dropout": (ours, (False, rate)),
+        "plain GPT, bf16 autocast, dropout": (plain, (True, False, rate)),
+        "plain GPT, memory kept, dropout": (plain, (True, True, rate)),
+        "transformers GPT-2, bf16 autocast, dropout": (hugging_face, (rate,)),
+    }
+    figures = contest(makers, BATCH * CONTEXT, rounds)
+    lines = [figures_line(name, values, "tok/s") for name, values in figures.items()]
+    mine, *others = figures.items()
+    return lines + [ratio_line(f"ours / {name}", mine[1], values, 1.3) for name, values in others]

@@ -38,6 +38,26 @@ def tokenizer():
     return trained
 
 
+@pytest.fixture(scope="session")
+def some_model():
+    """Builds a small model in float64 whose weights are no first weights any more."""
+    from yantai.core.config import ModelConfig
+    from yantai.core.initialise import build
+
+    def make(shape="decoder", vocab_size=50, **changes):
+        config = ModelConfig(
+            vocab_size=vocab_size, dim=16, layers=2, heads=2, head_dim=8, hidden=24, shape=shape,
+            **{"max_positions": 64, "kv_heads": 2} | changes,
+        )  # fmt: skip
+        model = build(config, seed=1, table="gpt2", dtype=torch.float64)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+        return model.eval()
+
+    return make
+
+
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c_is_heard():
     """A shell starts its background jobs deaf to Ctrl-C, which the tests of signals need."""

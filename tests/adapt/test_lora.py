@@ -5,22 +5,9 @@ import torch
 
 from yantai.adapt.lora import LoRA, LowRank, adapters, add_lora, merge
 from yantai.base.errors import UsageError
-from yantai.core.config import Labels, ModelConfig
-from yantai.core.initialise import build
+from yantai.core.config import Labels
 
 SHAPES = ("decoder", "encoder", "encoder-decoder")
-
-
-def model_of(shape="decoder", **changes):
-    config = ModelConfig(
-        vocab_size=50, dim=16, layers=2, heads=2, kv_heads=1, head_dim=8, hidden=24,
-        max_positions=32, shape=shape, **changes,
-    )  # fmt: skip
-    model = build(config, seed=1, table="gpt2", dtype=torch.float64)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model.eval()
 
 
 def answer(model, ids):
@@ -30,9 +17,9 @@ def answer(model, ids):
 
 
 @pytest.fixture(params=SHAPES)
-def model(request):
+def model(request, some_model):
     torch.manual_seed(0)
-    return model_of(request.param)
+    return some_model(request.param)
 
 
 IDS = torch.arange(1, 13)[None]
@@ -62,8 +49,8 @@ def test_folded_adapters_compute_the_same(model):
     assert not any(isinstance(module, LowRank) for module in model.modules())
 
 
-def test_only_adapters_learn_and_a_head_of_labels():
-    model = add_lora(model_of(head=Labels(names=("a", "b"))), LoRA(rank=2, targets=("q", "v")))
+def test_only_adapters_learn_and_a_head_of_labels(some_model):
+    model = add_lora(some_model(head=Labels(names=("a", "b"))), LoRA(rank=2, targets=("q", "v")))
     learning = {name for name, each in model.named_parameters() if each.requires_grad}
     assert {name.rpartition(".")[2] for name in learning if ".blocks." in name} == {
         "lora_a", "lora_b",
@@ -79,13 +66,13 @@ def test_the_scale_of_either_kind():
     assert LoRA(rank=16, alpha=32, stabilised=True).scale == 8.0
 
 
-def test_a_seed_decides_a():
-    first, same, other = (add_lora(model_of(), LoRA(), seed=seed) for seed in (1, 1, 2))
+def test_a_seed_decides_a(some_model):
+    first, same, other = (add_lora(some_model(), LoRA(), seed=seed) for seed in (1, 1, 2))
     a, b, c = (dict(adapters(each)) for each in (first, same, other))
     assert all(torch.equal(a[name].lora_a, b[name].lora_a) for name in a)
     assert not any(torch.equal(a[name].lora_a, c[name].lora_a) for name in a)
 
 
-def test_a_matrix_that_is_not_there_is_named():
+def test_a_matrix_that_is_not_there_is_named(some_model):
     with pytest.raises(UsageError, match="no matrix 'gates'"):
-        add_lora(model_of(), LoRA(targets=("gates",)))
+        add_lora(some_model(), LoRA(targets=("gates",)))

@@ -105,6 +105,17 @@ def test_what_belongs_together_stays_together(labels, seed):
         assert len(parts[0]) >= max(len(parts[1]), len(parts[2])) - max(map(labels.count, labels))
 
 
+@given(st.lists(st.tuples(st.sampled_from("uvwxyz"), st.sampled_from("aab")), max_size=60))
+def test_rows_of_one_text_stay_in_one_part(pairs):
+    rows = [Labelled(text, (label,), f"{n}") for n, (text, label) in enumerate(pairs)]
+    parts = share_out(rows, (0.5, 0.25, 0.25), 0)
+    assert sorted((row for part in parts for row in part), key=lambda row: int(row.place)) == rows
+    held = [{row.text for row in part} for part in parts]
+    assert not (held[0] & held[1] or held[0] & held[2] or held[1] & held[2])
+    known = {label for row in parts[0] for label in row.labels}
+    assert all(known.issuperset(row.labels) for row in rows)
+
+
 def test_another_seed_is_another_split():
     rows = [Labelled(str(number), ("ab"[number % 2],), "") for number in range(60)]
     assert share_out(rows, (0.8, 0.2), 0) != share_out(rows, (0.8, 0.2), 1)

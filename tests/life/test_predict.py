@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import yantai
 from yantai.base.errors import DataError, UsageError
 from yantai.core.config import Labels, ModelConfig
 from yantai.core.initialise import build
@@ -88,5 +89,71 @@ def test_a_language_model_judges_nothing(tokenizer, tmp_path):
         tag(model, ["a"])
     model.save(tmp_path / "model")
     settings = Predict(model=tmp_path / "model", data=rows(tmp_path, "a"), out=tmp_path / "o.jsonl")
-    with pytest.raises(UsageError, match="judges nothing"):
+    with pytest.raises(UsageError, match="--task translate, summarize, chat or embed"):
         predict(settings, str)
+    with pytest.raises(UsageError, match="is not made for tag"):
+        predict(settings.model_copy(update={"task": "tag"}), str)
+
+
+@pytest.fixture(scope="module")
+def speaker(tokenizer, tmp_path_factory):
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, dim=16, layers=1, heads=2, kv_heads=2, head_dim=8,
+        hidden=32, max_positions=64,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("speaker") / "model"
+    ends = frozenset({tokenizer.eos_id})
+    network = build(config, seed=3, table="gpt2")
+    LanguageModel(network, family_named("llama"), tokenizer, ends).save(path)
+    return path
+
+
+@pytest.mark.parametrize("task", ["translate", "summarize", "chat", "embed"])
+def test_a_language_model_is_asked_for_texts_and_vectors(task, speaker, tmp_path):
+    texts = ["Ivan has a goose.", "天气很好。", "A"]
+    settings = Predict(
+        model=speaker, data=rows(tmp_path, *texts), out=tmp_path / "out.jsonl", task=task,
+        dtype="float32",
+    )  # fmt: skip
+    assert predict(settings, str) == {"out": str(settings.out), "rows": 3, "bad": 0}
+    found = [json.loads(line) for line in settings.out.read_text().splitlines()]
+    model = load(speaker, dtype="float32")
+    for text, row in zip(texts, found, strict=True):
+        if task == "embed":
+            assert row["vector"] == pytest.approx(yantai.embed(model, text)[0].tolist(), abs=1e-5)
+        elif task == "chat":
+            asked = [{"role": "user", "content": text}]
+            assert row["reply"] == model.chat(asked, max_new_tokens=32)
+        else:
+            assert row["text"] == yantai.translate(model, text)
+
+
+def test_a_bad_conversation_is_named(speaker, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text(
+        json.dumps({"messages": [{"role": "user", "content": "Hello"}]})
+        + "\n"
+        + json.dumps({"messages": [{"role": "stranger", "content": "Hi"}]})
+        + "\n"
+    )
+    settings = Predict(model=speaker, data=data, out=tmp_path / "o.jsonl", task="chat")
+    with pytest.raises(DataError, match=r"rows.jsonl:2"):
+        predict(settings, str)
+
+
+def test_questions_are_answered_row_by_row(tokenizer, tmp_path):
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, dim=16, layers=1, heads=2, kv_heads=2, head_dim=8,
+        hidden=32, max_positions=64, head=Labels(names=("start", "end"), bias=True),
+    )  # fmt: skip
+    model = LanguageModel(build(config, seed=1), judging(family_named("llama"), "span"), tokenizer)
+    model.save(tmp_path / "model")
+    data = tmp_path / "rows.csv"
+    data.write_text("question,context\nWho?,Anna has a goose.\nWhat?,A goose is here.\n")
+    settings = Predict(
+        model=tmp_path / "model", data=data, out=tmp_path / "o.jsonl", dtype="float32"
+    )
+    assert predict(settings, str)["rows"] == 2
+    found = [json.loads(line) for line in settings.out.read_text().splitlines()]
+    for text, row in zip(("Anna has a goose.", "A goose is here."), found, strict=True):
+        assert row["answer"] and text[row["start"] : row["end"]] == row["answer"]

@@ -22,3 +22,10 @@ def test_known_phrases_are_found_again_the_longest_first():
     found = known_phrases(learned, ["Old Anna left York and Rome.", ""])
     assert found == [((0, 8, "PER"), (14, 18, "LOC")), ()]
     assert known_phrases([("a", [])], ["a"]) == [()]
+
+
+def test_a_known_phrase_is_no_part_of_a_word_but_of_a_chinese_text():
+    learned = [("Ann 见了王五 in U.S.", [(0, 3, "PER"), (6, 8, "PER"), (12, 16, "LOC")])]
+    assert known_phrases(learned, ["Anna, Ann_x and JoAnn", "张王五说", "the U.S."]) == [
+        (), ((1, 3, "PER"),), ((4, 8, "LOC"),),
+    ]  # fmt: skip

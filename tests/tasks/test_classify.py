@@ -64,6 +64,7 @@ def test_the_loss_is_that_of_the_judgements(judge):
     rows = frame.rows(classified(frame, TEXTS, LABELS, names), seed=3)
     batches = batches_of(rows, 2)
     assert sum(batch.target_count for batch in batches) == len(TEXTS)
+    assert rows.truncated == 1  # of the texts, the one that was repeated
     ours = sum(Classify().loss_sum(model, batch).item() for batch in batches)
     expected = F.cross_entropy(logits, torch.tensor(LABELS), reduction="sum")
     assert ours == pytest.approx(float(expected), rel=1e-5)

@@ -6,26 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from yantai.core.config import ModelConfig
-from yantai.core.initialise import build
 from yantai.data.batch import IGNORED
 from yantai.data.examples import Example, ExampleRows, batches_of
 from yantai.tasks.prefer import Prefer
 from yantai.tasks.similar import Similar
 
 PAIRS = [([1, 5, 6, 7], [1, 5, 9]), ([1, 8, 8, 3, 2], [1, 8, 4, 4, 4, 2]), ([1, 3], [1, 7, 7])]
-
-
-def model_of(shape):
-    config = ModelConfig(
-        vocab_size=20, dim=16, layers=2, heads=2, kv_heads=2, head_dim=8, hidden=24,
-        max_positions=64, shape=shape,
-    )  # fmt: skip
-    model = build(config, seed=1, table="gpt2", dtype=torch.float64)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model.eval()
 
 
 def batches(length=16, size=2):
@@ -44,9 +30,9 @@ def log_chance(model, ids):
     return logs.gather(1, torch.tensor(ids[1:])[:, None]).sum()
 
 
-def test_a_preference_is_learned_against_the_model_before():
+def test_a_preference_is_learned_against_the_model_before(some_model):
     torch.manual_seed(0)
-    before, model = model_of("decoder"), model_of("decoder")
+    before, model = some_model("decoder"), some_model("decoder")
     task = Prefer(before, beta=0.3)
     expected = 0.0
     for one, two in PAIRS:
@@ -65,9 +51,9 @@ def test_a_preference_is_learned_against_the_model_before():
 
 
 @pytest.mark.parametrize("shape", ["encoder", "decoder"])
-def test_similar_texts_are_compared_with_all_of_the_batch(shape):
+def test_similar_texts_are_compared_with_all_of_the_batch(shape, some_model):
     torch.manual_seed(0)
-    model, task = model_of(shape), Similar(temperature=0.1)
+    model, task = some_model(shape), Similar(temperature=0.1)
     vectors = []
     for pair in PAIRS:
         for text in pair:

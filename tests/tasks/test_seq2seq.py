@@ -44,6 +44,7 @@ def test_the_answer_and_its_end_are_learned_behind_the_prompt(frame):
         begin = list(example.targets).index(learned[0])
         assert list(example.ids)[: begin + 1] == prompt
         assert len(example.ids) <= frame.length
+    assert asker.rows(asker.examples(PAIRS, NAMES)).truncated == 1  # of three sources, the long one
 
 
 def test_texts_are_written_alike_alone_and_among_others(frame):

@@ -25,6 +25,7 @@ class Example:
         source: what an encoder reads, where `ids` are a decoder's.
         border: where the second of two texts begins that are compared, neither seeing the other;
             0 where there is one. All examples of a run have one, or none has.
+        cut: tokens that the text had more, and that are not there.
     """
 
     ids: Sequence[int]
@@ -32,6 +33,7 @@ class Example:
     name: str
     source: Sequence[int] = ()
     border: int = 0
+    cut: int = 0
 
     def texts(self, numbers: Sequence[int], length: int) -> list[Sequence[int]]:
         """Its ids or targets, by the texts that they belong to."""
@@ -76,7 +78,9 @@ class ExampleRows:
         self.length, self.source_length, self.seed = length, source_length, seed
         self.examples = examples
         self.truncated = sum(
-            len(example.ids) > length or len(example.source) > (source_length or 0)
+            example.cut > 0
+            or len(example.ids) > length
+            or len(example.source) > (source_length or 0)
             for example in examples
         )
         for example in examples:

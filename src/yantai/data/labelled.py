@@ -32,7 +32,17 @@ class HasLabels(Protocol):
         ...
 
 
+class HasText(HasLabels, Protocol):
+    """A row whose text is judged."""
+
+    @property
+    def text(self) -> str:
+        """What is read."""
+        ...
+
+
 R = TypeVar("R", bound=HasLabels)
+T = TypeVar("T", bound=HasText)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,23 +174,29 @@ def check_known(rows: Sequence[HasLabels], known: Sequence[str], where: str) -> 
             )
 
 
-def share_out(rows: Sequence[R], shares: Sequence[float], seed: int) -> list[list[R]]:
+def share_out(rows: Sequence[T], shares: Sequence[float], seed: int) -> list[list[T]]:
     """Parts of the rows in their old order; every set of labels is spread over all parts.
 
-    A label that the first part would not have has its first row there.
+    A label that the first part would not have has its first row there. Rows of the same text stay
+    together, or the test would ask what was learned by heart.
 
     Args:
         rows: all of them.
         shares: how much each part gets; the last part gets what is over.
         seed: decides who goes where.
 
-    >>> rows = [Labelled("a", (label,), "") for label in "xxxxxyyyyy"]
+    >>> rows = [Labelled(f"{n}", (label,), "") for n, label in enumerate("xxxxxyyyyy")]
     >>> [len(part) for part in share_out(rows, (0.8, 0.2), 0)]
     [8, 2]
     """
+    first: dict[str, int] = {}  # of the rows of a text, the one that decides for all
+    labels: dict[int, set[str]] = defaultdict(set)
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
-        groups[row.labels].append(number)
+        leader = first.setdefault(row.text, number)
+        labels[leader].update(row.labels)
+        if leader == number:
+            groups[row.labels].append(number)
     part_of: dict[int, int] = {}
     carried = [0.0] * len(shares)
     for key, (_, members) in enumerate(sorted(groups.items())):
@@ -190,14 +206,14 @@ def share_out(rows: Sequence[R], shares: Sequence[float], seed: int) -> list[lis
         sizes = _sizes(len(order), shares, carried)
         numbers = [part for part, size in enumerate(sizes) for _ in range(size)]
         part_of |= dict(zip(order, numbers, strict=True))
-    known = {
-        label for number, part in part_of.items() if part == 0 for label in rows[number].labels
-    }
-    parts: list[list[R]] = [[] for _ in shares]
-    for number, row in enumerate(rows):
-        part = part_of[number] if known.issuperset(row.labels) else 0
-        known.update(row.labels)
-        parts[part].append(row)
+    known = {label for leader, part in part_of.items() if part == 0 for label in labels[leader]}
+    for leader in sorted(part_of):
+        if not known.issuperset(labels[leader]):
+            part_of[leader] = 0
+            known.update(labels[leader])
+    parts: list[list[T]] = [[] for _ in shares]
+    for row in rows:
+        parts[part_of[first[row.text]]].append(row)
     return parts
 
 

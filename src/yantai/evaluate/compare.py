@@ -67,7 +67,6 @@ def bootstrap(
     count: int,
     seed: int = 0,
     chance: float | None = None,
-    draws: int = RESAMPLES,
 ) -> Estimate:
     """Any metric of rows, with the percentiles of it over rows drawn again.
 
@@ -76,12 +75,11 @@ def bootstrap(
         count: of the rows.
         seed: of the drawing; the same rows are drawn for every metric of the same count.
         chance: what is reached without looking.
-        draws: how often rows are drawn.
     """
     value = metric(np.arange(count))
     if count < 2:
         return Estimate(value, float("nan"), float("nan"), chance)
-    values = [metric(rows) for rows in _drawn(count, seed, draws)]
+    values = [metric(rows) for rows in _drawn(count, seed)]
     low, high = np.quantile(values, (0.025, 0.975))
     return Estimate(value, float(low), float(high), chance)
 
@@ -91,7 +89,6 @@ def bootstrap_difference(
     count: int,
     verdicts: tuple[str, str],
     seed: int = 0,
-    draws: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Whether two differ on the same rows: the paired bootstrap of a difference.
 
@@ -100,18 +97,17 @@ def bootstrap_difference(
         count: of the rows.
         verdicts: what a difference above 0 means, and one below.
         seed: of the drawing.
-        draws: how often rows are drawn.
     """
-    estimate = bootstrap(difference, count, seed, draws=draws)
+    estimate = bootstrap(difference, count, seed)
     verdict = verdicts[0] if estimate.value > 0 else verdicts[1]
     if not (estimate.low > 0 or estimate.high < 0):
         verdict = "no difference shown"
     return {**estimate.as_dict(), "verdict": verdict}
 
 
-def _drawn(count: int, seed: int, draws: int) -> Iterator[np.ndarray]:
+def _drawn(count: int, seed: int) -> Iterator[np.ndarray]:
     generator = np.random.Generator(np.random.Philox(seed))
-    for _ in range(draws):
+    for _ in range(RESAMPLES):
         yield generator.integers(count, size=count)
 
 

@@ -3,15 +3,14 @@
 Knows: what should have been written, and what was.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from yantai.evaluate.compare import bootstrap, bootstrap_difference
-from yantai.metrics.text import ROUGES, bleu, bleu_signature, chrf, rouges
+from yantai.metrics.text import ROUGES, Corpus, bleu, bleu_signature, chrf, rouges
 
-CORPUS_RESAMPLES = 300
 Texts = Sequence[str]
 
 
@@ -19,29 +18,28 @@ def translations_report(
     truth: Texts, said: Texts, floors: dict[str, Texts], seed: int = 0
 ) -> dict[str, Any]:
     """BLEU and chrF of a corpus."""
-    measured = {"bleu": bleu, "chrf": chrf}
 
-    def at(metric: Callable[[Texts, Texts], float], texts: Texts) -> Callable[[Any], float]:
-        return lambda rows: metric([texts[row] for row in rows], [truth[row] for row in rows])
+    def measured(texts: Texts) -> dict[str, Corpus]:
+        return {"bleu": bleu(texts, truth), "chrf": chrf(texts, truth)}
 
-    def estimates(texts: Texts) -> dict[str, Any]:
+    def estimates(corpora: dict[str, Corpus]) -> dict[str, Any]:
         return {
-            name: bootstrap(at(metric, texts), len(truth), seed, draws=CORPUS_RESAMPLES).as_dict()
-            for name, metric in measured.items()
+            name: bootstrap(corpus, len(truth), seed).as_dict() for name, corpus in corpora.items()
         }
 
+    mine = measured(said)
+    theirs = {name: measured(texts) for name, texts in floors.items()}
     return {
         "n": len(truth),
         "signature": bleu_signature(truth),
-        "metrics": estimates(said),
-        "floors": {name: estimates(texts) for name, texts in floors.items()},
+        "metrics": estimates(mine),
+        "floors": {name: estimates(corpora) for name, corpora in theirs.items()},
         "against": {
             name: bootstrap_difference(
-                lambda rows, texts=texts: at(bleu, said)(rows) - at(bleu, texts)(rows),
+                lambda rows, corpora=corpora: mine["bleu"](rows) - corpora["bleu"](rows),
                 len(truth), ("the model is better", f"{name} is better"), seed,
-                draws=CORPUS_RESAMPLES,
             )
-            for name, texts in floors.items()
+            for name, corpora in theirs.items()
         },
     }  # fmt: skip
 

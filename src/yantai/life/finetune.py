@@ -10,7 +10,7 @@ model that the validation part chose; what it is compared with learned from the 
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from yantai.infer.opening import load
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job, Prepared
 from yantai.life.preview import as_table, coloured
+from yantai.life.remember import Old, forgetting, old_documents, replayed, told
 from yantai.tasks.frame import Frame
 from yantai.text.tokenizer import MAX_LENGTH, Tokenizer
 from yantai.training.pretrain import pretrain
@@ -62,12 +63,16 @@ class Taught:
         job: what it learned.
         parts: the rows.
         frame: how it reads.
+        body: the model that it was before.
+        old: documents which that one knows.
         result: the figures of the run.
     """
 
     job: Job
     parts: Parts
     frame: Frame
+    body: Path
+    old: Old | None
     result: dict[str, Any]
 
 
@@ -85,17 +90,23 @@ def finetune(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
     best = load(settings.out / "model", dtype="float32", device=settings.device)
     said = job.predict(best.network, taught.frame, parts.test)
     report = {"task": job.name, **job.report(parts.train, parts.test, said, settings.seed)}
+    shown = table_of(report)
+    if taught.old is not None and best.shape == "decoder" and not best.job:
+        before = load(taught.body, dtype="float32", device=settings.device)
+        report["forgotten"] = forgetting(taught.old, before, best, settings.seed)
+        shown += told(report["forgotten"])
     write_json(settings.out / "scores.json", report)
-    emit(f"{table_of(report)}{taught.result['model']}\n")
+    emit(f"{shown}{taught.result['model']}\n")
     return {"model": taught.result["model"], **report, "training": taught.result}
 
 
-def teach(settings: Finetune, report: Report | None = None) -> Taught:
+def teach(settings: Finetune, report: Report | None = None, *, tested: bool = True) -> Taught:
     """Everything but the test: arguments and errors as of `finetune`.
 
     Args:
         settings: the recipe.
         report: is told (step, score) of every validation, and may end the run by raising.
+        tested: whether a test follows, for which some jobs measure the model before it learns.
     """
     job = JOBS[settings.task](settings)
     if settings.model == "scratch":
@@ -109,8 +120,10 @@ def teach(settings: Finetune, report: Report | None = None) -> Taught:
         prepare_process(settings.threads, deterministic=settings.deterministic)
         parts = _parts(settings, job)
         body = _body(settings, job, parts)
-        result, frame = _train(settings, job, parts, body, device, report)
-    return Taught(job, parts, frame, result)
+        seen = parts if tested else replace(parts, test=[])
+        old = old_documents(settings) if tested or settings.replay else None
+        result, frame = _train(settings, job, seen, body, old, device, report)
+    return Taught(job, parts, frame, body, old, result)
 
 
 def _preview(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
@@ -126,7 +139,8 @@ def _preview(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
     job, settings = JOBS[settings.task](settings), fill_in(settings)
     parts = _parts(settings, job)
     body = local_folder(settings.model)
-    begun = _begin(settings, job, parts, body, choose_device(settings.device))
+    unseen = replace(parts, test=[])
+    begun = _begin(settings, job, unseen, body, choose_device(settings.device))
     shown = begun.prepared.train.examples[: settings.preview]
     for example in shown:
         emit(coloured(example, begun.tokenizer) + "\n")
@@ -228,14 +242,20 @@ def _train(
     job: Job,
     parts: Parts,
     body: Path,
+    old: Old | None,
     device: torch.device,
     report: Report | None,
 ) -> tuple[dict[str, Any], Frame]:
     """Teach it; returns the run's facts and how the model reads."""
     begun = _begin(settings, job, parts, body, device)
     frame, prepared = begun.frame, begun.prepared
+    before = replayed(old, settings, begun.tokenizer, begun.model.config.shape, frame.length)
     loader = Loader(
-        [prepared.train], settings.batch or 1, accumulate=settings.accumulate, seed=settings.seed
+        [prepared.train, before] if before is not None else [prepared.train],
+        settings.batch or 1,
+        accumulate=settings.accumulate,
+        weights=[1 - settings.replay, settings.replay] if before is not None else None,
+        seed=settings.seed,
     )
     settings = _with_steps(settings, prepared.train, loader, frame.length)
 
@@ -253,7 +273,7 @@ def _train(
         settings=settings,
         folder=settings.out,
         parent={"rows": rows[0], "tokenizer": begun.tokenizer.hash, "body": str(body)},
-        identity={"rows": rows},
+        identity={"rows": rows} | ({"old": before.shards.hash} if before is not None else {}),
         task=prepared.task,
         judge=judge if job.judges else None,
         stage="finetune",
@@ -298,7 +318,8 @@ def _with_steps(settings: Finetune, rows: ExampleRows, loader: Loader, length: i
     changes: dict[str, Any] = {"context": length}
     if not (settings.minutes or settings.steps or settings.tokens):
         a_step = loader.batch_size * loader.accumulate
-        steps = (settings.epochs or EPOCHS) * rows.rows_in_epoch(0) / a_step
+        share = 1 - settings.replay
+        steps = (settings.epochs or EPOCHS) * rows.rows_in_epoch(0) / a_step / share
         changes |= {"steps": max(1, round(steps)), "epochs": None}
     return settings.model_copy(update=changes)
 

@@ -5,80 +5,165 @@ larger than memory; the answers appear whole or not at all.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 
-from yantai.base.errors import UsageError
+from yantai.base.errors import DataError, UsageError
 from yantai.base.files import write_atomic
 from yantai.data.labelled import Columns
+from yantai.infer.answer import answer
 from yantai.infer.classify import classify
+from yantai.infer.embed import embed
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
+from yantai.infer.rewrite import summarize, translate
 from yantai.infer.tag import tag
 from yantai.life.settings import Predict
+from yantai.text.chat import check_messages
+from yantai.text.reading_json import BadRow
 from yantai.text.table import TableReader
 
 TOGETHER = 512
+
+Row = dict[str, Any]
+Said = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a job's rows are asked about.
+
+    Attributes:
+        check: refuses a row; its second argument is the name of the text's column.
+        ask: what a model says of rows; its third argument is that name again.
+    """
+
+    check: Callable[[Row, str], None]
+    ask: Callable[[LanguageModel, Sequence[Row], str], Said]
 
 
 def predict(settings: Predict, emit: Callable[[str], None]) -> dict[str, Any]:
     """`yantai predict`.
 
     Raises:
-        UsageError: the model does no job.
+        UsageError: the model does not do what is asked of it.
         DataError: a row is bad and the policy is to stop.
     """
     model = load(settings.model, dtype=settings.dtype, device=settings.device)
-    if model.job not in ANSWERS:
-        raise UsageError(
-            "E201", settings.model, "judges nothing", do="make a model with yantai finetune"
-        )
-    columns = Columns(settings.text_column)
+    asking, column = ASKINGS[_task_of(model, settings)], settings.text_column
     reader = TableReader(
         settings.data, columns=settings.columns or None, encoding=settings.encoding,
-        policy=settings.on_bad_row, check=columns.check_text,
+        policy=settings.on_bad_row, check=lambda fields: asking.check(fields, column),
     )  # fmt: skip
     count = marked = 0
 
     def write(file: BinaryIO) -> None:
         nonlocal count, marked
-        for answer in _answers(model, reader, columns):
+        for said in _answers(model, reader, asking, column):
             count += 1
-            marked += "error" in answer
-            file.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
+            marked += "error" in said
+            file.write(json.dumps(said, ensure_ascii=False).encode() + b"\n")
 
     write_atomic(settings.out, write)
     emit(f"{settings.out}: {count:,} rows{f', {marked:,} of them bad' if marked else ''}\n")
     return {"out": str(settings.out), "rows": count, "bad": marked}
 
 
+def _task_of(model: LanguageModel, settings: Predict) -> str:
+    """What is asked: a model that judges says so itself, of the others one must say it."""
+    task = settings.task or model.job
+    if not task:
+        raise UsageError(
+            "E201", "task", "a language model does more than one thing",
+            expected="--task translate, summarize, chat or embed", do="say which",
+        )  # fmt: skip
+    if model.job and task not in (model.job, "embed"):
+        model.must_be_for(task)
+    return task
+
+
 def _answers(
-    model: LanguageModel, reader: TableReader, columns: Columns
+    model: LanguageModel, reader: TableReader, asking: Asking, column: str
 ) -> Iterator[dict[str, Any]]:
     records = iter(reader)
     while together := list(islice(records, TOGETHER)):
-        good = [record.fields[columns.text] for record in together if record.problem is None]
-        found = iter(ANSWERS[model.job](model, good))
+        good = [record.fields for record in together if record.problem is None]
+        found = iter(asking.ask(model, good, column) if good else ())
         for record in together:
-            answer = {"error": record.problem} if record.problem else next(found)
-            yield {"row": record.place} | answer
+            said = {"error": record.problem} if record.problem else next(found)
+            yield {"row": record.place} | said
 
 
-def _labels(model: LanguageModel, texts: list[str]) -> list[dict[str, Any]]:
-    several = model.network.config.head.several
+def _labels(model: LanguageModel, rows: Sequence[Row], column: str) -> Said:
+    several = getattr(model.network.config.head, "several", False)
     return [
         ({"labels": each.labels} if several else {"label": each.label})
         | {"probability": each.probability, "probabilities": each.probabilities}
-        for each in classify(model, texts)
+        for each in classify(model, [row[column] for row in rows])
     ]
 
 
-def _entities(model: LanguageModel, texts: list[str]) -> list[dict[str, Any]]:
-    return [{"entities": [each._asdict() for each in found]} for found in tag(model, texts)]
+def _entities(model: LanguageModel, rows: Sequence[Row], column: str) -> Said:
+    found = tag(model, [row[column] for row in rows])
+    return [{"entities": [each._asdict() for each in entities]} for entities in found]
 
 
-ANSWERS: dict[str, Callable[[LanguageModel, list[str]], list[dict[str, Any]]]] = {
-    "classify": _labels,
-    "tag": _entities,
+def _pieces(model: LanguageModel, rows: Sequence[Row], column: str) -> Said:
+    found = answer(model, [row["question"] for row in rows], [row["context"] for row in rows])
+    return [
+        {"answer": each.text, "start": each.start, "end": each.end, "score": each.score}
+        for each in found
+    ]
+
+
+def _replies(model: LanguageModel, rows: Sequence[Row], column: str) -> Said:
+    conversations = [
+        row["messages"] if "messages" in row else [{"role": "user", "content": row[column]}]
+        for row in rows
+    ]
+    longest = min(256, max(1, model.length // 2))
+    return [{"reply": each} for each in model.chat_batch(conversations, max_new_tokens=longest)]
+
+
+def _vectors(model: LanguageModel, rows: Sequence[Row], column: str) -> Said:
+    found = embed(model, [row[column] for row in rows])
+    return [{"vector": [round(number, 6) for number in each]} for each in found.tolist()]
+
+
+def _rewriting(how: Callable[..., Any]) -> Callable[[LanguageModel, Sequence[Row], str], Said]:
+    def ask(model: LanguageModel, rows: Sequence[Row], column: str) -> Said:
+        return [{"text": each} for each in how(model, [row[column] for row in rows])]
+
+    return ask
+
+
+def _check_text(fields: Row, column: str) -> None:
+    Columns(column).check_text(fields)
+
+
+def _check_question(fields: Row, column: str) -> None:
+    for name in ("question", "context"):
+        Columns(name).check_text(fields)
+
+
+def _check_conversation(fields: Row, column: str) -> None:
+    if "messages" not in fields:
+        return _check_text(fields, column)
+    try:
+        check_messages(fields["messages"])
+    except DataError as error:
+        raise BadRow("E312", "not a conversation", f"{error.where}: {error.what}") from error
+
+
+ASKINGS: dict[str, Asking] = {
+    "classify": Asking(_check_text, _labels),
+    "tag": Asking(_check_text, _entities),
+    "span": Asking(_check_question, _pieces),
+    "translate": Asking(_check_text, _rewriting(translate)),
+    "summarize": Asking(_check_text, _rewriting(summarize)),
+    "chat": Asking(_check_conversation, _replies),
+    "embed": Asking(_check_text, _vectors),
 }
+"""--task → how it is asked."""

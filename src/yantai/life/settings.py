@@ -67,7 +67,7 @@ class Evaluate(_OnModel):
 
 
 class Predict(_OnModel):
-    """Ask a model that judges about every row of a file; a row of answer for each, in order.
+    """Ask a model about every row of a file; a row of answer for each, in order.
 
     Example: yantai predict reviews/model --data new.csv --out answers.jsonl
     """
@@ -75,7 +75,10 @@ class Predict(_OnModel):
     model: Path = Field(description="a model folder made by finetune")
     data: Path = Field(description="rows: .csv, .tsv, .jsonl, .json, packed or not")
     out: Path = Field(description="where the answers go, a .jsonl file")
-    text_column: str = Field("text", description="the column that is judged")
+    task: Literal["classify", "tag", "span", "translate", "summarize", "chat", "embed"] | None = (
+        Field(None, description="what is asked; a model that judges knows it by itself")
+    )
+    text_column: str = Field("text", description="the column that is read")
     columns: tuple[str, ...] = Field((), description="names of the columns, without a first line")
     encoding: str = Field("utf-8", description="encoding of the rows")
     on_bad_row: Literal["stop", "mark"] = Field(

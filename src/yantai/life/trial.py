@@ -70,7 +70,7 @@ def run_trial(
     report = _reporter(watch) if watch is not None and base.prune else None
     try:
         if isinstance(settings, Finetune):
-            result = teach(settings, report).result
+            result = teach(settings, report, tested=False).result
         else:
             result = pretrain(settings, report)
     finally:

@@ -15,6 +15,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import MultinomialNB
 
 CHINESE_SHARE = 0.2
+TOGETHER = 1024
 Named = tuple[int, int, str]
 
 
@@ -68,7 +69,7 @@ def known_phrases(
     if not seen:
         return [() for _ in texts]
     longest_first = sorted(seen, key=lambda phrase: (-len(phrase), phrase))
-    pattern = re.compile("|".join(re.escape(phrase) for phrase in longest_first))
+    pattern = re.compile("|".join(map(_whole, longest_first)))
     return [
         tuple(
             (found.start(), found.end(), seen[found.group()].most_common(1)[0][0])
@@ -76,6 +77,13 @@ def known_phrases(
         )
         for text in texts
     ]
+
+
+def _whole(phrase: str) -> str:
+    """A pattern of the phrase that stands in no longer word; Chinese words have no borders."""
+    before = r"(?<![^\W\u3040-\u9fff])" if re.match(r"[^\W\u3040-\u9fff]", phrase) else ""
+    behind = r"(?![^\W\u3040-\u9fff])" if re.match(r"[^\W\u3040-\u9fff]", phrase[-1:]) else ""
+    return before + re.escape(phrase) + behind
 
 
 def usual_place(learned: Sequence[tuple[str, tuple[str, int]]], texts: Sequence[str]) -> list[str]:
@@ -93,11 +101,16 @@ def usual_place(learned: Sequence[tuple[str, tuple[str, int]]], texts: Sequence[
 
 
 def shared_letters(one: Sequence[str], other: Sequence[str]) -> NDArray[np.bool_]:
-    """Whether a text's partner is the one that shares most with it, by TF–IDF of letter n-grams.
+    """Whether a text's partner shares most with it of all, by TF–IDF of letter n-grams.
 
     Args:
         one, other: texts, the partners at the same places.
     """
     counter = TfidfVectorizer(analyzer="char", ngram_range=(1, 4)).fit([*one, *other])
-    scores = (counter.transform(one) @ counter.transform(other).T).toarray()
-    return scores.argmax(1) == np.arange(len(one))
+    rows, columns = counter.transform(one), counter.transform(other).T
+    nearest = [
+        (rows[start : start + TOGETHER] @ columns).toarray().argmax(1)
+        for start in range(0, len(one), TOGETHER)
+    ]
+    said = zip(np.concatenate(nearest).tolist(), other, strict=True)
+    return np.array([other[place] == own for place, own in said])

@@ -19,9 +19,28 @@ ROUGES = ("rouge1", "rouge2", "rougeL")
 _PIECE = re.compile(r"[\u3040-\u9fff]|[^\W_\u3040-\u9fff]+")
 
 
-def bleu(said: Sequence[str], truth: Sequence[str]) -> float:
-    """Corpus BLEU, 0 to 100; Chinese by sacreBLEU's own tokenizer for it."""
-    return float(_bleu(truth).corpus_score(list(said), [list(truth)]).score)
+class Corpus:
+    """A score of a corpus out of counts of its texts, so that drawing texts counts nothing again.
+
+    Args:
+        metric: of sacreBLEU.
+        said, truth: texts.
+    """
+
+    def __init__(self, metric: BLEU | CHRF, said: Sequence[str], truth: Sequence[str]):
+        self._metric = metric
+        found = metric._extract_corpus_statistics(list(said), [list(truth)])
+        self._counts = np.array(found, np.int64)  # "text count"
+
+    def __call__(self, rows: Sequence[int] | NDArray[np.int64]) -> float:
+        """The score of these texts, each as often as it is named; 0 to 100."""
+        counts = self._counts[np.asarray(rows)].sum(0).tolist()
+        return float(self._metric._compute_score_from_stats(counts).score)
+
+
+def bleu(said: Sequence[str], truth: Sequence[str]) -> Corpus:
+    """Corpus BLEU; Chinese by sacreBLEU's own tokenizer for it."""
+    return Corpus(_bleu(truth), said, truth)
 
 
 def bleu_signature(truth: Sequence[str]) -> str:
@@ -35,9 +54,9 @@ def _bleu(truth: Sequence[str]) -> BLEU:
     return BLEU(tokenize="13a" if is_spaced(truth) else "zh")
 
 
-def chrf(said: Sequence[str], truth: Sequence[str]) -> float:
-    """Corpus chrF2, 0 to 100: n-grams of characters, in any language."""
-    return float(CHRF().corpus_score(list(said), [list(truth)]).score)
+def chrf(said: Sequence[str], truth: Sequence[str]) -> Corpus:
+    """Corpus chrF2: n-grams of characters, in any language."""
+    return Corpus(CHRF(), said, truth)
 
 
 class _Pieces:

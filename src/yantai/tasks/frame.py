@@ -65,10 +65,11 @@ class Frame:
             aims[len(self.begin) : len(whole) - len(self.end)] = targets[: self.room]
         if judgement != IGNORED:
             aims[0 if self.shape == "encoder" else -1] = judgement
+        cut = max(0, len(ids) - self.room)
         if self.shape != "encoder-decoder":
-            return Example(whole, aims, name)
+            return Example(whole, aims, name, cut=cut)
         assert self.start_id is not None
-        return Example([self.start_id, *whole[:-1]], aims, name, whole)
+        return Example([self.start_id, *whole[:-1]], aims, name, whole, cut=cut)
 
     def rows(self, examples: Sequence[Example], seed: int = 0) -> ExampleRows:
         """Several examples a row."""

@@ -6,7 +6,7 @@ a line break, and learns the answer alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from yantai.data.batch import IGNORED
 from yantai.data.examples import Example, ExampleRows
@@ -74,20 +74,24 @@ class Asker:
         """Pairs of source and answer, the answer learned with the token that ends it."""
         tokenizer, chat = self.frame.tokenizer, self.chat
         prompts = self.prompts([source for source, _ in pairs])
+        sizes = map(len, tokenizer.encode_batch([source for source, _ in pairs]))
         found = []
-        for (source, answer), prompt, name in zip(pairs, prompts, names, strict=True):
+        for (source, answer), prompt, size, name in zip(pairs, prompts, sizes, names, strict=True):
+            cut = max(0, size - self.source_length)
             if chat is not None:
                 turn = {"role": "assistant", "content": answer}
                 rendered = chat.training_row([_asked(self._cut(source)), turn], name)
-                found.append(Example.of_text(rendered.ids, rendered.learn, name))
+                found.append(replace(Example.of_text(rendered.ids, rendered.learn, name), cut=cut))
                 continue
             said = tokenizer.encode(answer) + self.frame.end
             if self.frame.shape == "encoder-decoder":
                 assert self.frame.start_id is not None
-                found.append(Example([self.frame.start_id, *said[:-1]], said, name, prompt))
+                found.append(
+                    Example([self.frame.start_id, *said[:-1]], said, name, prompt, cut=cut)
+                )
                 continue
             targets = [IGNORED] * (len(prompt) - 1) + said
-            found.append(Example(prompt + said[:-1], targets, name))
+            found.append(Example(prompt + said[:-1], targets, name, cut=cut))
         return found
 
     def rows(self, examples: Sequence[Example], seed: int = 0) -> ExampleRows:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from yantai.base.errors import DataError, StorageError, UsageError
 from yantai.base.files import storage_error
 from yantai.text.reading import (
+    PACKINGS,
     SourceFile,
     StreamFault,
     check_encoding,
@@ -33,7 +34,6 @@ from yantai.text.reading_json import BadRow, decode, parse_object, text_of
 from yantai.text.reading_rows import SPACE, Gather, Row, elements, lines, paragraphs, whole
 
 KINDS = {".txt": "text", ".md": "page", ".jsonl": "rows", ".ndjson": "rows", ".json": "json"}
-PACKINGS = {".gz": "gz", ".zst": "zst"}
 POLICIES = ("stop", "quarantine")
 SPLITS = {"file": whole, "line": lines, "blank_line": paragraphs}
 MAX_ROW_BYTES = 64 << 20

@@ -33,6 +33,8 @@ ZSTD_WINDOW_BYTES = 1 << 27
 BOMB_RATIO = 1000
 BOMB_FREE_BYTES = 64 << 20
 
+PACKINGS = {".gz": "gz", ".zst": "zst"}
+"""The end of a file's name → how it is packed."""
 MAGIC = {"gz": b"\x1f\x8b", "zst": b"\x28\xb5\x2f\xfd"}
 _NAMES = {"gz": "gzip", "zst": "zstd"}
 _WIDE_MARKS = (

@@ -16,6 +16,7 @@ from typing import Any
 
 from yantai.base.errors import DataError, UsageError
 from yantai.text.reading import (
+    PACKINGS,
     SourceFile,
     StreamFault,
     check_encoding,
@@ -27,7 +28,6 @@ from yantai.text.reading_account import Quarantine, RowAccount
 from yantai.text.reading_json import BadRow, decode, parse_object
 from yantai.text.reading_rows import SPACE, Gather, Row, elements, lines
 
-PACKINGS = {".gz": "gz", ".zst": "zst"}
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_KINDS = (".jsonl", ".ndjson", ".json")
 MAX_ROW_BYTES = 16 << 20

@@ -134,6 +134,12 @@ class Finetune(Training):
     )
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="of what adapters read")
     lora_stabilised: bool = Field(False, description="their scale is alpha / √rank (rsLoRA)")
+    old_data: tuple[Path, ...] = Field(
+        (), description="documents of before, to see what is forgotten; else those of MODEL's run"
+    )
+    replay: float = Field(
+        0.0, ge=0, lt=1, description="share of the rows that are documents of before"
+    )
     pretrain_on: tuple[Path, ...] = Field(
         (), description="scratch: documents to warm up on beside the rows"
     )
@@ -157,6 +163,8 @@ class Finetune(Training):
             raise ValueError("one budget at a time: epochs and another were given")
         if not self.lora and any(name.startswith("lora_") for name in self.model_fields_set):
             raise ValueError("settings of adapters without lora")
+        if self.replay and self.task not in ("chat", "translate", "summarize"):
+            raise ValueError(f"replay mixes running text in, of which {self.task} learns nothing")
         if self.model != "scratch" and (self.pretrain_on or self.pretrain_minutes):
             raise ValueError("pretrain_on and pretrain_minutes belong to scratch")
         return self
@@ -176,7 +184,7 @@ HIDDEN_FLAGS = frozenset(
 """Settings that a recipe or the command line takes but `--help` does not list."""
 HIDDEN_IN_FINETUNE = frozenset(
     (
-        _SELDOM + "accumulate beta columns ema lora_alpha lora_dropout lora_stabilised "
-        "lora_rank lora_targets schedule split_seed tokens vocab_size weight_decay"
+        _SELDOM + "accumulate beta columns ema lora_alpha lora_dropout lora_rank lora_stabilised "
+        "lora_targets old_data optimizer schedule split_seed tokens vocab_size weight_decay"
     ).split()
 )

@@ -55,7 +55,7 @@ class ChatJob(LanguageJob):
 
     def look_before(self, network: Model, frame: Frame, test: Sequence[Conversation]) -> None:
         """Its loss."""
-        self.before = self.predict(network.eval(), frame, test)
+        self.before = self.predict(network.eval(), frame, test) if test else None
 
     def report(
         self,

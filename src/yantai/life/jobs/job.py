@@ -96,7 +96,10 @@ class Job(Protocol):
         ...
 
     def look_before(self, network: Model, frame: Frame, test: Sequence[Any]) -> None:
-        """Measure the model that has not learned yet, where that is what has to be beaten."""
+        """Measure the model that has not learned yet, where that is what has to be beaten.
+
+        `test` is empty while something is searched.
+        """
         ...
 
     def report(

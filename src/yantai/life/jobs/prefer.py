@@ -43,7 +43,7 @@ class PreferJob(LanguageJob):
     def look_before(self, network: Model, frame: Frame, test: Sequence[Preference]) -> None:
         """The model that must not be left too far, and what it prefers by itself."""
         self.reference = copy.deepcopy(network).requires_grad_(False).eval()
-        self.before = self.predict(self.reference, frame, test)
+        self.before = self.predict(self.reference, frame, test) if test else None
 
     def prepare(
         self, frame: Frame, train: Sequence[Preference], valid: Sequence[Preference], seed: int
@@ -108,16 +108,19 @@ def _pairs(frame: Frame, rows: Sequence[Preference]) -> list[Example]:
     chat = ChatFormat(frame.tokenizer)
     found = []
     for row in rows:
-        sides = []
+        sides, cut = [], 0
         for messages in (row.chosen, row.rejected):
             # only the last answer is compared: what stands before it is the same
             rendered = learned_row(chat, messages, row.place)
             learn = _last_run(rendered.learn)
             whole = Example.of_text(rendered.ids, learn, row.place)
             size = frame.length // 2
+            cut += max(0, len(whole.ids) - size)
             sides.append((list(whole.ids[-size:]), list(whole.targets[-size:])))
         (ids, targets), (others, other_targets) = sides
-        found.append(Example(ids + others, targets + other_targets, row.place, border=len(ids)))
+        found.append(
+            Example(ids + others, targets + other_targets, row.place, border=len(ids), cut=cut)
+        )
     return found
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from yantai.core.face import Model
@@ -16,6 +17,8 @@ from yantai.metrics.floor import shared_letters
 from yantai.tasks.frame import Frame
 from yantai.tasks.similar import Similar, text_vectors
 from yantai.training.recipe import Finetune
+
+TOGETHER = 1024
 
 
 class SimilarJob(PairJob):
@@ -43,11 +46,14 @@ class SimilarJob(PairJob):
         return Prepared(Similar(), *rows)
 
     def predict(self, network: Model, frame: Frame, rows: Sequence[Pair]) -> NDArray[np.bool_]:
-        """Whether the nearest of all second texts to each first one is its own."""
+        """Whether the nearest of all second texts to each first one is its own, or is the same."""
         texts = [row.source for row in rows] + [row.target for row in rows]
-        vectors = text_vectors(network, frame, texts).numpy()
-        scores = vectors[: len(rows)] @ vectors[len(rows) :].T
-        return scores.argmax(1) == np.arange(len(rows))
+        vectors = text_vectors(network, frame, texts)
+        first, second = vectors[: len(rows)], vectors[len(rows) :]
+        nearest = torch.cat([(part @ second.T).argmax(1) for part in first.split(TOGETHER)])
+        targets = [row.target for row in rows]
+        said = zip(nearest.tolist(), targets, strict=True)
+        return np.array([targets[place] == own for place, own in said])
 
     def scores(self, rows: Sequence[Pair], said: NDArray[np.bool_]) -> dict[str, float]:
         """The share that is found."""
@@ -85,11 +91,11 @@ class SimilarJob(PairJob):
 
 def _pairs(frame: Frame, rows: Sequence[Pair]) -> list[Example]:
     """Both texts of each row behind each other; each has half of a row."""
-    found = []
+    found, size = [], frame.length // 2
     for row in rows:
-        texts = [
-            frame.tokenizer.prompt(text)[: frame.length // 2] for text in (row.source, row.target)
-        ]
-        ids = texts[0] + texts[1]
-        found.append(Example(ids, [0] * len(ids), row.place, border=len(texts[0])))
+        texts = [frame.tokenizer.prompt(text) for text in (row.source, row.target)]
+        cut = sum(max(0, len(text) - size) for text in texts)
+        ids = texts[0][:size] + texts[1][:size]
+        border = min(size, len(texts[0]))
+        found.append(Example(ids, [0] * len(ids), row.place, border=border, cut=cut))
     return found
