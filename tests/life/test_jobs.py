@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import yantai
+from yantai.base.errors import UsageError
 from yantai.life.finetune import finetune
 from yantai.life.jobs import JOBS
 from yantai.text.village import Village
@@ -118,3 +119,34 @@ def test_adapters_alone_are_written_and_open_with_their_model(task, tmp_path):
     whole = tmp_path / "whole"
     model.save(whole)
     assert torch.equal(yantai.load(whole, dtype="float32").logits(ids), model.logits(ids))
+
+
+@pytest.mark.slow
+def test_an_adapter_goes_on_learning_or_is_folded_in(tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows_of("chat")))
+    first = Finetune(
+        model="scratch", task="chat", data=data, out=tmp_path / "first", family="gpt2", context=192,
+        lora=True, lora_rank=4, **SMALL,
+    )  # fmt: skip
+    finetune(first, str)
+    begun = str(tmp_path / "first" / "model")
+    again = {"model": begun, "task": "chat", "data": data, "threads": 1, "steps": 2, "context": 192}
+    again |= {"optimizer": "adamw", "rate": 1e-5}
+    finetune(Finetune(**again, out=tmp_path / "second", lora=True), str)
+    finetune(Finetune(**again, out=tmp_path / "folded"), str)
+    ids = torch.arange(5, 25)[None]
+    body, one, two, folded = (
+        yantai.load(tmp_path / name / "model", dtype="float32").logits(ids)
+        for name in ("first/body", "first", "second", "folded")
+    )
+    learned = (one - body).abs().max()
+    for further in (two, folded):  # by two small steps, not from the beginning
+        assert 1e-6 < (further - one).abs().max() < learned / 5
+    config = json.loads((tmp_path / "second" / "model" / "adapter_config.json").read_text())
+    before = json.loads((tmp_path / "first" / "model" / "adapter_config.json").read_text())
+    for key in ("r", "rank_pattern", "alpha_pattern", "target_modules"):
+        assert config[key] == before[key]
+    assert (tmp_path / "folded" / "model" / "model.safetensors").exists()
+    with pytest.raises(UsageError, match="rank and targets"):
+        finetune(Finetune(**again, out=tmp_path / "third", lora=True, lora_rank=8), str)

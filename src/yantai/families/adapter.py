@@ -52,9 +52,9 @@ def save_adapter(model: Model, family: Family, lora: LoRA, folder: Path, *, base
         tensors[f"{PREFIX}{theirs}.lora_A.weight"] = a
         tensors[f"{PREFIX}{theirs}.lora_B.weight"] = b
         modules.add(theirs)
-        if len(parts) > 1:
-            ranks[theirs] = len(parts) * lora.rank
-            alphas[theirs] = lora.alpha * (len(parts) ** (0.5 if lora.stabilised else 1.0))
+        if len(a) != lora.rank:
+            ranks[theirs] = len(a)
+            alphas[theirs] = parts[0].scale * len(a) ** (0.5 if lora.stabilised else 1.0)
     head = {}
     if model.head.labels is not None:
         named = {f"head.{name}": each for name, each in model.head.named_parameters()}
@@ -123,8 +123,8 @@ def load_adapter(model: Model, family: Family, folder: Path) -> LoRA:
     if not path.is_file():
         raise ModelFileError("E403", path, "the file is missing")
     named = {name.removeprefix(PREFIX): each for name, each in open_file(path, folder).items()}
-    wanted = _targets(model, family, named, path)
-    add_lora(model, lora.model_copy(update={"targets": wanted}))
+    lora = lora.model_copy(update={"targets": _targets(model, family, named, path)})
+    add_lora(model, lora)
     used = set()
     for module, parts in _modules(model, family):
         a, b = (named.get(f"{module}.lora_{kind}.weight") for kind in "AB")
@@ -139,8 +139,8 @@ def load_adapter(model: Model, family: Family, folder: Path) -> LoRA:
                 expected=f"(r, {parts[0].inputs}) and ({sum(rows)}, r)",
                 got=f"{tuple(a.shape)} and {tuple(b.shape)}",
             )  # fmt: skip
-        for part, piece in zip(parts, b.split(rows), strict=True):
-            part.lora_a = torch.nn.Parameter(a.to(part.weight).clone())
+        for part, (own, piece) in zip(parts, _pieces(a, b, rows), strict=True):
+            part.lora_a = torch.nn.Parameter(own.to(part.weight).clone())
             part.lora_b = torch.nn.Parameter(piece.to(part.weight).clone())
             part.scale = scale
     _read_head(model, family, named, used, path)
@@ -148,6 +148,18 @@ def load_adapter(model: Model, family: Family, folder: Path) -> LoRA:
     if extra:
         raise ModelFileError("E403", f"{path}:{extra[0]}", "belongs to no matrix of the model")
     return lora
+
+
+def _pieces(a: Tensor, b: Tensor, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
+    """A and B of each of our matrices: blocks, where B has nothing beside them, else A for all."""
+    pieces = list(b.split(rows))
+    if a.shape[0] % len(rows):
+        return [(a, piece) for piece in pieces]
+    own = list(a.chunk(len(rows)))
+    blocks = [piece.chunk(len(rows), 1)[number] for number, piece in enumerate(pieces)]
+    if torch.equal(torch.block_diag(*blocks), b):
+        return list(zip(own, blocks, strict=True))
+    return [(a, piece) for piece in pieces]
 
 
 def read_labels(folder: Path) -> tuple[Job, Labels] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from yantai.adapt.lora import merge
+from yantai.adapt.lora import LoRA, merge
 from yantai.base.device import DTYPES, choose_device, choose_dtype
 from yantai.base.errors import ModelFileError, UsageError
 from yantai.core.face import Model
@@ -48,7 +48,8 @@ def load(path: str | Path, *, dtype: str | None = None, device: str = "auto") ->
         return _from_file(Path(path), kind, place)
     folder = local_folder(path)
     if is_adapter(folder):
-        network, family, theirs = _with_adapter(folder, kind, place)
+        network, family, theirs, *_ = adapted(folder, kind, place)
+        network = merge(network).eval()
     else:
         network, family, theirs = load_folder(folder, dtype=kind, device=place)
     tokenizer = Tokenizer.find(folder)
@@ -59,25 +60,28 @@ def load(path: str | Path, *, dtype: str | None = None, device: str = "auto") ->
     return LanguageModel(network, family, tokenizer, ends, start)
 
 
-def _with_adapter(
+def adapted(
     folder: Path, kind: torch.dtype | None, place: torch.device
-) -> tuple[Model, Family, dict[str, Any]]:
-    """The model that an adapter was made for, with the adapter folded in."""
+) -> tuple[Model, Family, dict[str, Any], LoRA, str]:
+    """The model that an adapter was made for, with the adapter beside its matrices.
+
+    Returns:
+        It, its family, its config.json, what the adapter is like, and the base's folder or name.
+    """
     base = read_adapter_config(folder)[0].get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         where = f"{folder}/adapter_config.json:base_model_name_or_path"
         raise ModelFileError("E401", where, "does not say which model the adapter belongs to")
     own = folder / base
-    network, family, theirs = load_folder(
-        own if own.is_dir() else local_folder(base), dtype=kind, device=place
-    )
+    found = own if own.is_dir() else local_folder(base)
+    network, family, theirs = load_folder(found, dtype=kind, device=place)
     judged = read_labels(folder)
     if judged is not None:
         job, labels = judged
         network = with_head(network, labels, table=family.initial)
         family = judging(family_named(family.name), job)
-    load_adapter(network, family, folder)
-    return merge(network).eval(), family, theirs
+    lora = load_adapter(network, family, folder)
+    return network, family, theirs, lora, str(found) if found.is_dir() else base
 
 
 def _from_file(path: Path, kind: torch.dtype | None, place: torch.device) -> LanguageModel:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from yantai.adapt.lora import LoRA, add_lora
+from yantai.adapt.lora import LoRA, add_lora, merge
 from yantai.base.device import choose_device, prepare_process
 from yantai.base.errors import DataError, UsageError
 from yantai.base.files import FolderLock, sha256_text, write_json
@@ -25,11 +25,12 @@ from yantai.core.face import Model
 from yantai.data.examples import ExampleRows, batches_of
 from yantai.data.labelled import share_groups, share_out
 from yantai.data.loader import Loader
+from yantai.families.adapter import is_adapter
 from yantai.families.folder import load_folder
 from yantai.families.hub import local_folder
 from yantai.families.rules import Family
 from yantai.families.table import family_named
-from yantai.infer.opening import load
+from yantai.infer.opening import adapted, load
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job, Prepared
 from yantai.life.preview import as_table, coloured
@@ -211,7 +212,10 @@ def _body(settings: Finetune, job: Job, parts: Parts) -> Path:
 
 @dataclass(frozen=True)
 class Begun:
-    """A model that is about to learn, and its examples."""
+    """A model that is about to learn, and its examples.
+
+    `lora` and `base` are of an adapter that goes on learning.
+    """
 
     model: Model
     family: Family
@@ -219,10 +223,27 @@ class Begun:
     frame: Frame
     valid: list[Any]
     prepared: Prepared
+    lora: LoRA | None = None
+    base: str = ""
 
 
 def _begin(settings: Finetune, job: Job, parts: Parts, body: Path, device: torch.device) -> Begun:
-    loaded, family, theirs = load_folder(body, dtype=torch.float32, device=device)
+    lora, base = None, ""
+    if is_adapter(body):
+        loaded, family, theirs, lora, base = adapted(body, torch.float32, device)
+        if not settings.lora:
+            loaded, lora = merge(loaded), None
+        elif job.judges:
+            raise UsageError(
+                "E203", "lora", "an adapter that judges is not continued as one",
+                do="leave --lora out: the adapter is folded in, and the whole model learns",
+            )  # fmt: skip
+        elif settings.model_fields_set & {"lora_rank", "lora_alpha", "lora_targets"}:
+            raise UsageError(
+                "E203", "lora", "the adapter that goes on has its own rank and targets"
+            )
+    else:
+        loaded, family, theirs = load_folder(body, dtype=torch.float32, device=device)
     tokenizer = Tokenizer.load(body)
     model, family = job.network(loaded, family, settings)
     length = settings.context or 1
@@ -234,7 +255,7 @@ def _begin(settings: Finetune, job: Job, parts: Parts, body: Path, device: torch
     valid = _sample(parts.valid)
     prepared = job.prepare(frame, parts.train, valid, settings.seed)
     _say_truncated(prepared.train, length)
-    return Begun(model, family, tokenizer, frame, valid, prepared)
+    return Begun(model, family, tokenizer, frame, valid, prepared, lora, base)
 
 
 def _train(
@@ -262,8 +283,9 @@ def _train(
     def judge(network: Model) -> dict[str, float]:
         return job.scores(begun.valid, job.predict(network, frame, begun.valid))
 
-    lora = _lora(settings)
-    if lora is not None:
+    lora, base = begun.lora, begun.base
+    if lora is None and settings.lora:
+        lora, base = _lora(settings), _base(settings, body)
         add_lora(begun.model, lora, seed=settings.seed)
     rows = [_digest(part) for part in (parts.train, parts.valid)]
     setup = Setup(
@@ -279,7 +301,7 @@ def _train(
         stage="finetune",
         start_id=frame.start_id,
         lora=lora,
-        base=_base(settings, body),
+        base=base,
         report=report,
     )
     return run_training(setup, loader, batches_of(prepared.valid, settings.batch or 1)), frame
@@ -292,9 +314,7 @@ def _base(settings: Finetune, body: Path) -> str:
     return str(body.resolve()) if Path(settings.model).is_dir() else settings.model
 
 
-def _lora(settings: Finetune) -> LoRA | None:
-    if not settings.lora:
-        return None
+def _lora(settings: Finetune) -> LoRA:
     given = {"targets": settings.lora_targets} if settings.lora_targets else {}
     return LoRA(
         rank=settings.lora_rank, alpha=settings.lora_alpha, dropout=settings.lora_dropout,

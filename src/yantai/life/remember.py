@@ -74,7 +74,9 @@ def _of_run(model: str) -> DocumentReader | None:
         return None
     before = read_json(recipe).get("settings", {})
     named = before.get("data")
-    paths = [Path(str(each)) for each in named] if isinstance(named, list) else []
+    if not isinstance(named, list):  # a run on rows
+        return None
+    paths = [Path(str(each)) for each in named]
     if paths and all(path.exists() for path in paths):
         return DocumentReader(paths, text_field=before["text_field"], encoding=before["encoding"])
     say("note: what the model learned from is not there; --old-data shows what it forgets")

@@ -73,7 +73,7 @@ class Predict(_OnModel):
     """
 
     model: Path = Field(description="a model folder made by finetune")
-    data: Path = Field(description="rows: .csv, .tsv, .jsonl, .json, packed or not")
+    data: Path = Field(description="rows: .csv, .tsv, .jsonl, .json, .parquet")
     out: Path = Field(description="where the answers go, a .jsonl file")
     task: Literal["classify", "tag", "span", "translate", "summarize", "chat", "embed"] | None = (
         Field(None, description="what is asked; a model that judges knows it by itself")

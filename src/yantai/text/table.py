@@ -1,4 +1,4 @@
-"""Rows with named columns: CSV, TSV, JSON lines, JSON arrays, each also packed.
+"""Rows with named columns: CSV, TSV, JSON lines, JSON arrays, each also packed, and Parquet.
 
 Knows: where a record begins and ends, what its columns are called, which record is bad and why.
 Knows nothing of what the columns mean.
@@ -17,6 +17,7 @@ from typing import Any
 from yantai.base.errors import DataError, UsageError
 from yantai.text.reading import (
     PACKINGS,
+    PIECE_BYTES,
     SourceFile,
     StreamFault,
     check_encoding,
@@ -26,10 +27,12 @@ from yantai.text.reading import (
 )
 from yantai.text.reading_account import Quarantine, RowAccount
 from yantai.text.reading_json import BadRow, decode, parse_object
+from yantai.text.reading_parquet import parquet_rows
 from yantai.text.reading_rows import SPACE, Gather, Row, elements, lines
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_KINDS = (".jsonl", ".ndjson", ".json")
+PARQUET = ".parquet"
 MAX_ROW_BYTES = 16 << 20
 MAX_RECORD_LINES = 2_000
 
@@ -86,13 +89,14 @@ class TableReader:
         self.packing = PACKINGS.get(self.path.suffix.lower(), "")
         name = self.path.with_suffix("") if self.packing else self.path
         self.kind = name.suffix.lower()
-        if self.kind not in (*SEPARATORS, *JSON_KINDS):
+        if self.kind not in (*SEPARATORS, *JSON_KINDS) and (self.kind != PARQUET or self.packing):
             kinds = ", ".join([*SEPARATORS, *JSON_KINDS])
             raise DataError(
-                "E309", shown(path), "not a file of records", expected=f"{kinds}, also packed"
-            )
-        if self.kind in JSON_KINDS and (columns or separator):
-            raise UsageError("E203", "columns", "JSON rows name their own columns")
+                "E309", shown(path), "not a file of records",
+                expected=f"{kinds}, also packed, or {PARQUET}",
+            )  # fmt: skip
+        if self.kind not in SEPARATORS and (columns or separator):
+            raise UsageError("E203", "columns", "rows of this file name their own columns")
         self.columns = list(columns) if columns else None
         self.separator = separator or SEPARATORS.get(self.kind, "")
         self.encoding = check_encoding(encoding)
@@ -123,20 +127,7 @@ class TableReader:
         self.account.check("reading")
 
     def _records(self, source: SourceFile) -> Iterator[Record]:
-        pieces, first, encoding = plain_lines(unpack(source, self.packing), self.encoding)
-
-        def overflow(line: int, byte: int) -> Any:
-            raise DataError(
-                "E308", f"{shown(self.path)}:{line}", f"a row of over {MAX_ROW_BYTES:,} bytes"
-            )
-
-        gather = Gather(MAX_ROW_BYTES, overflow)
-        cut = elements if self.kind == ".json" else lines
-        rows = cut(pieces, first, gather)
-        found = (
-            self._json(rows, encoding) if self.kind in JSON_KINDS else self._cells(rows, encoding)
-        )
-        for row, value in found:
+        for row, value in self._parquet(source) if self.kind == PARQUET else self._found(source):
             where = self._where(row)
             if self._check is not None and not isinstance(value, BadRow):
                 try:
@@ -152,6 +143,29 @@ class TableReader:
                 continue
             self.account.rows_out += 1
             yield Record(value, where)
+
+    def _parquet(self, source: SourceFile) -> Iterator[tuple[Row, dict[str, Any] | BadRow]]:
+        for _ in source.pieces(PIECE_BYTES):
+            pass  # hashed; a Parquet file is described at its end
+        for row, fields in parquet_rows(self.path):
+            self.account.rows_in += 1
+            too_large = row.size > MAX_ROW_BYTES
+            yield row, BadRow("E308", "the row is too large") if too_large else fields
+
+    def _found(self, source: SourceFile) -> Iterator[tuple[Row, dict[str, Any] | BadRow]]:
+        """Each row, and its fields or what is wrong with it."""
+        pieces, first, encoding = plain_lines(unpack(source, self.packing), self.encoding)
+
+        def overflow(line: int, byte: int) -> Any:
+            raise DataError(
+                "E308", f"{shown(self.path)}:{line}", f"a row of over {MAX_ROW_BYTES:,} bytes"
+            )
+
+        gather = Gather(MAX_ROW_BYTES, overflow)
+        cut = elements if self.kind == ".json" else lines
+        rows = cut(pieces, first, gather)
+        read = self._json if self.kind in JSON_KINDS else self._cells
+        yield from read(rows, encoding)
 
     def _json(
         self, rows: Iterator[Row], encoding: str

@@ -112,7 +112,7 @@ class Finetune(Training):
     task: Literal[
         "classify", "tag", "span", "translate", "summarize", "chat", "prefer", "embed"
     ] = Field(description="what it learns")
-    data: Path = Field(description="rows to learn from: .csv, .tsv, .jsonl, .json, packed or not")
+    data: Path = Field(description="rows to learn from: .csv, .tsv, .jsonl, .json, .parquet")
     out: Path = Field(description="the run's folder")
     valid: Path | None = Field(None, description="rows to choose the best by; else a tenth")
     test: Path | None = Field(None, description="rows to score it on; else a tenth")
