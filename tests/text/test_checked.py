@@ -71,6 +71,19 @@ HOSTILE = {
         put(["post_processor", "special_tokens", "<|bos|>", "ids"], [999_999]),
         "post_processor",
     ),
+    "round a text, tokens that are a number": (
+        put(["post_processor", "special_tokens", "<|bos|>", "tokens"], 1e308),
+        "post_processor",
+    ),
+    "round a text, tokens nobody describes": (
+        put(["post_processor", "special_tokens"], {}),
+        "post_processor.special_tokens",
+    ),
+    "round a text, descriptions that are a text": (
+        put(["post_processor", "special_tokens"], "<|bos|>"),
+        "post_processor.special_tokens",
+    ),
+    "an unknown token that is a list": (put(["model", "unk_token"], [[]]), "model.unk_token"),
     "an unknown token that is unknown": (
         put(["model", "unk_token"], "<nothing>"),
         "model.unk_token",
@@ -104,6 +117,20 @@ def test_scores_must_be_numbers(score):
     table = without(put(["model", "vocab", 9, 1], score), UNIGRAM)
     with pytest.raises(ModelFileError, match=r"model.vocab\[9\]"):
         check_tokenizer(json.dumps(table).encode(), "tokenizer.json")
+
+
+@pytest.mark.parametrize("id", [None, -1, 10**6, "0"])
+def test_pieces_need_an_id_for_what_is_unknown(id):
+    table = without(put(["model", "unk_id"], id), UNIGRAM)
+    with pytest.raises(ModelFileError, match=r"model.unk_id"):
+        check_tokenizer(json.dumps(table).encode(), "tokenizer.json")
+
+
+def test_settings_that_hold_half_a_character_are_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "\ud800"}))
+    with pytest.raises(ModelFileError, match=r"tokenizer_config.json: .*UTF-8"):
+        Tokenizer.load(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece", "characters"])

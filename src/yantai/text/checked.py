@@ -99,8 +99,11 @@ def _check_model(model: dict[str, Any], where: str) -> dict[str, int]:
     at = f"{where}:model.vocab"
     if isinstance(vocabulary, list):
         unknown = model.get("unk_id")
-        if unknown is not None and (type(unknown) is not int or unknown >= len(vocabulary)):
-            raise ModelFileError("E405", f"{where}:model.unk_id", "not an id", got=unknown)
+        if type(unknown) is not int or not 0 <= unknown < len(vocabulary):
+            raise ModelFileError(
+                "E405", f"{where}:model.unk_id", "not an id: unknown letters would have none",
+                expected=f"0 to {len(vocabulary) - 1}", got=unknown,
+            )  # fmt: skip
         return _scored(vocabulary, at)
     if not isinstance(vocabulary, dict):
         raise ModelFileError("E405", at, "not a table", got=type(vocabulary).__name__)
@@ -116,7 +119,7 @@ def _check_model(model: dict[str, Any], where: str) -> dict[str, int]:
             raise ModelFileError("E405", f"{at}.{name!r}", f"has the id of {seen[id]!r}", got=id)
         seen[id] = name
     unknown = model.get("unk_token")
-    if unknown is not None and unknown not in vocabulary:
+    if unknown is not None and (not isinstance(unknown, str) or unknown not in vocabulary):
         raise ModelFileError(
             "E405", f"{where}:model.unk_token", "not an entry of the vocabulary", got=unknown
         )
@@ -191,25 +194,39 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
 
 def _check_processor(part: Any, ids: dict[str, int], where: str) -> None:
     """The ids that are put round a text are those of the tokens they are called by."""
+    at = f"{where}:post_processor"
     for step in _steps(part):
-        named = list((step.get("special_tokens") or {}).values()) if step else []
+        if step.get("type") == "TemplateProcessing":
+            _check_template(step, f"{at}.special_tokens")
+        given = step.get("special_tokens")
+        named = list(given.values()) if isinstance(given, dict) else []
+        for token in named:
+            lists = isinstance(token, dict) and [token.get("ids"), token.get("tokens")]
+            if not lists or not all(isinstance(each, list) for each in lists):
+                raise ModelFileError("E405", at, "ids without tokens")
+            if len(lists[0]) != len(lists[1]):
+                raise ModelFileError("E405", at, "ids without tokens")
         pairs = [
-            pair
-            for token in named
-            if isinstance(token, dict)
-            for pair in zip(token.get("tokens") or [], token.get("ids") or [], strict=False)
+            pair for token in named for pair in zip(token["tokens"], token["ids"], strict=True)
         ]
         pairs += [step[key] for key in ("sep", "cls") if isinstance(step.get(key), list)]
         for name, id in (pair for pair in pairs if len(pair) == 2):
             if not isinstance(name, str) or ids.get(name) != id:
                 raise ModelFileError(
-                    "E405", f"{where}:post_processor", f"{name!r} has another id",
+                    "E405", at, f"{name!r} has another id",
                     expected=ids.get(name) if isinstance(name, str) else None, got=id,
                 )  # fmt: skip
-        for token in named:
-            given = token.get("ids") if isinstance(token, dict) else None
-            if not isinstance(given, list) or len(given) != len(token.get("tokens") or []):
-                raise ModelFileError("E405", f"{where}:post_processor", "ids without tokens")
+
+
+def _check_template(step: dict[str, Any], at: str) -> None:
+    """Every token that the template names is described."""
+    given = step.get("special_tokens")
+    if not isinstance(given, dict):
+        raise ModelFileError("E405", at, "not a table", got=type(given).__name__)
+    for _, piece in _found([step.get("single"), step.get("pair")], "template", "SpecialToken"):
+        name = piece.get("id") if isinstance(piece, dict) else None
+        if not isinstance(name, str) or name not in given:
+            raise ModelFileError("E405", at, "does not describe a token of the template", got=name)
 
 
 def _found(part: Any, path: str, wanted: str) -> Iterator[tuple[str, Any]]:

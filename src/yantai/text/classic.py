@@ -106,6 +106,12 @@ def _table(path: Path) -> dict[str, Any]:
         raise ModelFileError("E405", path, f"not JSON ({error})") from error
     if not isinstance(given, dict):
         raise ModelFileError("E405", path, "not a table", got=type(given).__name__)
+    try:
+        json.dumps(given, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise ModelFileError(
+            "E405", path, f"holds what cannot be written as UTF-8 ({error})"
+        ) from error
     return given
 
 
