@@ -64,13 +64,15 @@ def main(folder: Path, steps: int = 60) -> None:
     learned = [id for id, learn in zip(rendered.ids, rendered.learn, strict=True) if learn]
     assert tokenizer.decode(learned) == "Hello, friend."
 
-    # data: documents to token shards, shards to rows; the order is a function of (seed, step)
+    # data/shards, data/pack, data/loader: documents to tokens to rows; their order is a function of
+    # (seed, step)
     shards = write_shards(documents, tokenizer, folder / "tokens")
     loader = Loader([TextRows(shards, length=128, seed=0)], batch=8)
     batch = loader.batches(step=41)[0]
     assert torch.equal(batch.ids, loader.batches(step=41)[0].ids)
 
-    # core: one Transformer, no family's name in it; built on nothing, counted, then given numbers
+    # core/model, core/initialise: one Transformer, no family's name in it; built on nothing,
+    # counted, then given numbers
     config = ModelConfig(**model_fields("nano", "qwen3") | {"vocab_size": tokenizer.vocab_size})
     cost = count(build_meta(config), context=128)
     print(f"{cost.parameters:,} parameters, {cost.training_flops / 1e6:.1f} MFLOP a trained token")
@@ -80,7 +82,7 @@ def main(folder: Path, steps: int = 60) -> None:
     print(f"an untrained model's loss: {float(loss.detach()):.2f} nats a token")
     assert (causal() & mask).causal
 
-    # train: the loop, from raw text to RUN/model; kill it anywhere and --resume goes on
+    # training/pretrain, training/loop: from raw text to RUN/model; after a kill --resume goes on
     result = yantai.train(
         {
             "data": (raw,),
@@ -94,24 +96,24 @@ def main(folder: Path, steps: int = 60) -> None:
     )
     print(f"trained: loss {result['loss']:.2f}, {result['tokens_per_second']:,.0f} tokens/s")
 
-    # families: the folder is a Hugging Face folder of the named family
+    # families/folder: it is a Hugging Face folder of the named family
     theirs = json.loads((folder / "run" / "model" / "config.json").read_text())
     assert FAMILIES[theirs["model_type"]].architecture in theirs["architectures"]
 
-    # infer: load, continue, score
+    # infer/opening, infer/language_model: load, continue, score
     trained = yantai.load(folder / "run" / "model")
     print("continued:", trained.generate("One morning", max_new_tokens=20, temperature=0.7, seed=1))
     scores = trained.score("The baker slept.")
     print("ln p of each token:", [(s.token, round(s.log_probability, 1)) for s in scores])
 
-    # evaluate: bits per byte with an interval, on people who never occurred in training
+    # evaluate/text_loss: bits per byte with an interval, on people who never occurred in training
     unseen = list(village.stories(20, "en", split="heldout_facts"))
     path = folder / "unseen.txt"
     path.write_text("\n\n".join(item.text for item in unseen), encoding="utf-8")
     report = text_loss(trained, DocumentReader([path], split="blank_line")).report()
     print(f"bits per byte on unseen people: {report['bits_per_byte']:.3f}")
 
-    # life: the chain of hashes from sources to weights holds; questions have one right answer
+    # life/verify: the chain of hashes from sources to weights holds; a question has one answer
     assert verify(Verify(folder=folder / "run"), emit=lambda text: None)["holds"]
     question = village.questions("en", wording="heldout")[0]
     print(f"{question.prompt} -> {question.answer}")

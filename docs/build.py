@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from yantai.base.errors import CODES
-from yantai.cli import VERBS, main
+from yantai.cli import VERBS, Verb, _find, main
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(#[^)]*)?\)")
@@ -35,7 +35,21 @@ def command_line_page() -> str:
             main([verb, "--help"])
         text = "\n".join(line.rstrip() for line in buffer.getvalue().strip().splitlines())
         parts.append(f"## yantai {verb}\n\n```text\n{text}\n```\n")
+        parts += seldom(VERBS[verb])
+    parts.append(RUN)
     return "\n".join(parts)
+
+
+def seldom(verb: Verb) -> list[str]:
+    """The flags that a verb takes and `--help` does not list."""
+    if verb.hidden is None:
+        return []
+    fields = _find(verb.settings).model_fields
+    rows = [
+        f"| `--{name.rstrip('_').replace('_', '-')}` | {fields[name].description} |"
+        for name in sorted(_find(verb.hidden))
+    ]
+    return ["Seldom needed, and not in the list above:\n\n| flag | what |\n|---|---|", *rows, ""]
 
 
 def errors_page() -> str:
@@ -49,9 +63,17 @@ def errors_page() -> str:
         rows = [f"| {code} | {text} |" for code, text in CODES.items() if code[1] == digit]
         parts.append(f"## Exit status {digit}: {meaning}\n\n| code | when |\n|---|---|")
         parts.append("\n".join(rows) + "\n")
+    parts.append(
+        "## Exit status 1: a mistake of Yantai's own\n\n`error[E000]`: please report it.\n"
+    )
     return "\n".join(parts)
 
 
+RUN = """## yantai run
+
+`yantai run RECIPE.yaml` does what a file says: its key `verb` names one of the verbs above, every
+other key is one of that verb's flags with `_` for `-`. The folder `recipes/` has five of them.
+"""
 PAGES = {"docs/cli.md": command_line_page, "docs/errors.md": errors_page}
 
 

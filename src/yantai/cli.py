@@ -141,7 +141,7 @@ def _command(name: str, verb: Verb) -> Callable[..., Any]:
         emit = _silent if as_json else _emit
         result = _find(verb.function)(settings, emit)
         if as_json:
-            _emit(json.dumps(result, ensure_ascii=False, default=str) + "\n")
+            _emit(json.dumps(result, ensure_ascii=False, default=str, allow_nan=False) + "\n")
 
     parameters = _parameters(verb, model)
     run.__signature__ = inspect.Signature(parameters)  # ty: ignore[missing-attribute]

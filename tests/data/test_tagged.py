@@ -1,5 +1,6 @@
 """Three ways to write spans, and what is refused with its line."""
 
+import base64
 import json
 
 import pytest
@@ -72,5 +73,21 @@ def test_a_row_that_makes_no_sense_is_named(name, tmp_path):
 
 
 def test_a_line_without_a_tag_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"a.conll:2: a line without a tag"):
+    with pytest.raises(DataError, match=r"a.conll:1: a line without a tag \(line 2\)"):
         read_tagged(written(tmp_path, "a.conll", "Anna B-PER", "went"), SpanColumns())
+
+
+def test_a_bad_sentence_of_a_file_of_columns_goes_into_quarantine(tmp_path):
+    path = written(
+        tmp_path, "a.conll", "Anna B-PER", "went", "", "Ivan B-PER", "", "Rome Q-LOC", "", "he O"
+    )
+    rows, account = read_tagged(
+        path, SpanColumns(), policy="quarantine", quarantine=tmp_path / "q", encoding="utf-8"
+    )
+    assert [(row.text, row.place) for row in rows] == [("Ivan", "a.conll:4"), ("he", "a.conll:8")]
+    assert (account.rows_in, account.rows_out) == (4, 2)
+    kept = [json.loads(line) for line in (tmp_path / "q" / "rows.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["reason"]) for row in kept] == [
+        (1, "a line without a tag"), (6, "a tag is neither BIO nor BIOES"),
+    ]  # fmt: skip
+    assert base64.b64decode(kept[0]["raw_base64"]).decode() == "Anna B-PER\nwent"

@@ -94,7 +94,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         DataError: it is not YAML, or not a table.
     """
     if not path.is_file():
-        raise UsageError("E206", path, "no such file", do="check the path of --config")
+        raise UsageError("E206", path, "no such file", do="check the path")
     raw = path.read_bytes()
     if len(raw) > MAX_CONFIG_BYTES:
         raise DataError(

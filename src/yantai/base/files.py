@@ -30,6 +30,9 @@ from typing import Any, BinaryIO
 from yantai.base.errors import StorageError, UsageError, YantaiError
 
 TEMPORARY = ".tmp-"
+OWN_SUFFIXES = {".json", ".safetensors", ".bin", ".list", ".jinja"}
+OWN_MARKS = {"config.json", "tokenizer.json", "manifest.json", "adapter_config.json"}
+"""Files that a folder has at least one of which Yantai, or `transformers`, wrote."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -144,11 +147,31 @@ def read_json(path: Path) -> Any:
         raise StorageError("E503", path, f"could not be read ({error})") from error
 
 
+def check_replaceable(final: Path) -> None:
+    """Refuse to put a new folder in the place of what Yantai has not written.
+
+    Raises:
+        UsageError: E204, there is a file of that name, or a folder with other files.
+    """
+    if not final.exists():
+        return
+    if not final.is_dir():
+        raise UsageError("E204", final, "is a file", do="choose another name")
+    held = [path for path in final.iterdir() if not path.name.startswith(TEMPORARY)]
+    odd = [path.name for path in held if path.is_dir() or path.suffix not in OWN_SUFFIXES]
+    if odd or (held and not any(path.name in OWN_MARKS for path in held)):
+        raise UsageError(
+            "E204", final, "holds other things", expected="no folder, or one that may be replaced",
+            got=sorted(odd or [path.name for path in held])[0], do="choose another name",
+        )  # fmt: skip
+
+
 @contextlib.contextmanager
 def new_folder(final: Path) -> Generator[Path]:
     """Fill a folder under a temporary name; it gets its real name only when complete.
 
-    An existing folder of that name is replaced in one exchange. After a crash at any point either
+    An existing folder of that name is replaced in one exchange (where a user named it,
+    `check_replaceable` is asked first). After a crash at any point either
     the old folder or the new one stands, or `recover_folder` puts the old one back.
 
     Raises:

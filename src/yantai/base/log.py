@@ -131,6 +131,15 @@ class ProgressLine:
             _show(self.stream, text + "\n")
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "document"), counted(2000, "row")
+    ('1 document', '2,000 rows')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from yantai.base.errors import DataError, UsageError
 from yantai.data.labelled import not_empty
+from yantai.text.reading_account import Quarantine, RowAccount
 from yantai.text.reading_json import BadRow
 from yantai.text.spans import Span, joined, spans_of_words
 from yantai.text.table import TableReader
@@ -119,28 +120,58 @@ def read_tagged(path: Path, meaning: SpanColumns, **options: Any) -> tuple[list[
     Args:
         path: what to read.
         meaning: of a table's columns.
-        options: those of `TableReader`; a file of columns has its encoding alone.
+        options: those of `TableReader`; of a file of columns `encoding`, `policy`, `quarantine`.
 
     Returns:
-        The rows, and the account of all that were there; None of a file of columns.
+        The rows, and the account of all that were there.
 
     Raises:
         DataError: a row is bad and the policy is to stop, or there is none.
     """
     if path.suffix.lower() in COLUMN_FILES:
-        rows = list(_sentences(path, options.get("encoding", "utf-8")))
-        if not rows:
-            raise DataError("E305", path, "no sentences are left")
-        return rows, None
+        return _of_columns(path, options)
     reader = TableReader(path, check=meaning.check, **options)
     found = [Tagged(*meaning.read(record.fields), record.place) for record in reader]
     return not_empty(found, reader), reader.account
 
 
-def _sentences(path: Path, encoding: str) -> Iterator[Tagged]:
-    words: list[str] = []
-    tags: list[str] = []
-    first = 1
+def _of_columns(path: Path, options: dict[str, Any]) -> tuple[list[Tagged], RowAccount]:
+    """The sentences of a file with a word and its tag a line; a bad line spoils its sentence."""
+    keeps = options.get("policy") == "quarantine"
+    account, kept = RowAccount(), Quarantine(options["quarantine"]) if keeps else None
+    rows = []
+    for lines, first in _sentences(path, options.get("encoding", "utf-8")):
+        place = f"{path.name}:{first}"
+        account.rows_in += 1
+        try:
+            rows.append(Tagged(*_of_lines(lines, first), place))
+            account.rows_out += 1
+        except BadRow as bad:
+            if kept is None:
+                do = "mend the line, or pass --on-bad-row quarantine"
+                raise DataError(bad.code, f"{path}:{first}", bad.what, got=bad.got, do=do) from bad
+            record = {"file": path.name, "line": first, "code": bad.code, "reason": bad.reason}
+            kept.keep(record | {"what": bad.what}, "\n".join(lines).encode(), False)
+            account.quarantine(bad.reason, place)
+    if kept is not None:
+        kept.close()
+    account.check("reading")
+    if not rows:
+        raise DataError("E305", path, "no sentences are left", got=account.as_dict())
+    return rows, account
+
+
+def _of_lines(lines: list[str], first: int) -> tuple[str, tuple[Span, ...]]:
+    parts = [line.split() for line in lines]
+    for number, part in enumerate(parts, first):
+        if len(part) < 2:
+            what = f"a line without a tag (line {number})"
+            raise BadRow("E304", "a line without a tag", what, got=repr(part[0])[:80])
+    return _of_words([part[0] for part in parts], [part[-1] for part in parts])
+
+
+def _sentences(path: Path, encoding: str) -> Iterator[tuple[list[str], int]]:
+    """The lines of each sentence, and the number of its first."""
     if not path.is_file():
         raise UsageError("E206", path, "there is no such file")
     try:
@@ -149,26 +180,11 @@ def _sentences(path: Path, encoding: str) -> Iterator[Tagged]:
         raise DataError(
             "E302", f"{path}:{error.start}", f"not {encoding}", do="pass --encoding"
         ) from error
-    if text:
-        for number, line in enumerate([*text.splitlines(), ""], 1):
-            parts = line.split()
-            if not parts or line.startswith("-DOCSTART-"):
-                if words:
-                    yield _sentence(words, tags, f"{path.name}:{first}")
-                words, tags = [], []
-                continue
-            if len(parts) < 2:
-                raise DataError(
-                    "E304", f"{path}:{number}", "a line without a tag",
-                    expected="a word and its tag", got=repr(line.strip())[:80],
-                )  # fmt: skip
-            first = number if not words else first
-            words.append(parts[0])
-            tags.append(parts[-1])
-
-
-def _sentence(words: list[str], tags: list[str], place: str) -> Tagged:
-    try:
-        return Tagged(*_of_words(words, tags), place)
-    except BadRow as bad:
-        raise DataError(bad.code, place, bad.what, got=bad.got) from bad
+    lines: list[str] = []
+    for number, line in enumerate([*text.split("\n"), ""], 1):
+        if line.strip() and not line.startswith("-DOCSTART-"):
+            lines.append(line)
+            continue
+        if lines:
+            yield lines, number - len(lines)
+        lines = []

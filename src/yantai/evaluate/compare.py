@@ -5,7 +5,7 @@ Knows: lists of numbers. Knows no models. All resampling is seeded.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,20 @@ class Estimate:
     chance: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high, "chance": self.chance}
+        """For JSON, which has no NaN: an end that is unknown is None."""
+        low, high = (end if isfinite(end) else None for end in (self.low, self.high))
+        return {"value": self.value, "low": low, "high": high, "chance": self.chance}
+
+
+def interval_text(estimate: dict[str, Any], form: str = ".4f") -> str:
+    """The interval for a person.
+
+    >>> interval_text({"low": 0.1, "high": 0.3}), interval_text({"low": None, "high": None})
+    ('95 %: 0.1000 to 0.3000', 'no interval: one piece alone shows no spread')
+    """
+    if estimate["low"] is None:
+        return "no interval: one piece alone shows no spread"
+    return f"95 %: {estimate['low']:{form}} to {estimate['high']:{form}}"
 
 
 def proportion(successes: int, trials: int, chance: float | None = None) -> Estimate:

@@ -49,10 +49,10 @@ def _values(report: dict[str, Any]) -> list[str]:
     found = []
     for metric in report["metrics"]:
         rows = {name: values[metric] for name, values in whole.items() if metric in values}
-        top = max([1.0, *(each["high"] for each in rows.values() if each["high"] == each["high"])])
+        top = max([1.0, *(each["high"] or 0.0 for each in rows.values())])
         found.append(f"<h2>{html.escape(metric)}</h2><table>")
         for name, each in rows.items():
-            interval = f"{each['low']:.4f} – {each['high']:.4f}"
+            interval = _interval(each, ".4f")
             found.append(
                 f"<tr><td>{html.escape(name)}</td><td>{each['value']:.4f}</td><td>{interval}</td>"
                 f"<td>{_bar(each, top)}</td></tr>"
@@ -64,11 +64,16 @@ def _values(report: dict[str, Any]) -> list[str]:
     return found
 
 
+def _interval(each: dict[str, Any], form: str) -> str:
+    return "" if each["low"] is None else f"{each['low']:{form}} – {each['high']:{form}}"
+
+
 def _bar(each: dict[str, Any], top: float) -> str:
     def percent(value: float) -> float:
-        return 100 * max(0.0, min(1.0, value / top)) if value == value else 0.0
+        return 100 * max(0.0, min(1.0, value / top))
 
-    low, high = percent(each["low"]), percent(each["high"])
+    ends = [each["value"] if each[end] is None else each[end] for end in ("low", "high")]
+    low, high = map(percent, ends)
     return (
         f"<div class='bar'><i style='left:{low:.1f}%;width:{max(0.3, high - low):.1f}%'></i>"
         f"<b style='left:{percent(each['value']):.1f}%'></b></div>"
@@ -82,7 +87,7 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
     for name, each in report["against"].items():
         found.append(
             f"<tr><td>against {html.escape(name)}</td><td>{each['value']:+.4f}</td>"
-            f"<td>{each['low']:+.4f} – {each['high']:+.4f}</td>"
+            f"<td>{_interval(each, '+.4f')}</td>"
             f"<td>{html.escape(each['verdict'])}</td></tr>"
         )
     return [*found, "</table>"]

@@ -42,7 +42,9 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         raise UsageError("E206", folder, "no such folder", expected="a model folder")
     if not path.is_file():
         refuse_pickles(folder)
-        raise ModelFileError("E401", path, "the file is missing", do="is this a model folder?")
+        inner = next((name for name in ("model", "last") if (folder / name / CONFIG).is_file()), "")
+        do = f"this is a run; its model is {folder / inner}" if inner else "is it a model folder?"
+        raise ModelFileError("E401", path, "the file is missing", do=do)
     return read_model_json(path)
 
 

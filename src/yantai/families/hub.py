@@ -31,7 +31,8 @@ def local_folder(place: str | Path) -> Path:
     """
     folder, name = Path(place), str(place)
     is_near = Path(name.split("/")[0]).exists()  # then it is a path, with a mistake further on
-    if folder.exists() or is_near or not NAME.fullmatch(name):
+    of_a_run = folder.name in ("model", "last")  # RUN/model, asked for from another folder
+    if folder.exists() or is_near or of_a_run or not NAME.fullmatch(name):
         return folder
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
@@ -44,6 +45,7 @@ def local_folder(place: str | Path) -> Path:
         first = str(error).strip().splitlines()
         raise UsageError(
             "E206", name, "no such folder, and the hub did not give it", expected="a model folder",
-            got=first[0][:200] if first else type(error).__name__,
-            do="check the name and the network; HF_ENDPOINT names a mirror",
+            got=first[0].removeprefix("Got: ")[:200] if first else type(error).__name__,
+            do=f"check the name (this folder is {Path.cwd()}) and the network; HF_ENDPOINT names "
+            "a mirror",
         ) from error  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from yantai.base.config import build
 from yantai.base.errors import ModelFileError, UsageError
-from yantai.base.files import new_folder
+from yantai.base.files import check_replaceable, new_folder
 from yantai.core.face import Model
 from yantai.core.mask import valid_keys
 from yantai.families.folder import save_folder
@@ -335,7 +335,12 @@ class LanguageModel:
         ]
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that `yantai.load` and `transformers` open."""
+        """Write a folder that `yantai.load` and `transformers` open; a model there is replaced.
+
+        Raises:
+            UsageError: a file or a folder with other things has that name.
+        """
+        check_replaceable(Path(folder))
         tokenizer = self._tokenizer
         special = {"eos_token_id": min(self.eos_ids)} if self.eos_ids else {}
         if self.start_id is not None:

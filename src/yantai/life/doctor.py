@@ -22,6 +22,7 @@ from yantai.base.device import (
     prepare_process,
 )
 from yantai.base.errors import UsageError, YantaiError
+from yantai.base.log import counted
 from yantai.core.cost import count, training_bytes
 from yantai.core.initialise import build_meta
 from yantai.core.native.roads import kernels
@@ -61,7 +62,9 @@ def doctor(settings: Doctor, emit: Callable[[str], None]) -> dict[str, Any]:
         emit(f"{level:8}{line}\n")
     problems = [line for level, line in findings if level == "problem"]
     if problems:
-        raise UsageError("E203", what or "machine", f"{len(problems)} problems: {problems[0]}")
+        raise UsageError(
+            "E203", what or "machine", f"{counted(len(problems), 'problem')}: {problems[0]}"
+        )
     return {"findings": [{"level": level, "line": line} for level, line in findings]}
 
 
@@ -167,7 +170,7 @@ def _data(path: Path, settings: Doctor) -> list[Finding]:
         seen.add(mark)
     total = sum(languages.values())
     shares = ", ".join(f"{count:,} {language}" for language, count in sorted(languages.items()))
-    findings = [("ok", f"{path}: {total:,} documents ({shares}), {size / 1e6:.1f} MB")]
+    findings = [("ok", f"{path}: {counted(total, 'document')} ({shares}), {size / 1e6:.1f} MB")]
     if total == 0:
         findings.append(("problem", f"{path}: no document with text"))
     if duplicates:

@@ -20,11 +20,12 @@ from yantai.adapt.lora import LoRA, add_lora, merge
 from yantai.base.device import choose_device, prepare_process
 from yantai.base.errors import DataError, UsageError
 from yantai.base.files import FolderLock, sha256_text, write_json
-from yantai.base.log import say
+from yantai.base.log import counted, say
 from yantai.core.face import Model
 from yantai.data.examples import ExampleRows, batches_of
 from yantai.data.labelled import share_groups, share_out
 from yantai.data.loader import Loader
+from yantai.evaluate.compare import interval_text
 from yantai.families.adapter import is_adapter
 from yantai.families.folder import load_folder
 from yantai.families.hub import local_folder
@@ -39,7 +40,8 @@ from yantai.tasks.frame import Frame
 from yantai.text.tokenizer import MAX_LENGTH, Tokenizer
 from yantai.training.pretrain import pretrain
 from yantai.training.recipe import Finetune, Pretrain
-from yantai.training.setup import Report, Setup, begin_run, fill_in, run_training
+from yantai.training.run_folder import begin_run, check_resumable
+from yantai.training.setup import Report, Setup, fill_in, run_training
 
 SHARES = (0.8, 0.1, 0.1)
 EPOCHS = 3.0
@@ -115,6 +117,7 @@ def teach(settings: Finetune, report: Report | None = None, *, tested: bool = Tr
         job.check_family(family_named(family))  # before anything is begun
         settings = settings.model_copy(update={"family": family})
     settings = fill_in(settings)
+    check_resumable(settings)
     with FolderLock(settings.out):
         begin_run(settings)
         device = choose_device(settings.device)
@@ -350,17 +353,17 @@ def _digest(rows: Sequence[Any]) -> str:
 
 def table_of(report: dict[str, Any]) -> str:
     """Scores for a person."""
-    lines = [f"test: {report['n']:,} rows"]
+    lines = [f"test: {counted(report['n'], 'row')}"]
     width = max(len(name) for name in ("the model", *report["floors"]))
     for name, values in (("the model", report["metrics"]), *report["floors"].items()):
         shown = " · ".join(
-            f"{metric} {each['value']:.4f} (95 %: {each['low']:.4f} to {each['high']:.4f})"
+            f"{metric} {each['value']:.4f} ({interval_text(each)})"
             for metric, each in values.items()
         )
         lines.append(f"  {name:{width}}  {shown}")
     for name, difference in report["against"].items():
         lines.append(
             f"  against {name}: {difference['value']:+.4f} "
-            f"({difference['low']:+.4f} to {difference['high']:+.4f}): {difference['verdict']}"
+            f"({interval_text(difference, '+.4f')}): {difference['verdict']}"
         )
     return "\n".join(lines) + "\n"

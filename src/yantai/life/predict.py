@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from yantai.base.errors import DataError, UsageError
 from yantai.base.files import write_atomic
+from yantai.base.log import counted
 from yantai.data.labelled import Columns
 from yantai.infer.answer import answer
 from yantai.infer.classify import classify
@@ -51,6 +52,8 @@ def predict(settings: Predict, emit: Callable[[str], None]) -> dict[str, Any]:
         UsageError: the model does not do what is asked of it.
         DataError: a row is bad and the policy is to stop.
     """
+    if settings.out.is_dir() or (settings.out.exists() and settings.out.samefile(settings.data)):
+        raise UsageError("E204", settings.out, "would be overwritten", do="choose another --out")
     model = load(settings.model, dtype=settings.dtype, device=settings.device)
     asking, column = ASKINGS[_task_of(model, settings)], settings.text_column
     reader = TableReader(
@@ -67,7 +70,9 @@ def predict(settings: Predict, emit: Callable[[str], None]) -> dict[str, Any]:
             file.write(json.dumps(said, ensure_ascii=False).encode() + b"\n")
 
     write_atomic(settings.out, write)
-    emit(f"{settings.out}: {count:,} rows{f', {marked:,} of them bad' if marked else ''}\n")
+    emit(
+        f"{settings.out}: {counted(count, 'row')}{f', {marked:,} of them bad' if marked else ''}\n"
+    )
     return {"out": str(settings.out), "rows": count, "bad": marked}
 
 

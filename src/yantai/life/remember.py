@@ -15,7 +15,7 @@ from yantai.base.files import read_json
 from yantai.base.log import say
 from yantai.data.pack import TextRows
 from yantai.data.shards import write_shards
-from yantai.evaluate.compare import paired_ratio_difference
+from yantai.evaluate.compare import interval_text, paired_ratio_difference
 from yantai.evaluate.text_loss import text_loss
 from yantai.infer.language_model import LanguageModel
 from yantai.text.document import Document, DocumentReader
@@ -133,5 +133,5 @@ def told(forgotten: dict[str, Any]) -> str:
     return (
         f"its old texts ({forgotten['pages']:,} pages): {then['value']:.4f} bits per byte before, "
         f"{now['value']:.4f} after: {difference['value']:+.4f} "
-        f"({difference['low']:+.4f} to {difference['high']:+.4f}): {difference['verdict']}\n"
+        f"({interval_text(difference, '+.4f')}): {difference['verdict']}\n"
     )

@@ -22,7 +22,7 @@ class Generate(Generation, _OnModel):
     Example: yantai generate run/model "Once upon a time" --temperature 0.7
     """
 
-    model: Path = Field(description="a model folder")
+    model: Path = Field(description="a model folder, a name on the hub, or a file of llama2.c")
     prompt: str = Field("", description="the text to continue, or with ___ where to fill in")
 
 
@@ -32,7 +32,7 @@ class Chat(_OnModel):
     Example: yantai chat quickstart/model
     """
 
-    model: Path = Field(description="a model folder")
+    model: Path = Field(description="a model folder, a name on the hub, or a file of llama2.c")
     system: str | None = Field(None, description="a system message")
     max_new_tokens: int = Field(256, ge=1, description="longest answer, tokens")
     temperature: float | None = Field(None, ge=0, le=100, description="0 or absent is greedy")
@@ -46,7 +46,7 @@ class Evaluate(_OnModel):
     Example: yantai evaluate run/model --data held-out/ --json
     """
 
-    model: Path = Field(description="a model folder")
+    model: Path = Field(description="a model folder, a name on the hub, or a file of llama2.c")
     data: tuple[Path, ...] = Field(description="documents, or for a taught model a file of rows")
     against: Path | None = Field(None, description="a second model, compared on the same text")
     context: int | None = Field(None, ge=2, description="tokens a window; the model's by default")
@@ -126,7 +126,7 @@ class Tune(Config):
 class Doctor(Config):
     """Check this machine, and a recipe, documents or a model, before an hour is spent.
 
-    Example: yantai doctor recipes/novel.yaml
+    Example: yantai doctor recipes/novels.yaml
     """
 
     what: Path | None = Field(None, description="a recipe, documents, or a model folder")

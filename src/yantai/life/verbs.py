@@ -9,8 +9,9 @@ from math import log
 from typing import Any
 
 from yantai.base.errors import UsageError
-from yantai.base.files import FolderLock, new_folder, read_json, write_json
-from yantai.evaluate.compare import paired_ratio_difference
+from yantai.base.files import FolderLock, check_replaceable, new_folder, read_json, write_json
+from yantai.base.log import counted
+from yantai.evaluate.compare import interval_text, paired_ratio_difference
 from yantai.evaluate.task_loss import TaskLoss, task_loss
 from yantai.evaluate.text_loss import TextLoss, text_loss
 from yantai.infer.fill import BLANK, fill
@@ -22,7 +23,8 @@ from yantai.life.evaluate_rows import evaluate_rows
 from yantai.life.selftest import Selftest
 from yantai.life.settings import Evaluate, Generate, TrainTokenizer
 from yantai.text.chat import CHATML
-from yantai.text.document import DocumentReader
+from yantai.text.document import Document, DocumentReader
+from yantai.text.reading_empty import no_text, with_text
 from yantai.text.tokenizer import Tokenizer, compression_report
 from yantai.training.pretrain import pretrain as run_pretrain
 from yantai.training.receipt import file_hashes, versions
@@ -68,8 +70,12 @@ def tokenizer(settings: TrainTokenizer, emit: Emit) -> dict[str, Any]:
     def texts(source: DocumentReader) -> Iterator[str]:
         return (document.text for document in source)
 
+    check_replaceable(settings.out)
     with FolderLock(settings.out.parent / f".{settings.out.name}.lock"):
         source = reader()
+        first = reader()
+        if not any(text.strip() for text in texts(first)):
+            raise no_text(first)
         trained = Tokenizer.train(
             texts(source), settings.vocab_size, settings.kind, settings.token_bytes
         )
@@ -145,10 +151,10 @@ def evaluate(settings: Evaluate, emit: Emit) -> dict[str, Any]:
     interval, guess = report["intervals"]["accuracy"], report["guess"]
     emit(
         f"{report['task']}: loss {report['loss']:.4f} nats a target · "
-        f"{report['accuracy']:.2%} right (95 %: {interval['low']:.2%} to {interval['high']:.2%})\n"
+        f"{report['accuracy']:.2%} right ({interval_text(interval, '.2%')})\n"
         f"the commonest token would be right in {guess['accuracy']:.2%}; frequencies alone have "
         f"loss {guess['loss']:.4f}\n"
-        f"{report['documents']:,} documents, {report['targets']:,} targets\n"
+        f"{counted(report['documents'], 'document')}, {report['targets']:,} targets\n"
     )
     if other_model is not None:
         other = _on_task(settings, other_model)
@@ -171,8 +177,8 @@ def _on_running_text(settings: Evaluate, model: LanguageModel, emit: Emit) -> di
     emit(
         f"loss {report['loss']:.4f} nats a token · perplexity {report['perplexity']:.2f} · "
         f"bits per byte {report['bits_per_byte']:.4f} "
-        f"(95 %: {interval['low']:.4f} to {interval['high']:.4f})\n"
-        f"{report['documents']:,} documents, {report['tokens']:,} tokens, "
+        f"({interval_text(interval)})\n"
+        f"{counted(report['documents'], 'document')}, {report['tokens']:,} tokens, "
         f"{report['bytes']:,} bytes\n"
     )
     if settings.against is not None:
@@ -189,13 +195,15 @@ def _on_running_text(settings: Evaluate, model: LanguageModel, emit: Emit) -> di
 def _say_difference(settings: Evaluate, difference: dict[str, Any], unit: str, emit: Emit) -> None:
     emit(
         f"against {settings.against}: {difference['value']:+.4f} {unit} "
-        f"(95 %: {difference['low']:+.4f} to {difference['high']:+.4f}): {difference['verdict']}\n"
+        f"({interval_text(difference, '+.4f')}): {difference['verdict']}\n"
     )
 
 
-def _documents(settings: Evaluate) -> DocumentReader:
-    return DocumentReader(
-        list(settings.data), text_field=settings.text_field, encoding=settings.encoding
+def _documents(settings: Evaluate) -> Iterator[Document]:
+    return with_text(
+        DocumentReader(
+            list(settings.data), text_field=settings.text_field, encoding=settings.encoding
+        )
     )
 
 

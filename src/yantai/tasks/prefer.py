@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+from torch.utils.checkpoint import checkpoint
 
 from yantai.core.face import Model
 from yantai.data.batch import IGNORED, Batch
 from yantai.tasks.task import EveryTarget, read
+
+TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,19 @@ class Prefer(EveryTarget):
 def answer_logs(model: Model, batch: Batch) -> Tensor:
     """Float[document]: Σ ln p of the targets of each document, row by row."""
     known = batch.targets != IGNORED
-    hidden = read(model, batch)[known]
-    logs = torch.log_softmax(model.logits_of(hidden).float(), -1)
-    own = logs.gather(1, batch.targets[known][:, None])[:, 0]
+    hidden, targets = read(model, batch)[known], batch.targets[known]
+
+    def logs_of(part: Tensor, aims: Tensor) -> Tensor:
+        logs = torch.log_softmax(model.logits_of(part).float(), -1)
+        return logs.gather(1, aims[:, None])[:, 0]
+
+    # the logits of all tokens at once would be the largest tensor of the step: made again instead
+    own = torch.cat(
+        [
+            checkpoint(logs_of, part, aims, use_reentrant=False)
+            for part, aims in zip(hidden.split(TOGETHER), targets.split(TOGETHER), strict=True)
+        ]
+    )
     sizes = batch.documents.max(1).values + 1
     starts = torch.cumsum(sizes, 0) - sizes
     document = (starts[:, None] + batch.documents)[known]

@@ -101,6 +101,11 @@ def find_files(paths: Sequence[Path], account: RowAccount) -> list[FoundFile]:
     for path in paths:
         if not path.exists():
             raise UsageError("E206", shown(path), "there is no such file or folder")
+        if (path / "recipe.json").is_file() and (path / "metrics.jsonl").is_file():
+            raise DataError(
+                "E309", shown(path), "is a run, not a folder of documents",
+                do=f"its model is {shown(path / 'model')}",
+            )  # fmt: skip
     parents = [os.path.abspath(p if p.is_dir() else p.parent) for p in paths]  # noqa: PTH100
     base = Path(os.path.commonpath(parents))
     found: list[FoundFile] = []
@@ -205,7 +210,7 @@ class DocumentReader:
             raise UsageError("E201", "quarantine", "no folder is given for the bad rows")
         named = [paths] if isinstance(paths, str | Path) else list(paths)
         if not named:
-            raise UsageError("E206", "paths", "no file or folder is named")
+            raise UsageError("E206", "data", "no file or folder is named", do="give --data")
         self.text_field = text_field
         self.encoding = check_encoding(encoding)
         self.split = split

@@ -20,7 +20,8 @@ from yantai.families.folder import load_folder
 from yantai.text.chat import ChatFormat, Message
 from yantai.text.tokenizer import Tokenizer
 from yantai.training.recipe import Training
-from yantai.training.setup import Setup, begin_run, fill_in, run_training, validation_batches
+from yantai.training.run_folder import begin_run
+from yantai.training.setup import Setup, fill_in, run_training, validation_batches
 
 VALIDATION_SHARE = 0.03
 Conversations = Sequence[Sequence[Message]]

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from yantai.base.device import MemoryWatch, mix_seed
 from yantai.base.errors import Interrupted, NumericsError, StorageError
-from yantai.base.log import MetricsFile, ProgressLine, duration, say
+from yantai.base.log import MetricsFile, ProgressLine, counted, duration, say
 from yantai.core.face import Model
 from yantai.core.model import Transformer
 from yantai.data.batch import Batch
@@ -316,7 +316,9 @@ class Run:
         reserve = validating + 2 * self._saving + typical
         horizon.decide(progress.step, progress.seconds, pace, reserve)
         if horizon.decisions and not planned:
-            say(f"plan: {horizon.at(progress.step):,} steps in {duration(horizon.seconds)}")
+            say(
+                f"plan: {counted(horizon.at(progress.step), 'step')} in {duration(horizon.seconds)}"
+            )
 
     def _validation_due(self) -> bool:
         step, horizon = self.progress.step, self.progress.horizon.at(self.progress.step)
@@ -354,7 +356,7 @@ class Run:
             f"loss {self._loss:.4f}",
             f"valid {best:.4f}" if best is not None else "",
             f"{speed:,.0f} tok/s",
-            f"{share:.0%} of peak",
+            f"{share:.0%} of peak" if share <= 1 else "",  # the machine was busy when it was taken
             f"{duration(left)} left" if known else "",
         )
         self.line.show(" · ".join(part for part in shown if part), final=step == horizon)

@@ -16,7 +16,7 @@ import numpy as np
 from yantai.base.device import choose_device, prepare_process
 from yantai.base.errors import UsageError
 from yantai.base.files import FolderLock, new_folder, sha256_file
-from yantai.base.log import say
+from yantai.base.log import counted, say
 from yantai.core.initialise import build
 from yantai.data.loader import Loader
 from yantai.data.pack import RowSource, TextRows
@@ -29,13 +29,14 @@ from yantai.tasks.table import OBJECTIVES, make_task, objective_named
 from yantai.text.chat import CHATML
 from yantai.text.document import DocumentReader
 from yantai.text.extension import extend
+from yantai.text.reading_empty import no_text
 from yantai.text.tokenizer import MASK, Tokenizer
 from yantai.training.network import check_continued, continued, model_config
 from yantai.training.recipe import Pretrain
+from yantai.training.run_folder import begin_run, check_resumable
 from yantai.training.setup import (
     Report,
     Setup,
-    begin_run,
     fill_in,
     run_training,
     validation_batches,
@@ -65,6 +66,7 @@ def pretrain(settings: Pretrain, report: Report | None = None) -> dict[str, Any]
         settings.objective, family.fixed()["shape"], whole_words=settings.whole_words
     )
     settings = fill_in(settings).model_copy(update={"objective": objective})
+    check_resumable(settings)
     with FolderLock(settings.out):
         if not settings.data and not settings.resume:
             raise UsageError("E201", "--data", "no documents are named", do="give files or folders")
@@ -139,7 +141,10 @@ def _tokenizer(settings: Pretrain) -> Tokenizer:
             tokenizer = _extended(tokenizer, settings) if made else before
     else:
         say(f"training a tokenizer of {settings.vocab_size:,} entries")
-        texts = (document.text for document in _reader(settings, settings.data))
+        first, reader = (_reader(settings, settings.data) for _ in range(2))
+        if not any(document.text.strip() for document in first):
+            raise no_text(first)
+        texts = (document.text for document in reader)
         assert settings.objective is not None
         tokenizer = Tokenizer.train(
             texts,
@@ -199,7 +204,7 @@ def _shard(settings: Pretrain, tokenizer: Tokenizer, paths: tuple[Path, ...], na
     reader = _reader(settings, paths)
     shards = write_shards(reader, tokenizer, folder, sources=reader.sources, account=reader.account)
     say(
-        f"{name}: {shards.document_count:,} documents, {shards.token_count:,} tokens, "
+        f"{name}: {counted(shards.document_count, 'document')}, {shards.token_count:,} tokens, "
         f"{shards.byte_count / max(1, shards.token_count):.2f} bytes a token"
     )
     return shards

@@ -4,7 +4,6 @@ Knows: a model, batches, a folder. What is learned and from what is decided by `
 `chat_tune.py`, which hand over a `Setup`.
 """
 
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +17,9 @@ from yantai.base.errors import ResourceError, UsageError
 from yantai.base.files import (
     new_folder,
     read_json,
-    recover_folder,
-    remove_temporaries,
     write_json,
 )
-from yantai.base.log import MetricsFile, duration, say
+from yantai.base.log import MetricsFile, counted, duration, say
 from yantai.core.cost import Cost, count, training_bytes
 from yantai.core.face import Model
 from yantai.core.native.roads import kernels
@@ -48,6 +45,7 @@ from yantai.training.plan import (
 from yantai.training.plot import plot_loss
 from yantai.training.receipt import file_hashes, receipt
 from yantai.training.recipe import Training
+from yantai.training.run_folder import write_recipe
 from yantai.training.sizes import size_named
 from yantai.training.state import Progress
 from yantai.training.store import Store
@@ -102,33 +100,6 @@ def fill_in(settings: Any) -> Any:
     }
     missing = {key: value for key, value in open_fields.items() if getattr(settings, key) is None}
     return settings.model_copy(update=missing)
-
-
-def begin_run(settings: Any) -> None:
-    """Refuse to run over an existing run; tidy up after a crashed one; name the run.
-
-    Raises:
-        UsageError: E204, the folder holds a run and `resume` was not asked for.
-    """
-    recipe = settings.out / "recipe.json"
-    if recipe.exists() and not settings.resume:
-        raise UsageError(
-            "E204",
-            settings.out,
-            "holds a run already",
-            do="continue it with --resume, or choose another --out",
-        )
-    remove_temporaries(settings.out)
-    for name in ("model", "last", "tokenizer"):
-        recover_folder(settings.out / name)
-    if not recipe.exists():
-        write_recipe(settings.out, uuid.uuid4().hex[:12], settings)
-
-
-def write_recipe(folder: Path, run: str, settings: Training) -> None:
-    """What a later --resume starts from; what was allowed once is not allowed for ever."""
-    kept = settings.model_dump(mode="json", exclude={"resume", "allow_change"})
-    write_json(folder / "recipe.json", {"run": run, "settings": kept})
 
 
 def validation_batches(rows: RowSource | None, settings: Training) -> list[Batch]:
@@ -232,8 +203,8 @@ def _predict(
     say(
         f"model: {cost.parameters / 1e6:.2f} M parameters, {config.layers} × {config.dim}, "
         f"vocabulary {config.vocab_size:,}, {str(dtype).removeprefix('torch.')}\n"
-        f"predicted: about {steps:,} steps of {work.tokens:,} tokens, {duration(seconds)}, "
-        f"{memory / 1e6:,.0f} MB, {energy['watt_hours']:.1f} Wh "
+        f"predicted: about {counted(steps, 'step')} of {work.tokens:,} tokens, "
+        f"{duration(seconds)}, {memory / 1e6:,.0f} MB, {energy['watt_hours']:.1f} Wh "
         f"(peak of the products: {peak.flops / 1e9:,.0f} GFLOP/s)"
     )
     return {
@@ -363,9 +334,9 @@ def _report(
         receipt(setup.stage, setup.settings, setup.parent, outputs, facts, device),
     )
     say(
-        f"done: {outcome.steps:,} steps, {outcome.tokens:,} tokens in {duration(outcome.seconds)} "
-        f"(predicted {duration(predicted['seconds'])}), memory of the training "
-        f"{outcome.peak_memory_bytes / 1e6:,.0f} MB (predicted "
+        f"done: {counted(outcome.steps, 'step')}, {outcome.tokens:,} tokens in "
+        f"{duration(outcome.seconds)} (predicted {duration(predicted['seconds'])}), memory of "
+        f"the training {outcome.peak_memory_bytes / 1e6:,.0f} MB (predicted "
         f"{predicted['memory_bytes'] / 1e6:,.0f}), {energy['watt_hours']:.1f} Wh by estimate\n"
         f"model: {setup.folder / 'model'}"
     )
