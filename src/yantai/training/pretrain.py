@@ -65,7 +65,8 @@ def pretrain(settings: Pretrain, report: Report | None = None) -> dict[str, Any]
     objective = objective_named(
         settings.objective, family.fixed()["shape"], whole_words=settings.whole_words
     )
-    settings = fill_in(settings).model_copy(update={"objective": objective})
+    settings = settings.model_copy(update={"family": family.name, "objective": objective})
+    settings = fill_in(settings)
     check_resumable(settings)
     with FolderLock(settings.out):
         if not settings.data and not settings.resume:

@@ -46,7 +46,7 @@ from yantai.training.plot import plot_loss
 from yantai.training.receipt import file_hashes, receipt
 from yantai.training.recipe import Training
 from yantai.training.run_folder import write_recipe
-from yantai.training.sizes import size_named
+from yantai.training.sizes import size_for, size_named
 from yantai.training.state import Progress
 from yantai.training.store import Store
 from yantai.training.watch import SpikeWatch
@@ -90,7 +90,7 @@ class Setup:
 
 def fill_in(settings: Any) -> Any:
     """Give every open setting the value of the size."""
-    size = size_named(settings.size)
+    size = size_for(settings.size, getattr(settings, "family", None))
     beside_muon = settings.optimizer == "muon" and size.rest_rate is not None
     open_fields = {
         "context": size.context,

@@ -5,7 +5,7 @@ its neighbours follow it by their width and were not. The others are the publish
 (Radford et al. 2019, table 2) and GPT-3 (arXiv 2005.14165, table 2.1).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from yantai.base.config import look_up
@@ -38,6 +38,10 @@ class Size:
     matrix_rate: float = 0.02
     tokens: float = 20.0
 
+
+AFTER_THE_PARTS = {"rest_rate": 1 / 12, "matrix_rate": 1 / 4}
+"""Of these rates, what is left where norms stand after the parts, as in BERT and BART: found for a
+small BERT on held-out training novels (LOG.md)."""
 
 SIZES: dict[str, Size] = {
     "nano": Size(3, 128, 2, 256, 16, 6e-3, 1.6e-2),
@@ -72,6 +76,20 @@ def size_named(name: str) -> Size:
         UsageError: no such size; the nearest is named.
     """
     return look_up(SIZES, name, "size")
+
+
+def size_for(name: str, family: str | None) -> Size:
+    """The row of a size with the rates that suit a family; None for nobody knows which.
+
+    >>> size_for("tiny", "qwen3").matrix_rate, size_for("tiny", "bert").matrix_rate
+    (0.02, 0.005)
+    """
+    size = size_named(name)
+    if family is None or family_named(family).fixed().get("norm_where") != "after":
+        return size
+    changed = {name: share * getattr(size, name) for name, share in AFTER_THE_PARTS.items()
+               if getattr(size, name) is not None}  # fmt: skip
+    return replace(size, **changed)
 
 
 def model_fields(name: str, family: str) -> dict[str, Any]:
