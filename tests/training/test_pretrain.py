@@ -16,7 +16,7 @@ from yantai.training.pretrain import pretrain
 from yantai.training.recipe import Pretrain
 
 FAMILIES = {
-    "bert": {"whole_words": True},
+    "bert": {"whole_words": True, "rate": 1.6e-2, "matrix_rate": 0.02},
     "roberta": {},
     "t5": {},
     "mt5": {},
