@@ -106,9 +106,14 @@ def test_we_read_what_they_write(base, tmp_path):
         expected = their_logits(adapted)
     adapted.save_pretrained(tmp_path / "adapter")
     ours, family, _ = load_folder(folder)
-    load_adapter(ours, family, tmp_path / "adapter")
+    lora = load_adapter(ours, family, tmp_path / "adapter")
+    (tmp_path / "back").mkdir()
+    save_adapter(ours, family, lora, tmp_path / "back", base=str(folder))
+    again, *_ = load_folder(folder)
+    load_adapter(again, family, tmp_path / "back")
     with torch.no_grad():
         assert (our_logits(ours) - expected).abs().max() < 1e-6
+        assert (our_logits(again) - expected).abs().max() < 1e-6
         assert (our_logits(merge(ours)) - expected).abs().max() < 1e-6
 
 

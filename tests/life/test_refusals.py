@@ -97,6 +97,12 @@ def test_answers_do_not_replace_the_questions(text, tmp_path, capsys):
     status, said = told(capsys, "predict", tmp_path, "--data", rows, "--out", rows)
     assert status == 2 and "would be overwritten" in said
     assert rows.read_text() == "text\nhello\n"
+    out = tmp_path / "answers.jsonl"
+    out.write_text("")
+    status, said = told(
+        capsys, "predict", tmp_path, "--data", tmp_path / "nosuch.csv", "--out", out
+    )
+    assert status in (2, 4) and "E000" not in said
 
 
 def test_a_model_of_a_run_is_not_looked_for_on_the_hub():

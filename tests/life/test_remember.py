@@ -58,6 +58,7 @@ def test_every_page_is_asked_or_may_be_learned(run, tmp_path):
     named = old_documents(recipe(run, tmp_path, old_data=(tmp_path / "other.txt",)))
     assert [page.text for page in named.asked] == ["A page of its own."]
     assert old_documents(Finetune(**SMALL, model="scratch", data="x", out="y")) is None
+    assert old_documents(recipe(run, tmp_path, task="classify")) is None
 
 
 def test_replayed_rows_hold_no_page_that_is_asked(run, tokenizer, tmp_path):

@@ -54,7 +54,9 @@ def save_adapter(model: Model, family: Family, lora: LoRA, folder: Path, *, base
         modules.add(theirs)
         if len(a) != lora.rank:
             ranks[theirs] = len(a)
-            alphas[theirs] = parts[0].scale * len(a) ** (0.5 if lora.stabilised else 1.0)
+        alpha = parts[0].scale * len(a) ** (0.5 if lora.stabilised else 1.0)
+        if abs(alpha - lora.alpha) > 1e-6 * lora.alpha:
+            alphas[theirs] = alpha
     head = {}
     if model.head.labels is not None:
         named = {f"head.{name}": each for name, each in model.head.named_parameters()}

@@ -52,7 +52,8 @@ def predict(settings: Predict, emit: Callable[[str], None]) -> dict[str, Any]:
         UsageError: the model does not do what is asked of it.
         DataError: a row is bad and the policy is to stop.
     """
-    if settings.out.is_dir() or (settings.out.exists() and settings.out.samefile(settings.data)):
+    both = settings.out.exists() and settings.data.exists()
+    if settings.out.is_dir() or (both and settings.out.samefile(settings.data)):
         raise UsageError("E204", settings.out, "would be overwritten", do="choose another --out")
     model = load(settings.model, dtype=settings.dtype, device=settings.device)
     asking, column = ASKINGS[_task_of(model, settings)], settings.text_column

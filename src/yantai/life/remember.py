@@ -20,7 +20,7 @@ from yantai.evaluate.text_loss import text_loss
 from yantai.infer.language_model import LanguageModel
 from yantai.text.document import Document, DocumentReader
 from yantai.text.tokenizer import Tokenizer
-from yantai.training.recipe import Finetune
+from yantai.training.recipe import LANGUAGE_TASKS, Finetune
 
 PAGE = 4000
 """Characters; a book is asked about in pages."""
@@ -46,9 +46,13 @@ class Old:
 def old_documents(settings: Finetune) -> Old | None:
     """Those that the recipe names, or that the model's own run was made from; None for none.
 
+    None, too, for a task after which there is no language model that could have forgotten.
+
     Raises:
         DataError: there are too few to ask some and learn others.
     """
+    if settings.task not in LANGUAGE_TASKS:
+        return None
     reader = _named(settings) if settings.old_data else _of_run(settings.model)
     if reader is None:
         return None

@@ -102,6 +102,10 @@ class Pretrain(Training):
     softcap: float | None = Field(None, gt=0, description="logit soft cap (not exportable)")
 
 
+LANGUAGE_TASKS = ("chat", "prefer", "translate", "summarize")
+"""Those after which a language model is one still, and may have forgotten."""
+
+
 class Finetune(Training):
     """Teach a model a job from rows of examples; score it on rows it has not seen.
 
@@ -165,6 +169,8 @@ class Finetune(Training):
             raise ValueError("settings of adapters without lora")
         if self.replay and self.task not in ("chat", "translate", "summarize"):
             raise ValueError(f"replay mixes running text in, of which {self.task} learns nothing")
+        if self.old_data and self.task not in LANGUAGE_TASKS:
+            raise ValueError(f"old_data is for language models; {self.task} makes another of it")
         if self.model != "scratch" and (self.pretrain_on or self.pretrain_minutes):
             raise ValueError("pretrain_on and pretrain_minutes belong to scratch")
         return self

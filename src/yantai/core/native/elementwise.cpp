@@ -1,8 +1,8 @@
 // The parts between two matrix products, in bfloat16, each with one pass over memory.
 //
-// Norms, the turn of queries and keys, the gate of the MLP, dropout, and their gradients. Numbers are read as
-// bfloat16, computed in float32 and rounded once. Gradients of weights are summed by each thread
-// over its own rows, and the threads' sums are added in their order by the caller.
+// Norms, the turn of queries and keys, the gate of the MLP, dropout, and their gradients. Numbers are
+// read as bfloat16, computed in float32 and rounded once. Gradients of weights are summed by each
+// thread over its own rows, and the threads' sums are added in their order by the caller.
 
 #include "lanes.h"
 
