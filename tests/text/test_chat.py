@@ -123,7 +123,7 @@ def test_a_row_without_an_assistant_teaches_nothing_and_is_an_error(chat):
         (
             "{% for a in range(9999) %}{% for b in range(9999) %}"
             "{{ 'x' * 999 }}{% endfor %}{% endfor %}",
-            "8000000",
+            "8000000|too much text",
         ),
         ("{% include 'x' %}", "loader"),
     ],

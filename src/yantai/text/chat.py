@@ -17,26 +17,19 @@ When a conversation outgrows the context, `fit` drops the oldest exchanges, neve
 message and never the last message; if those alone do not fit, it is an error.
 """
 
-import functools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateSyntaxError
 from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from yantai.base.errors import DataError, ModelFileError
+from yantai.text.sandbox import MAX_OUTPUT_CHARACTERS, Sandbox, within
 from yantai.text.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant")
 MAX_TEMPLATE_CHARACTERS = 100_000
-MAX_OUTPUT_CHARACTERS = 8_000_000
-MAX_RANGE = 10_000
 
 CHATML = """\
 {{- bos_token }}
@@ -70,60 +63,6 @@ class Rendered:
     text: str
 
 
-class _Generation(Extension):
-    """`{% generation %}…{% endgeneration %}` puts a mark before and behind what it encloses."""
-
-    tags = {"generation"}  # noqa: RUF012 - the library's way
-
-    def parse(self, parser):
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
-
-    def _mark(self, caller) -> str:
-        start, stop = self.environment.globals["_marks"]  # ty: ignore[not-iterable]
-        return f"{start}{caller()}{stop}"
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """No attribute escapes, no format strings, and no operator that makes much out of little."""
-
-    intercepted_binops = frozenset(("*", "**", "%"))
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        unsafe = ("format", "format_map", "center", "ljust", "rjust", "zfill", "expandtabs")
-        return attr not in unsafe and super().is_safe_attribute(obj, attr, value)
-
-    def wrap_str_format(self, value: Any) -> None:
-        """No sandboxed format either: a width of a billion is a billion characters."""
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
-        small = numbers and abs(left) < 1e9 and abs(right) < (64 if operator == "**" else 1e9)
-        if not small and operator == "*" and not numbers:
-            text, times = (left, right) if isinstance(right, int) else (right, left)
-            small = isinstance(times, int) and hasattr(text, "__len__")
-            small = small and len(text) * times <= MAX_RANGE
-        if not small:
-            raise SecurityError(f"{left!r:.40} {operator} {right!r:.40} is not allowed")
-        return super().call_binop(context, operator, left, right)
-
-
-def _short_range(*arguments: int) -> range:
-    values = range(*arguments)
-    if len(values) > MAX_RANGE:
-        raise SecurityError(f"a range of {len(values)} passes the limit of {MAX_RANGE}")
-    return values
-
-
-def _now(form: str) -> str:
-    return datetime.now().strftime(form)
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)
-
-
 class ChatFormat:
     """The renderer of one tokenizer and its template.
 
@@ -138,19 +77,7 @@ class ChatFormat:
             raise ModelFileError(
                 "E407", "chat_template", "too long", expected=MAX_TEMPLATE_CHARACTERS
             )
-        self._environment = _Sandbox(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=[_Generation, "jinja2.ext.loopcontrols"],
-        )
-        names: dict[str, Any] = self._environment.globals
-        for name in ("cycler", "joiner", "lipsum"):
-            names.pop(name, None)
-        names.update(range=_short_range, raise_exception=_raise, strftime_now=_now)
-        self._globals = names
-        for name in ("center", "format", "indent", "wordwrap", "urlize", "pprint", "random"):
-            self._environment.filters.pop(name, None)
-        self._environment.filters["tojson"] = functools.partial(_to_json)
+        self._environment = Sandbox()
         try:
             self._compiled = self._environment.from_string(self.template)
         except TemplateSyntaxError as error:
@@ -222,17 +149,17 @@ class ChatFormat:
             for key, value in self.tokenizer.settings.items()
             if key.endswith("_token")
         }
-        self._globals["_marks"] = marks
         parts: list[str] = []
-        size = 0
+        size, given = 0, sum(len(message["content"]) for message in messages)
         try:
-            for part in self._compiled.generate(
-                messages=messages, add_generation_prompt=reply, **names
-            ):
-                size += len(part)
-                if size > MAX_OUTPUT_CHARACTERS:
-                    raise SecurityError(f"the output passes {MAX_OUTPUT_CHARACTERS} characters")
-                parts.append(part)
+            with within(given, marks):
+                for part in self._compiled.generate(
+                    messages=messages, add_generation_prompt=reply, **names
+                ):
+                    size += len(part)
+                    if size > MAX_OUTPUT_CHARACTERS:
+                        raise SecurityError(f"the output passes {MAX_OUTPUT_CHARACTERS} characters")
+                    parts.append(part)
         except Exception as error:  # a template can raise anything
             line = _template_line(error)
             raise ModelFileError(
@@ -310,10 +237,6 @@ def check_messages(messages: Sequence[Message]) -> None:
             raise DataError("E312", f"{where}.content", "not a text", got=got)
         if message["role"] == "system" and index:
             raise DataError("E312", where, "a system message stands first or not at all")
-
-
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _unused_characters(template: str, messages: Sequence[Message]) -> tuple[str, str, str]:
