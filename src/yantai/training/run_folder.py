@@ -9,6 +9,7 @@ from typing import Any
 
 from yantai.base.errors import UsageError
 from yantai.base.files import recover_folder, remove_folder, remove_temporaries, write_json
+from yantai.base.log import say
 from yantai.training.recipe import Training
 
 KEPT = ("tokens", "body", "checkpoints", "metrics.jsonl", "model", "last")
@@ -16,15 +17,21 @@ KEPT = ("tokens", "body", "checkpoints", "metrics.jsonl", "model", "last")
 
 
 def check_resumable(settings: Any) -> None:
-    """Before a folder is touched: what is to be resumed must be there.
+    """Before a folder is touched: what is to be resumed is there, or can begin.
+
+    A command that is repeated with `--resume` until it is done may have been killed before its run
+    had a recipe; so this is an error only where nothing says what to begin with.
 
     Raises:
-        UsageError: E206, there is no run.
+        UsageError: E206, there is no run, and no data for one.
     """
-    if settings.resume and not (settings.out / "recipe.json").is_file():
+    if not settings.resume or (settings.out / "recipe.json").is_file():
+        return
+    if not settings.data:
         raise UsageError(
-            "E206", settings.out, "holds no run to resume", do="check --out, or leave --resume out"
+            "E206", settings.out, "holds no run to resume", do="check --out, or give --data"
         )
+    say(f"note: {settings.out} holds no run; one begins")
 
 
 def begin_run(settings: Any) -> None:
