@@ -9,7 +9,7 @@ import transformers
 
 from yantai.base.errors import DataError, UsageError
 from yantai.families.folder import load_folder
-from yantai.life.finetune import finetune
+from yantai.life.finetune import _filled, finetune
 from yantai.text.village import Village
 from yantai.training.recipe import Finetune
 
@@ -98,3 +98,17 @@ def test_what_cannot_be_learned_is_said_before_anything_begins(tmp_path):
     with pytest.raises(UsageError, match="bert"):
         finetune(settings_for(tmp_path, family="berd"), silent)
     assert not (tmp_path / "run").exists()
+
+
+def test_rates_are_those_of_the_family_that_learns(tmp_path):
+    given = {"task": "classify", "data": "rows.csv", "out": tmp_path / "run"}
+    rates = {}
+    for name in ("bert", "llama"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"model_type": name}))
+        filled = _filled(Finetune(**given, model=str(folder)))
+        fresh = _filled(Finetune(**given, model="scratch", family=name))
+        rates[name] = (filled.rate, filled.matrix_rate)
+        assert (fresh.rate, fresh.matrix_rate) == rates[name]
+    assert rates["bert"][0] < rates["llama"][0] and rates["bert"][1] < rates["llama"][1]

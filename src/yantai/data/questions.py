@@ -13,11 +13,14 @@ from typing import Any
 
 from yantai.base.errors import DataError
 from yantai.data.labelled import not_empty
-from yantai.text.reading_account import Quarantine, RowAccount
+from yantai.text.reading_account import RowAccount
 from yantai.text.reading_json import BadRow
+from yantai.text.reading_sorted import sort_out
 from yantai.text.table import TableReader
 
 MAX_BYTES = 1 << 30
+Asked = tuple[str, Any, dict[str, Any], str]
+"""(article, context, question, its id)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,31 +93,19 @@ def _articles(path: Path) -> list[Any] | None:
 def _of_squad(
     path: Path, articles: list[Any], folder: Path | None
 ) -> tuple[list[Question], RowAccount]:
-    account, kept = RowAccount(), Quarantine(folder) if folder is not None else None
-    rows = []
-    for article, context, given, place in _asked(articles, path):
-        account.rows_in += 1
-        try:
-            rows.append(_of_item(article, context, given, f"{path.name}:{place}"))
-            account.rows_out += 1
-        except BadRow as bad:
-            where = f"{path.name}:{place}"
-            if kept is None:
-                do = f"{bad.do or 'mend the question'} or pass --on-bad-row quarantine"
-                raise DataError(bad.code, where, bad.what, got=bad.got, do=do) from bad
-            record = {"file": path.name, "id": place, "code": bad.code, "reason": bad.reason}
-            raw = json.dumps({"context": context, **given}, ensure_ascii=False).encode()
-            kept.keep(record | {"what": bad.what}, raw, False)
-            account.quarantine(bad.reason, where)
-    if kept is not None:
-        kept.close()
-    account.check("reading")
-    if not rows:
-        raise DataError("E305", path, "no questions are left", got=account.as_dict())
-    return rows, account
+    def describe(asked: Asked) -> tuple[str, dict[str, Any], bytes]:
+        _, context, given, id = asked
+        raw = json.dumps({"context": context, **given}, ensure_ascii=False).encode()
+        return f"{path.name}:{id}", {"id": id}, raw
+
+    def read(asked: Asked) -> Question:
+        article, context, given, id = asked
+        return _of_item(article, context, given, f"{path.name}:{id}")
+
+    return sort_out(_asked(articles, path), read, describe, path, folder)
 
 
-def _asked(articles: list[Any], path: Path) -> Iterator[tuple[str, Any, dict[str, Any], str]]:
+def _asked(articles: list[Any], path: Path) -> Iterator[Asked]:
     """(article, context, question, its id), in the order of the file."""
     for number, article in enumerate(articles):
         paragraphs = article.get("paragraphs") if isinstance(article, dict) else None

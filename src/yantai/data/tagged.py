@@ -13,8 +13,9 @@ from typing import Any
 
 from yantai.base.errors import DataError, UsageError
 from yantai.data.labelled import not_empty
-from yantai.text.reading_account import Quarantine, RowAccount
+from yantai.text.reading_account import RowAccount
 from yantai.text.reading_json import BadRow
+from yantai.text.reading_sorted import sort_out
 from yantai.text.spans import Span, joined, spans_of_words
 from yantai.text.table import TableReader
 
@@ -137,28 +138,18 @@ def read_tagged(path: Path, meaning: SpanColumns, **options: Any) -> tuple[list[
 
 def _of_columns(path: Path, options: dict[str, Any]) -> tuple[list[Tagged], RowAccount]:
     """The sentences of a file with a word and its tag a line; a bad line spoils its sentence."""
+
+    def describe(sentence: tuple[list[str], int]) -> tuple[str, dict[str, Any], bytes]:
+        lines, first = sentence
+        return f"{path.name}:{first}", {"line": first}, "\n".join(lines).encode()
+
+    def read(sentence: tuple[list[str], int]) -> Tagged:
+        lines, first = sentence
+        return Tagged(*_of_lines(lines, first), f"{path.name}:{first}")
+
+    sentences = _sentences(path, options.get("encoding", "utf-8"))
     keeps = options.get("policy") == "quarantine"
-    account, kept = RowAccount(), Quarantine(options["quarantine"]) if keeps else None
-    rows = []
-    for lines, first in _sentences(path, options.get("encoding", "utf-8")):
-        place = f"{path.name}:{first}"
-        account.rows_in += 1
-        try:
-            rows.append(Tagged(*_of_lines(lines, first), place))
-            account.rows_out += 1
-        except BadRow as bad:
-            if kept is None:
-                do = "mend the line, or pass --on-bad-row quarantine"
-                raise DataError(bad.code, f"{path}:{first}", bad.what, got=bad.got, do=do) from bad
-            record = {"file": path.name, "line": first, "code": bad.code, "reason": bad.reason}
-            kept.keep(record | {"what": bad.what}, "\n".join(lines).encode(), False)
-            account.quarantine(bad.reason, place)
-    if kept is not None:
-        kept.close()
-    account.check("reading")
-    if not rows:
-        raise DataError("E305", path, "no sentences are left", got=account.as_dict())
-    return rows, account
+    return sort_out(sentences, read, describe, path, options["quarantine"] if keeps else None)
 
 
 def _of_lines(lines: list[str], first: int) -> tuple[str, tuple[Span, ...]]:

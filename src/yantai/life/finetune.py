@@ -27,10 +27,10 @@ from yantai.data.labelled import share_groups, share_out
 from yantai.data.loader import Loader
 from yantai.evaluate.compare import interval_text
 from yantai.families.adapter import is_adapter
-from yantai.families.folder import load_folder
+from yantai.families.folder import load_folder, read_config_json
 from yantai.families.hub import local_folder
 from yantai.families.rules import Family
-from yantai.families.table import family_named
+from yantai.families.table import family_named, family_of
 from yantai.infer.opening import adapted, load
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job, Prepared
@@ -116,7 +116,7 @@ def teach(settings: Finetune, report: Report | None = None, *, tested: bool = Tr
         family = settings.family or job.usual_family
         job.check_family(family_named(family))  # before anything is begun
         settings = settings.model_copy(update={"family": family})
-    settings = fill_in(settings)
+    settings = _filled(settings)
     check_resumable(settings)
     with FolderLock(settings.out):
         begin_run(settings)
@@ -140,7 +140,7 @@ def _preview(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
         raise UsageError(
             "E203", "preview", "a model from scratch has no tokenizer yet", do="name a model"
         )
-    job, settings = JOBS[settings.task](settings), fill_in(settings)
+    job, settings = JOBS[settings.task](settings), _filled(settings)
     parts = _parts(settings, job)
     body = local_folder(settings.model)
     unseen = replace(parts, test=[])
@@ -149,6 +149,17 @@ def _preview(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
     for example in shown:
         emit(coloured(example, begun.tokenizer) + "\n")
     return {"preview": [as_table(example, begun.tokenizer) for example in shown]}
+
+
+def _filled(settings: Finetune) -> Finetune:
+    """With the rates that suit the family of the model that is to learn."""
+    if settings.model == "scratch":
+        return fill_in(settings)
+    folder = local_folder(settings.model)
+    if is_adapter(folder):
+        return fill_in(settings)
+    kind = read_config_json(folder).get("model_type")
+    return fill_in(settings, family_of(kind, str(folder)).name)
 
 
 def _parts(settings: Finetune, job: Job) -> Parts:
@@ -180,7 +191,7 @@ def _read(settings: Finetune, job: Job, name: str, path: Path) -> list[Any]:
         path, columns=settings.columns or None, encoding=settings.encoding,
         policy=settings.on_bad_row, quarantine=quarantine if keeps else None,
     )  # fmt: skip
-    kept_back = sum(account.quarantined.values()) if account is not None else 0
+    kept_back = sum(account.quarantined.values())
     if kept_back:
         say(f"note: {path}: {kept_back:,} bad rows are in {quarantine}")
     return rows

@@ -88,9 +88,9 @@ class Setup:
     report: Report | None = None
 
 
-def fill_in(settings: Any) -> Any:
-    """Give every open setting the value of the size."""
-    size = size_for(settings.size, getattr(settings, "family", None))
+def fill_in(settings: Any, family: str | None = None) -> Any:
+    """Give every open setting the value of the size, for a family; by default the recipe's."""
+    size = size_for(settings.size, family or getattr(settings, "family", None))
     beside_muon = settings.optimizer == "muon" and size.rest_rate is not None
     open_fields = {
         "context": size.context,

@@ -41,7 +41,7 @@ class Size:
 
 AFTER_THE_PARTS = {"rest_rate": 1 / 12, "matrix_rate": 1 / 4}
 """Of these rates, what is left where norms stand after the parts, as in BERT and BART: found for a
-small BERT on held-out training novels (LOG.md)."""
+small BERT on held-out training novels (LOG.md), and taken over for BART and for fine-tuning."""
 
 SIZES: dict[str, Size] = {
     "nano": Size(3, 128, 2, 256, 16, 6e-3, 1.6e-2),
