@@ -66,6 +66,7 @@ def test_a_run_begins_in_no_folder_that_holds_its_names(text, tmp_path, capsys):
     assert (tmp_path / "run" / "model" / "thesis.md").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_start_that_failed_does_not_stop_the_next_one(text, tmp_path, capsys):
     run = tmp_path / "run"
     empty = tmp_path / "empty.txt"
