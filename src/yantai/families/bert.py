@@ -89,7 +89,7 @@ BERT = Family(
         },
     ),
     usual={"activation": "gelu", "token_types": 2, "norm_eps": 1e-12},
-    initial="gpt2",
+    initial="neighbours",
     ignored=(
         r"bert\.pooler\..*",
         r"cls\.seq_relationship\..*",
@@ -123,7 +123,7 @@ ROBERTA = Family(
         {"transform": "lm_head.dense", "norm": "lm_head.layer_norm", "top": "lm_head"},
     ),
     usual={"activation": "gelu", "token_types": 1, "norm_eps": 1e-5, "position_offset": 2},
-    initial="gpt2",
+    initial="neighbours",
     ignored=(
         r"roberta\.pooler\..*",
         r"roberta\.embeddings\.position_ids",

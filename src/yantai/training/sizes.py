@@ -39,7 +39,7 @@ class Size:
     tokens: float = 20.0
 
 
-AFTER_THE_PARTS = {"rest_rate": 1 / 12, "matrix_rate": 1 / 4}
+AFTER_THE_PARTS = {"rest_rate": 1 / 12, "matrix_rate": 1 / 2}
 """Of these rates, what is left where norms stand after the parts, as in BERT and BART: found for a
 small BERT on held-out training novels (LOG.md), and taken over for BART and for fine-tuning."""
 
@@ -82,7 +82,7 @@ def size_for(name: str, family: str | None) -> Size:
     """The row of a size with the rates that suit a family; None for nobody knows which.
 
     >>> size_for("tiny", "qwen3").matrix_rate, size_for("tiny", "bert").matrix_rate
-    (0.02, 0.005)
+    (0.02, 0.01)
     """
     size = size_named(name)
     if family is None or family_named(family).fixed().get("norm_where") != "after":
