@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from yantai.base.config import build, read_yaml
 from yantai.core.cost import count
@@ -74,3 +75,8 @@ def test_heads_may_be_wider_than_the_stream():
     assert FAMILIES["qwen3"].write_config(config)["head_dim"] == 64
     narrow = fill_in(Pretrain(out=Path("x"), size="nano", heads=4))
     assert model_config(narrow, FAMILIES["qwen3"], 4096).head_dim == 32
+
+
+def test_the_type_of_the_arithmetic_is_a_name_before_a_run_begins(monkeypatch):
+    monkeypatch.setattr("yantai.training.setup.choose_dtype", lambda name, _: torch.float16)
+    assert fill_in(Pretrain(out=Path("x"))).dtype == "float16"

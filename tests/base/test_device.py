@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from yantai.base.device import MemoryWatch
+from yantai.base import device
+from yantai.base.device import MemoryWatch, choose_dtype
 
 CPU = torch.device("cpu")
 begins_anew = pytest.mark.skipif(
@@ -35,3 +36,30 @@ def test_a_system_without_such_files_still_has_a_peak(monkeypatch):
 
 def _refuse(*arguments, **options):
     raise OSError(2, "No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("flags", "narrow", "wide", "chosen"),
+    [
+        ({"avx512_bf16", "amx_bf16"}, 1, 2, torch.bfloat16),  # AMX is not asked
+        ({"avx512_bf16"}, 1, 2, torch.float32),
+        ({"avx512_bf16"}, 2, 1, torch.bfloat16),
+        ({"bf16"}, 2, 1, torch.bfloat16),  # ARM
+        ({"avx2"}, 2, 1, torch.float32),
+    ],
+)
+def test_bfloat16_is_taken_where_its_products_are_the_faster_ones(
+    monkeypatch, flags, narrow, wide, chosen
+):
+    speeds = {torch.bfloat16: narrow, torch.float32: wide}
+    device.has_fast_bfloat16.cache_clear()
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(device, "product_speed", lambda dtype, _: speeds[dtype])
+    assert choose_dtype("auto", CPU) is chosen
+    device.has_fast_bfloat16.cache_clear()
+
+
+def test_asking_for_the_speed_takes_nothing_from_torchs_generator():
+    before = torch.get_rng_state()
+    assert device.product_speed(torch.float32, CPU, size=32) > 0
+    assert torch.equal(torch.get_rng_state(), before)

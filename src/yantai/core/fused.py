@@ -10,9 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yantai.core.native.elementwise import RMSNorm as CompiledRMS
-from yantai.core.native.elementwise import serves
-
 
 def lay_out(weight: Tensor) -> Tensor | None:
     """The weight in oneDNN's own layout for one row at a time, or None where there is none.
@@ -64,8 +61,6 @@ class RMS(torch.autograd.Function):
 
 def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The norm, with a backward only where somebody will ask for it."""
-    if serves(x):
-        return CompiledRMS.apply(x, weight, eps)
     weight = weight.to(x.dtype)
     if torch.is_grad_enabled():
         return RMS.apply(x, weight, eps)

@@ -2,7 +2,7 @@
 
 Knows: q, k, v and a mask. Four roads:
 
-- `RangeAttention`, compiled, for bfloat16 on a CPU that multiplies it.
+- `RangeAttention`, compiled, on a CPU.
 - `_Blocks`, the same without a compiler: plain matrix products over causal blocks of rows, which
   skip the masked half. Torch's CPU flash kernel spends there three times as long.
 - `scaled_dot_product_attention`, for everything else.
@@ -88,9 +88,9 @@ def _repeat(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _seen(q: Tensor, keys: int, mask: Mask) -> Tensor | None:
     """What the compiled road needs to know, where it can be taken."""
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[-1] % COLUMNS:
+    if q.device.type != "cpu" or q.shape[-1] % COLUMNS or q.shape[2] == 1:
         return None
-    if q.shape[2] == 1 or not available():
+    if not available(q.dtype):
         return None
     return mask.seen(q.shape[2], keys, q.device)
 

@@ -15,6 +15,7 @@ from yantai.core.config import Activation, ModelConfig, NormKind
 from yantai.core.fused import lay_out, product, rms
 from yantai.core.native.elementwise import Dropout, Gate, serves
 from yantai.core.native.elementwise import LayerNorm as CompiledLayerNorm
+from yantai.core.native.elementwise import RMSNorm as CompiledRMSNorm
 
 Place = Callable[[Tensor], Tensor]
 
@@ -128,7 +129,8 @@ class RMSNorm(nn.Module):
     """g·x/√(mean(x²)+ε) (arXiv 1910.07467, eq. 4); the mean is taken in float32.
 
     In a float64 model the reference implementations differ: most round the vector to float32 too,
-    T5's (`wide`) only the mean.
+    T5's (`wide`) only the mean. T5's scores are unscaled and make much of a last bit: in float32 it
+    is computed in the reference's order.
     """
 
     def __init__(self, dim: int, eps: float, *, wide: bool = False):
@@ -138,6 +140,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Scale each vector to unit mean square."""
+        if serves(x) and not (self.wide and x.dtype == torch.float32):
+            return CompiledRMSNorm.apply(x, self.weight, self.eps)
         if x.dtype == torch.bfloat16:
             if x.device.type == "cpu":
                 return rms(x, self.weight, self.eps)

@@ -5,7 +5,6 @@ problem); a problem makes the exit status 2.
 """
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from yantai.base.device import (
     describe_machine,
     has_fast_bfloat16,
     prepare_process,
+    product_speed,
 )
 from yantai.base.errors import UsageError, YantaiError
 from yantai.base.log import counted
@@ -85,13 +85,10 @@ def _machine() -> list[Finding]:
         ("ok", f"{facts['processor']}, {facts['cores']} cores, {threads} threads"),
         ("ok", f"Python {facts['python']}, torch {facts['torch']}, device {device.type}"),
     ]
-    wide, narrow = _product_speed(torch.float32, device), _product_speed(torch.bfloat16, device)
+    wide, narrow = (product_speed(kind, device) / 1e9 for kind in (torch.float32, torch.bfloat16))
+    chosen = "bfloat16" if has_fast_bfloat16(device) else "float32"
     line = f"products: float32 {wide:,.0f} GFLOP/s, bfloat16 {narrow:,.0f} GFLOP/s"
-    findings.append(("ok", line))
-    if has_fast_bfloat16(device) and narrow < wide:
-        findings.append(("note", "bfloat16 is slower than float32 here: use --dtype float32"))
-    if not has_fast_bfloat16(device):
-        findings.append(("note", "no bfloat16 instructions: training runs in float32"))
+    findings.append(("ok", f"{line}; training runs in {chosen}"))
     taken = kernels(choose_dtype("auto", device), device)
     findings.append(("ok", f"compiled parts: {taken}"))
     if taken == "torch" and device.type == "cpu":
@@ -103,19 +100,6 @@ def _machine() -> list[Finding]:
     disk = shutil.disk_usage(Path.cwd()).free
     findings.append(("ok" if disk > 5e9 else "note", f"{disk / 1e9:.0f} GB of disk free here"))
     return findings
-
-
-def _product_speed(dtype: torch.dtype, device: torch.device, size: int = 1024) -> float:
-    """GFLOP/s of a square product, best of five."""
-    left = torch.randn(size, size, device=device).to(dtype)
-    best = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        left @ left
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best / 1e9
 
 
 def _recipe(path: Path, settings: Doctor) -> list[Finding]:

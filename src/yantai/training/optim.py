@@ -29,12 +29,12 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     return parameter.grad
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """U·Vᵀ of each matrix U·S·Vᵀ, nearly: all singular values close to 1, in bfloat16 products.
+def orthogonalise(matrices: Tensor, products: torch.dtype = torch.bfloat16) -> Tensor:
+    """U·Vᵀ of each matrix U·S·Vᵀ, nearly: all singular values close to 1, in cheap products.
 
     Shape "count rows columns"; a stack of equal shapes costs little more than one.
     """
-    x = matrices.bfloat16()
+    x = matrices.to(products)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
@@ -54,8 +54,16 @@ def _widened(matrix: Tensor) -> Tensor:
 class Muon:
     """Momentum, orthogonalised (Jordan et al. 2024); for the matrices inside the blocks."""
 
-    def __init__(self, named: dict[str, nn.Parameter], *, momentum: float, weight_decay: float):
+    def __init__(
+        self,
+        named: dict[str, nn.Parameter],
+        *,
+        momentum: float,
+        weight_decay: float,
+        products: torch.dtype = torch.bfloat16,
+    ):
         self.named, self.momentum, self.weight_decay = named, momentum, weight_decay
+        self.products = products
         self.memory = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
         shapes = defaultdict(list)
         for name, parameter in named.items():
@@ -73,7 +81,8 @@ class Muon:
         updates = dict(zip(self.named, ahead, strict=True))
         torch._foreach_mul_(parameters, 1 - rate * self.weight_decay)
         for names in self._stacks:
-            wide = orthogonalise(torch.stack([_widened(updates[name]) for name in names]))
+            stack = torch.stack([_widened(updates[name]) for name in names])
+            wide = orthogonalise(stack, self.products)
             for name, direction in zip(names, wide.to(parameters[0].dtype), strict=True):
                 parameter = self.named[name]
                 rows, columns = parameter.shape
@@ -165,6 +174,7 @@ class Optimizer:
         rate: the peak rate of AdamW, Adam or SGD.
         matrix_rate: the peak rate of Muon.
         weight_decay: decoupled decay of matrices; Muon's is scaled so that both shrink alike.
+        products: the type of Muon's products, whichever is fast; bfloat16 is exact enough.
     """
 
     def __init__(
@@ -177,6 +187,7 @@ class Optimizer:
         weight_decay: float,
         betas: tuple[float, float] = (0.9, 0.95),
         momentum: float = 0.95,
+        products: torch.dtype = torch.bfloat16,
     ):
         named = {name: item for name, item in model.named_parameters() if item.requires_grad}
         self.parameters = named
@@ -185,7 +196,7 @@ class Optimizer:
             inside = {
                 key: item for key, item in named.items() if item.ndim == 2 and ".blocks." in key
             }
-            muon = Muon(inside, momentum=momentum, weight_decay=weight_decay)
+            muon = Muon(inside, momentum=momentum, weight_decay=weight_decay, products=products)
             self.parts.append((muon, matrix_rate))
             named = {key: item for key, item in named.items() if key not in inside}
         if name == "sgd":

@@ -12,7 +12,12 @@ from typing import Any
 import torch
 
 from yantai.adapt.lora import LoRA
-from yantai.base.device import available_memory_bytes, choose_dtype, describe_machine
+from yantai.base.device import (
+    available_memory_bytes,
+    choose_device,
+    choose_dtype,
+    describe_machine,
+)
 from yantai.base.errors import ResourceError, UsageError
 from yantai.base.files import (
     new_folder,
@@ -89,16 +94,21 @@ class Setup:
 
 
 def fill_in(settings: Any, family: str | None = None) -> Any:
-    """Give every open setting the value of the size, for a family; by default the recipe's."""
+    """Give every open setting the value of the size, for a family; by default the recipe's.
+
+    The number type becomes a name, so that a run goes on in the type that it began with.
+    """
     size = size_for(settings.size, family or getattr(settings, "family", None))
     beside_muon = settings.optimizer == "muon" and size.rest_rate is not None
-    open_fields = {
+    open_fields: dict[str, Any] = {
         "context": size.context,
         "batch": size.batch,
         "rate": size.rest_rate if beside_muon else size.rate,
         "matrix_rate": size.matrix_rate,
     }
     missing = {key: value for key, value in open_fields.items() if getattr(settings, key) is None}
+    dtype = choose_dtype(settings.dtype, choose_device(settings.device))
+    missing |= {"dtype": str(dtype).removeprefix("torch.")}
     return settings.model_copy(update=missing)
 
 
@@ -233,6 +243,7 @@ def _assemble(
         rate=settings.rate or 1e-3,
         matrix_rate=settings.matrix_rate or 0.02,
         weight_decay=settings.weight_decay,
+        products=model.compute_dtype or torch.float32,
     )
     machine = describe_machine(device)
     fingerprint = {

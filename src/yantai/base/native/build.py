@@ -13,6 +13,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import torch
+
 from yantai.base.device import cpu_flags
 from yantai.base.files import sha256_text
 from yantai.base.log import say
@@ -21,18 +23,25 @@ SWITCH = "YANTAI_NATIVE"
 SHARED = Path(__file__).with_name("lanes.h")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-w")
 SECONDS = 120
+NUMBERS = {torch.bfloat16: "uint16_t", torch.float32: "float"}
+"""What a number type is called in C++: a bfloat16 is the upper half of a float."""
 
 
 @functools.cache
-def library(source: Path) -> ctypes.CDLL | None:
-    """A compiled part, or None: switched off (`YANTAI_NATIVE=0`), or it cannot be made here."""
+def library(source: Path, number: str = "uint16_t") -> ctypes.CDLL | None:
+    """A compiled part, or None: switched off (`YANTAI_NATIVE=0`), or it cannot be made here.
+
+    Args:
+        source: the C++ text.
+        number: what it calls NUMBER, one of `NUMBERS`.
+    """
     if os.environ.get(SWITCH, "1") == "0" or platform.system() == "Windows":
         return None
     compiler = find_compiler()
     if compiler is None:
         return None
     try:
-        return ctypes.CDLL(str(compiled(source, compiler, cache_folder())))
+        return ctypes.CDLL(str(compiled(source, compiler, cache_folder(), number)))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home
         told = str(getattr(error, "stderr", "") or error).strip().splitlines()
         say(f"note: {source.name} could not be compiled, torch does its work: {told[:1]}")
@@ -60,8 +69,8 @@ def cache_folder() -> Path:
     return folder
 
 
-def compiled(source: Path, compiler: str, folder: Path) -> Path:
-    """The library for this source, compiler and processor; made if it is not there yet.
+def compiled(source: Path, compiler: str, folder: Path, number: str = "uint16_t") -> Path:
+    """The library for this source, number, compiler and processor; made if it is not there yet.
 
     Raises:
         OSError, subprocess.SubprocessError: the compiler is missing or does not like it.
@@ -70,7 +79,8 @@ def compiled(source: Path, compiler: str, folder: Path) -> Path:
         [compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS
     ).stdout
     texts = [path.read_text(encoding="utf-8") for path in (source, SHARED)]
-    known = "\n".join((*texts, version, *FLAGS, platform.machine(), *sorted(cpu_flags())))
+    flags = (*FLAGS, f"-DNUMBER={number}")
+    known = "\n".join((*texts, version, *flags, platform.machine(), *sorted(cpu_flags())))
     path = folder / f"{source.stem}-{sha256_text(known)[:16]}.so"
     if path.is_file():
         return path
@@ -78,7 +88,7 @@ def compiled(source: Path, compiler: str, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / path.name
         for threads in (["-fopenmp"], []):  # some compilers come without OpenMP
-            command = [compiler, *FLAGS, *threads, f"-I{SHARED.parent}", str(source)]
+            command = [compiler, *flags, *threads, f"-I{SHARED.parent}", str(source)]
             done = subprocess.run(
                 [*command, "-o", str(made)], capture_output=True, text=True, timeout=SECONDS
             )

@@ -1,6 +1,7 @@
-// Sixteen numbers at a time: what every compiled part of the house shares.
+// A vector register of numbers at a time: what every compiled part of the house shares.
 //
-// Vectors are the compiler's own (GCC and Clang), so the same text is AVX-512, AVX2 or NEON.
+// Vectors are the compiler's own (GCC and Clang), so the same text is AVX-512, AVX2 or NEON. Wider
+// ones than the processor's would compile, too, but comparisons become one number at a time.
 
 #pragma once
 
@@ -17,12 +18,18 @@
 #include <omp.h>
 #endif
 
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
 
-typedef float Vec __attribute__((vector_size(64)));
-typedef int32_t Int __attribute__((vector_size(64)));
-typedef uint32_t Wide __attribute__((vector_size(64)));
-typedef uint16_t Half __attribute__((vector_size(32)));
+typedef float Vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t Int __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Wide __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Half __attribute__((vector_size(2 * LANES)));
 
 inline Vec all(float value) { return value - Vec{}; }
 
@@ -51,6 +58,8 @@ inline Half narrow(Vec x) {  // to bfloat16: to nearest, ties to even
     return __builtin_convertvector(x == x ? rounded : Wide{} + 0x7fc0u, Half);
 #endif
 }
+
+inline void store(uint16_t* to, Vec x) { store(to, narrow(x)); }
 
 inline float one(float x) { return x; }
 
@@ -136,7 +145,11 @@ struct Kept {
     }
 };
 
-constexpr Wide PLACES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+const Wide PLACES = [] {
+    Wide places = {};
+    for (int lane = 0; lane < LANES; lane++) places[lane] = lane;
+    return places;
+}();
 
 // ---------------------------------------------------------------- activations
 

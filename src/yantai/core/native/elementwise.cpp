@@ -1,14 +1,14 @@
-// The parts between two matrix products, in bfloat16, each with one pass over memory.
+// The parts between two matrix products, each with one pass over memory.
 //
-// Norms, the turn of queries and keys, the gate of the MLP, dropout, and their gradients. Numbers are
-// read as bfloat16, computed in float32 and rounded once. Gradients of weights are summed by each
+// Norms, the turn of queries and keys, the gate of the MLP, dropout, and their gradients. NUMBER is
+// uint16_t for bfloat16, or float: computed in float32 and rounded once. Gradients of weights are summed by each
 // thread over its own rows, and the threads' sums are added in their order by the caller.
 
 #include "lanes.h"
 
 namespace {
 
-typedef uint16_t Number;  // a bfloat16
+typedef NUMBER Number;
 
 // Each thread gets rows one behind another; `work(from, to, thread)`.
 template <class Work>
@@ -45,7 +45,7 @@ void gate_forward(int64_t kind, const Number* a, const Number* b, Number* y, int
             for (int64_t i = from * LANES; i < to * LANES; i += LANES) {
                 Vec f = activation<decltype(constant)::value>(load(a + i)).value;
                 if (b) f *= load(b + i);
-                store(y + i, narrow(f));
+                store(y + i, f);
             }
         });
     });
@@ -60,10 +60,10 @@ void gate_backward(int64_t kind, const Number* a, const Number* b, const Number*
                 const Slope f = activation<decltype(constant)::value>(load(a + i));
                 const Vec upstream = load(g + i);
                 if (b) {
-                    store(da + i, narrow(upstream * load(b + i) * f.slope));
-                    store(db + i, narrow(upstream * f.value));
+                    store(da + i, upstream * load(b + i) * f.slope);
+                    store(db + i, upstream * f.value);
                 } else {
-                    store(da + i, narrow(upstream * f.slope));
+                    store(da + i, upstream * f.slope);
                 }
             }
         });
@@ -75,7 +75,7 @@ void dropout(const Number* x, Number* y, int64_t count, int64_t seed, float rate
     const Kept kept(seed, 0, rate);
     by_rows(count / LANES, LANES, threads, [&](int64_t from, int64_t to, int64_t) {
         for (int64_t i = from * LANES; i < to * LANES; i += LANES)
-            store(y + i, narrow(load(x + i) * kept(PLACES + uint32_t(i))));
+            store(y + i, load(x + i) * kept(PLACES + uint32_t(i)));
     });
 }
 
@@ -87,7 +87,7 @@ void rms_forward(const Number* x, const float* w, float eps, Number* y, float* s
             const Number* at = x + row * n;
             const float r = scales[row] = rms_scale(at, n, eps);
             for (int64_t i = 0; i < n; i += LANES)
-                store(y + row * n + i, narrow(load(at + i) * r * load(w + i)));
+                store(y + row * n + i, load(at + i) * r * load(w + i));
         }
     });
 }
@@ -108,8 +108,7 @@ void rms_backward(const Number* x, const float* w, const float* scales, const Nu
             }
             const float mean = sum(dots) / n;
             for (int64_t i = 0; i < n; i += LANES)
-                store(dx + row * n + i,
-                      narrow(r * (load(up + i) * load(w + i) - load(at + i) * r * mean)));
+                store(dx + row * n + i, r * (load(up + i) * load(w + i) - load(at + i) * r * mean));
         }
     });
 }
@@ -130,7 +129,7 @@ void layer_norm_forward(const Number* x, const float* w, const float* b, float e
             const float r = 1.0f / std::sqrt(sum(squares) / n + eps);
             kept[2 * row] = mean, kept[2 * row + 1] = r;
             for (int64_t i = 0; i < n; i += LANES)
-                store(y + row * n + i, narrow((load(at + i) - mean) * r * load(w + i) + load(b + i)));
+                store(y + row * n + i, (load(at + i) - mean) * r * load(w + i) + load(b + i));
         }
     });
 }
@@ -156,7 +155,7 @@ void layer_norm_backward(const Number* x, const float* w, const float* kept, con
             const float average = sum(sums) / n, dot = sum(dots) / n;
             for (int64_t i = 0; i < n; i += LANES) {
                 const Vec m = (load(at + i) - mean) * r;
-                store(dx + row * n + i, narrow(r * (load(up + i) * load(w + i) - average - m * dot)));
+                store(dx + row * n + i, r * (load(up + i) * load(w + i) - average - m * dot));
             }
         }
     });
@@ -179,9 +178,8 @@ void turn_forward(const Number* x, const float* w, float eps, const Number* cos,
                 for (int64_t i = 0; i < half; i += LANES) {
                     Vec a = load(at + i), b = load(at + half + i);
                     if (w) a *= r * load(w + i), b *= r * load(w + half + i);
-                    store(y + head * n + i, narrow(a * load(c + i) + b * load(s + i)));
-                    store(y + head * n + half + i,
-                          narrow(b * load(c + half + i) + a * load(s + half + i)));
+                    store(y + head * n + i, a * load(c + i) + b * load(s + i));
+                    store(y + head * n + half + i, b * load(c + half + i) + a * load(s + half + i));
                 }
             }
         }
@@ -207,8 +205,8 @@ void turn_backward(const Number* x, const float* w, const Number* cos, const Num
                         Vec a = p * load(c + i) + q * load(s + half + i);
                         Vec b = q * load(c + half + i) + p * load(s + i);
                         if (!w) {
-                            store(dx + head * n + i, narrow(a));
-                            store(dx + head * n + half + i, narrow(b));
+                            store(dx + head * n + i, a);
+                            store(dx + head * n + half + i, b);
                             continue;
                         }
                         const Vec m = load(at + i) * r, k = load(at + half + i) * r;
@@ -221,8 +219,8 @@ void turn_backward(const Number* x, const float* w, const Number* cos, const Num
                         }
                         a = r * (a * load(w + i) - m * mean);
                         b = r * (b * load(w + half + i) - k * mean);
-                        store(dx + head * n + i, narrow(a));
-                        store(dx + head * n + half + i, narrow(b));
+                        store(dx + head * n + i, a);
+                        store(dx + head * n + half + i, b);
                     }
                     if (pass == 0) mean = sum(dots) / n;
                 }

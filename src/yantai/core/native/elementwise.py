@@ -1,7 +1,8 @@
-"""Norms, turned heads, gates and dropout in bfloat16, with their gradients: one pass each.
+"""Norms, turned heads, gates and dropout on a CPU, with their gradients: one pass each.
 
-Knows: the formulas of `layers.py` and `position.py`. Numbers are bfloat16, sums are float32, and a
-result is rounded once. `serves` says where they can be used; else torch does the same in steps.
+Knows: the formulas of `layers.py` and `position.py`. Numbers are bfloat16 or float32, sums are
+float32, and a result is rounded once. `serves` says where they can be used; else torch does the
+same in steps. They have first derivatives only.
 """
 
 import ctypes
@@ -9,10 +10,11 @@ import functools
 from pathlib import Path
 
 import torch
-from jaxtyping import BFloat16, Float
+from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from yantai.base.native.build import library
+from yantai.base.native.build import NUMBERS, library
 
 SOURCE = Path(__file__).with_name("elementwise.cpp")
 LANES = 16
@@ -20,24 +22,28 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu_squared")
 
 
 @functools.cache
-def _loaded() -> ctypes.CDLL | None:
-    return library(SOURCE)
+def _loaded(dtype: torch.dtype) -> ctypes.CDLL | None:
+    return library(SOURCE, NUMBERS[dtype])
 
 
 def serves(x: Tensor, width: int | None = None) -> bool:
     """Whether the compiled parts can take `x`, whose last dimension (or `width`) is a multiple."""
     return (
-        x.dtype == torch.bfloat16
+        x.dtype in NUMBERS
         and x.device.type == "cpu"
         and (width or x.shape[-1]) % LANES == 0
         and x.numel() > 0
-        and _loaded() is not None
+        and _loaded(x.dtype) is not None
     )
 
 
 def _call(name: str, *arguments: Tensor | float | int | None) -> None:
-    """Tensors as pointers, whole numbers as they are, the number of threads last."""
-    loaded = _loaded()
+    """Tensors as pointers, whole numbers as they are, the number of threads last.
+
+    The first tensor's type says which library is meant.
+    """
+    (dtype, *_) = (value.dtype for value in arguments if isinstance(value, Tensor))
+    loaded = _loaded(dtype)
     assert loaded is not None
     converted = [
         ctypes.c_void_p(value.data_ptr()) if isinstance(value, Tensor)
@@ -61,9 +67,9 @@ class Gate(torch.autograd.Function):
     def forward(
         ctx,
         kind: str,
-        a: BFloat16[Tensor, "*batch hidden"],
-        b: BFloat16[Tensor, "*batch hidden"] | None,
-    ) -> BFloat16[Tensor, "*batch hidden"]:
+        a: Float[Tensor, "*batch hidden"],
+        b: Float[Tensor, "*batch hidden"] | None,
+    ) -> Float[Tensor, "*batch hidden"]:
         """One pass."""
         a, b = a.contiguous(), b.contiguous() if b is not None else None
         y = torch.empty_like(a)
@@ -73,6 +79,7 @@ class Gate(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *gradients: Tensor):
         """To a and b."""
         a, b = ctx.saved_tensors
@@ -87,13 +94,14 @@ class Dropout(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: BFloat16[Tensor, "*batch dim"], rate: float, seed: int
-    ) -> BFloat16[Tensor, "*batch dim"]:
+        ctx, x: Float[Tensor, "*batch dim"], rate: float, seed: int
+    ) -> Float[Tensor, "*batch dim"]:
         """One pass."""
         ctx.how = seed, rate
         return _dropped(x, *ctx.how)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *gradients: Tensor):
         """To x."""
         return _dropped(gradients[0], *ctx.how), None, None
@@ -111,8 +119,8 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: BFloat16[Tensor, "*batch dim"], weight: Float[Tensor, "dim"], eps: float
-    ) -> BFloat16[Tensor, "*batch dim"]:
+        ctx, x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "dim"], eps: float
+    ) -> Float[Tensor, "*batch dim"]:
         """The scales of the rows are kept."""
         x, wide, dim = x.contiguous(), weight.float(), x.shape[-1]
         y, scales = torch.empty_like(x), torch.empty(x.shape[:-1])
@@ -121,6 +129,7 @@ class RMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *gradients: Tensor):
         """To x and to the weight."""
         x, weight, scales = ctx.saved_tensors
@@ -136,11 +145,11 @@ class LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx,
-        x: BFloat16[Tensor, "*batch dim"],
+        x: Float[Tensor, "*batch dim"],
         weight: Float[Tensor, "dim"],
         bias: Float[Tensor, "dim"],
         eps: float,
-    ) -> BFloat16[Tensor, "*batch dim"]:
+    ) -> Float[Tensor, "*batch dim"]:
         """Means and scales of the rows are kept."""
         x, dim = x.contiguous(), x.shape[-1]
         y, kept = torch.empty_like(x), torch.empty(*x.shape[:-1], 2)
@@ -150,6 +159,7 @@ class LayerNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *gradients: Tensor):
         """To x, the weight and the bias."""
         x, weight, bias, kept = ctx.saved_tensors
@@ -165,12 +175,12 @@ class Turn(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx,
-        x: BFloat16[Tensor, "batch position head head_dim"],
+        x: Float[Tensor, "batch position head head_dim"],
         weight: Float[Tensor, "head_dim"] | None,
         eps: float,
-        cos: BFloat16[Tensor, "#batch position 1 head_dim"],
-        sin: BFloat16[Tensor, "#batch position 1 head_dim"],
-    ) -> BFloat16[Tensor, "batch position head head_dim"]:
+        cos: Float[Tensor, "#batch position 1 head_dim"],
+        sin: Float[Tensor, "#batch position 1 head_dim"],
+    ) -> Float[Tensor, "batch position head head_dim"]:
         """The scales of the heads are kept."""
         x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
         y, scales = torch.empty_like(x), torch.empty(x.shape[:-1] if weight is not None else 0)
@@ -181,6 +191,7 @@ class Turn(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *gradients: Tensor):
         """To the heads and to the weight."""
         x, weight, cos, sin, scales = ctx.saved_tensors

@@ -1,4 +1,4 @@
-// Attention to a range of keys, for training in bfloat16 on processors with AVX512-BF16.
+// Attention to a range of keys, for training on a CPU.
 //
 // softmax(q·kᵀ·scale)·v and its gradients, a head at a time, so that all of a head stays in the
 // second cache. The pattern is never kept: the forward leaves the logarithm of each row's sum, from
@@ -7,45 +7,65 @@
 // the keys from its first to its last: that is order, a document's borders and a window in two
 // numbers. Neither may fall from one query to the next.
 //
-// Everything is one small product, `tile`: C[8 × 32] += A·B over pairs of numbers, as the
-// instruction takes them. A is read pair by pair from anywhere; B lies as rows of pairs, packed by
-// `across` (from rows) or `along` (from columns).
+// NUMBER is float, or uint16_t for bfloat16. Everything is one small product, `tile`:
+// C[8 × 32] += A·B over units of 32 bits: a float, or a pair of bfloat16, as AVX512-BF16 takes them.
+// A is read unit by unit from anywhere; B lies as rows of units, packed by `across` (from rows) or
+// `along` (from columns).
 
 #include "lanes.h"
 
-#ifdef __AVX512BF16__
-
 namespace {
 
+typedef NUMBER Number;
+typedef std::conditional_t<sizeof(Number) == 2, int32_t, float> Unit;  // a pair: the first is lower
+
+constexpr int PER = sizeof(Unit) / sizeof(Number);  // numbers of a unit
 constexpr int ROWS = 8, COLUMNS = 32;
 
-typedef uint16_t Number;  // a bfloat16
-typedef int32_t Pair;     // two of them, the first in the lower half
+// Rows that a product sums up at once, two vectors each, so that the sums stay in registers.
+constexpr int HEIGHT = LANES == 16 ? 8 : 4;
+typedef Unit Units __attribute__((vector_size(4 * LANES)));
 
 inline int64_t whole(int64_t count, int64_t piece) { return (count + piece - 1) / piece * piece; }
 
-// C[8 × 32] = (keep ? C : 0) + Σ a[row][pair]·b[pair][column]
-inline void tile(const Pair* a, int64_t row_step, int64_t pair_step, const Pair* b, int64_t b_step,
-                 int64_t pairs, float* c, int64_t c_step, bool keep) {
-    __m512 left[ROWS], right[ROWS];
-    for (int r = 0; r < ROWS; r++) {
-        left[r] = keep ? _mm512_loadu_ps(c + r * c_step) : _mm512_setzero_ps();
-        right[r] = keep ? _mm512_loadu_ps(c + r * c_step + LANES) : _mm512_setzero_ps();
-    }
-    for (int64_t p = 0; p < pairs; p++) {
-        const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + p * b_step);
-        const __m512bh b1 = (__m512bh)_mm512_loadu_si512(b + p * b_step + LANES);
+inline Vec multiply_add(Vec c, Units a, Units b) {
+    if constexpr (PER == 1) return c + (Vec)a * (Vec)b;
+#ifdef __AVX512BF16__
+    return (Vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+#else
+    const Int upper = Int{} - 0x10000;
+    c += (Vec)((Int)a << 16) * (Vec)((Int)b << 16);
+    return c + (Vec)((Int)a & upper) * (Vec)((Int)b & upper);
+#endif
+}
+
+// C[8 × 32] = (keep ? C : 0) + Σ a[row][unit]·b[unit][column]
+inline void tile(const Unit* a, int64_t row_step, int64_t unit_step, const Unit* b, int64_t b_step,
+                 int64_t units, float* c, int64_t c_step, bool keep) {
+    for (int row = 0; row < ROWS; row += HEIGHT)
+        for (int column = 0; column < COLUMNS; column += 2 * LANES) {
+            float* to = c + row * c_step + column;
+            Vec left[HEIGHT] = {}, right[HEIGHT] = {};
+            for (int r = 0; keep && r < HEIGHT; r++) {
+                std::memcpy(&left[r], to + r * c_step, sizeof(Vec));
+                std::memcpy(&right[r], to + r * c_step + LANES, sizeof(Vec));
+            }
+            for (int64_t u = 0; u < units; u++) {
+                Units b0, b1;
+                std::memcpy(&b0, b + u * b_step + column, sizeof b0);
+                std::memcpy(&b1, b + u * b_step + column + LANES, sizeof b1);
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
-            const __m512bh x = (__m512bh)_mm512_set1_epi32(a[r * row_step + p * pair_step]);
-            left[r] = _mm512_dpbf16_ps(left[r], x, b0);
-            right[r] = _mm512_dpbf16_ps(right[r], x, b1);
+                for (int r = 0; r < HEIGHT; r++) {
+                    const Units x = a[(row + r) * row_step + u * unit_step] - Units{};
+                    left[r] = multiply_add(left[r], x, b0);
+                    right[r] = multiply_add(right[r], x, b1);
+                }
+            }
+            for (int r = 0; r < HEIGHT; r++) {
+                std::memcpy(to + r * c_step, &left[r], sizeof(Vec));
+                std::memcpy(to + r * c_step + LANES, &right[r], sizeof(Vec));
+            }
         }
-    }
-    for (int r = 0; r < ROWS; r++) {
-        _mm512_storeu_ps(c + r * c_step, left[r]);
-        _mm512_storeu_ps(c + r * c_step + LANES, right[r]);
-    }
 }
 
 // Rows end to end; rows behind the last are zeros.
@@ -54,28 +74,39 @@ void rows_of(const Number* from, int64_t step, int64_t count, int64_t padded, in
     std::memset(to + count * n, 0, (padded - count) * n * sizeof *to);
 }
 
-// Two numbers of a row are a pair: from rows[padded][n], to[n/2][padded].
-void along(const Number* rows, int64_t padded, int64_t n, Pair* to) {
-    const __m512i places = (__m512i)(PLACES * uint32_t(n / 2));
+// From rows[padded][n] to[n/PER][padded].
+void along(const Number* rows, int64_t padded, int64_t n, Unit* to) {
+    const Unit* from = reinterpret_cast<const Unit*>(rows);
+    const int64_t units = n / PER;
     for (int64_t t = 0; t < padded; t += LANES)
-        for (int64_t p = 0; p < n / 2; p++) {
-            const void* from = reinterpret_cast<const Pair*>(rows + t * n) + p;
-            _mm512_storeu_si512(to + p * padded + t, _mm512_i32gather_epi32(places, from, 4));
+        for (int64_t u = 0; u < units; u++) {
+            const Unit* first = from + t * units + u;
+#ifdef __AVX512F__
+            const __m512i places = (__m512i)(PLACES * uint32_t(units));
+            _mm512_storeu_si512(to + u * padded + t, _mm512_i32gather_epi32(places, first, 4));
+#else
+            for (int lane = 0; lane < LANES; lane++)
+                to[u * padded + t + lane] = first[lane * units];
+#endif
         }
 }
 
-// Two rows are pairs: to[..][n] from rows a and b.
-inline void zip(const Number* a, const Number* b, Pair* to, int64_t n) {
+// Two rows of bfloat16 are a row of pairs.
+inline void zip(const void* a, const void* b, Unit* to, int64_t n) {
     for (int64_t i = 0; i < n; i += LANES) {
-        const __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(a + i)));
-        const __m512i y = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(b + i)));
-        _mm512_storeu_si512(to + i, _mm512_or_si512(x, _mm512_slli_epi32(y, 16)));
+        Half x, y;
+        std::memcpy(&x, (const uint16_t*)a + i, sizeof x);
+        std::memcpy(&y, (const uint16_t*)b + i, sizeof y);
+        const Wide pairs = __builtin_convertvector(x, Wide) | __builtin_convertvector(y, Wide) << 16;
+        std::memcpy(to + i, &pairs, sizeof pairs);
     }
 }
 
-// Two neighbouring rows are a row of pairs: from rows[padded][n], to[padded/2][n].
-void across(const Number* rows, int64_t padded, int64_t n, Pair* to) {
-    for (int64_t t = 0; t < padded; t += 2) zip(rows + t * n, rows + (t + 1) * n, to + t / 2 * n, n);
+// From rows[padded][n] to[padded/PER][n], two neighbouring rows as pairs.
+void across(const Number* rows, int64_t padded, int64_t n, Unit* to) {
+    if (PER == 1) std::memcpy(to, rows, padded * n * sizeof *to);
+    for (int64_t t = 0; PER == 2 && t < padded; t += 2)
+        zip(rows + t * n, rows + (t + 1) * n, to + t / 2 * n, n);
 }
 
 struct Memory {  // hands out pieces of one allocation
@@ -127,7 +158,7 @@ inline Number* at(const View& view, int64_t batch, int64_t head) {
 // ---------------------------------------------------------------- forward
 
 struct Keys {
-    Pair *k_along, *v_across;
+    Unit *k_along, *v_across;
 };
 
 void forward_head(const Attention& x, int64_t batch, int64_t head, Keys keys, Memory memory) {
@@ -146,7 +177,7 @@ void forward_head(const Attention& x, int64_t batch, int64_t head, Keys keys, Me
         const int64_t from = first[start] / COLUMNS * COLUMNS;
         const int64_t to = whole(last[std::min(start + ROWS, count) - 1] + 1, COLUMNS);
         for (int64_t key = from; key < to; key += COLUMNS)
-            tile((Pair*)(q + start * n), n / 2, 1, keys.k_along + key, padded, n / 2,
+            tile((Unit*)(q + start * n), n / PER, 1, keys.k_along + key, padded, n / PER,
                  scores + key - from, padded, false);
         float sums[ROWS];
         for (int64_t r = 0; r < ROWS; r++) {
@@ -172,25 +203,25 @@ void forward_head(const Attention& x, int64_t batch, int64_t head, Keys keys, Me
                 e = (place >= low) & (place <= high) ? e : Vec{};
                 total += e;
                 if (x.rate) e *= kept(PLACES + uint32_t(t * x.keys + from + i));
-                store(pattern + r * padded + i, narrow(e));
+                store(pattern + r * padded + i, e);
             }
             sums[r] = sum(total);
             if (start + r < count) log_sums[t] = top + std::log(sums[r]);
         }
         for (int64_t i = 0; i < n; i += COLUMNS)
-            tile((Pair*)pattern, padded / 2, 1, keys.v_across + from / 2 * n + i, n,
-                 (to - from) / 2, mixed + i, n, false);
+            tile((Unit*)pattern, padded / PER, 1, keys.v_across + from / PER * n + i, n,
+                 (to - from) / PER, mixed + i, n, false);
         for (int64_t r = 0; r < std::min<int64_t>(ROWS, count - start); r++)
             for (int64_t i = 0; i < n; i += LANES)
                 store(out + (start + r) * x.out.position_step + i,
-                      narrow(load(mixed + r * n + i) * (1.0f / sums[r])));
+                      load(mixed + r * n + i) * (1.0f / sums[r]));
     }
 }
 
 void forward_group(const Attention& x, int64_t batch, int64_t kv, Memory memory) {
     const int64_t n = x.head_dim, padded = whole(x.keys, COLUMNS), group = x.heads / x.kv_heads;
     Number* rows = memory.take<Number>(padded * n);
-    const Keys keys{memory.take<Pair>(padded * n / 2), memory.take<Pair>(padded * n / 2)};
+    const Keys keys{memory.take<Unit>(padded * n / PER), memory.take<Unit>(padded * n / PER)};
     rows_of(at(x.k, batch, kv), x.k.position_step, x.keys, padded, n, rows);
     along(rows, padded, n, keys.k_along);
     rows_of(at(x.v, batch, kv), x.v.position_step, x.keys, padded, n, rows);
@@ -203,24 +234,25 @@ void forward_group(const Attention& x, int64_t batch, int64_t kv, Memory memory)
 
 struct Gradients {
     Number *k, *v;       // rows
-    Pair* k_across;
+    Unit* k_across;
     float *dk, *dv;      // sums over the heads of the group
 };
 
 void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g, Memory memory) {
     const int64_t n = x.head_dim, count = x.queries, padded = whole(count, COLUMNS);
     Number* rows = memory.take<Number>(padded * n);
-    Pair* q_along = memory.take<Pair>(padded * n / 2);
-    Pair* q_across = memory.take<Pair>(padded * n / 2);
-    Pair* d_along = memory.take<Pair>(padded * n / 2);
-    Pair* d_across = memory.take<Pair>(padded * n / 2);
+    Unit* q_along = memory.take<Unit>(padded * n / PER);
+    Unit* q_across = memory.take<Unit>(padded * n / PER);
+    Unit* d_along = memory.take<Unit>(padded * n / PER);
+    Unit* d_across = memory.take<Unit>(padded * n / PER);
     float* dq = memory.take<float>(padded * n);
     float *log_sums = memory.take<float>(padded), *dots = memory.take<float>(padded);
     int32_t *first = memory.take<int32_t>(padded), *last = memory.take<int32_t>(padded);
     float *scores = memory.take<float>(ROWS * padded), *slopes = memory.take<float>(ROWS * padded);
     Number* pattern = memory.take<Number>(COLUMNS * padded);  // of a block of keys, keys × queries
     Number* d_scores = memory.take<Number>(COLUMNS * padded);
-    Pair* pairs = memory.take<Pair>(COLUMNS / 2 * padded);  // d_scores, pairs of keys × queries
+    Unit* by_keys = (Unit*)d_scores;  // units of keys × queries
+    if (PER == 2) by_keys = memory.take<Unit>(COLUMNS / 2 * padded);
     // by distance the other way round, query − key, so that queries lie side by side
     const int64_t reach = 2 * x.keys - 1, margin = 2 * COLUMNS, centre = margin + x.keys - 1;
     float* added = memory.take<float>(2 * padded + 2 * margin);
@@ -259,9 +291,9 @@ void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g,
         for (int64_t r = 0; r < COLUMNS; r += ROWS) {
             const int64_t key = block + r;
             for (int64_t t = 0; t < width; t += COLUMNS) {
-                tile((Pair*)(g.k + key * n), n / 2, 1, q_along + begin + t, padded, n / 2,
+                tile((Unit*)(g.k + key * n), n / PER, 1, q_along + begin + t, padded, n / PER,
                      scores + t, padded, false);
-                tile((Pair*)(g.v + key * n), n / 2, 1, d_along + begin + t, padded, n / 2,
+                tile((Unit*)(g.v + key * n), n / PER, 1, d_along + begin + t, padded, n / PER,
                      slopes + t, padded, false);
             }
             for (int64_t i = 0; i < ROWS; i++)
@@ -284,23 +316,23 @@ void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g,
                     }
                     const Vec d = p * (slope - load(dots + begin + t));
                     if (x.distances) store(d_added + apart, load(d_added + apart) + d);
-                    store(pattern + (r + i) * padded + t, narrow(dropped));
-                    store(d_scores + (r + i) * padded + t, narrow(d * x.scale));
+                    store(pattern + (r + i) * padded + t, dropped);
+                    store(d_scores + (r + i) * padded + t, d * x.scale);
                 }
         }
         for (int64_t r = 0; r < COLUMNS; r += ROWS)
             for (int64_t i = 0; i < n; i += COLUMNS) {
-                const int64_t to = (block + r) * n + i, from = begin / 2 * n + i;
-                tile((Pair*)(pattern + r * padded), padded / 2, 1, d_across + from, n, width / 2,
+                const int64_t to = (block + r) * n + i, from = begin / PER * n + i;
+                tile((Unit*)(pattern + r * padded), padded / PER, 1, d_across + from, n, width / PER,
                      g.dv + to, n, true);
-                tile((Pair*)(d_scores + r * padded), padded / 2, 1, q_across + from, n, width / 2,
+                tile((Unit*)(d_scores + r * padded), padded / PER, 1, q_across + from, n, width / PER,
                      g.dk + to, n, true);
             }
-        for (int64_t r = 0; r < COLUMNS; r += 2)
-            zip(d_scores + r * padded, d_scores + (r + 1) * padded, pairs + r / 2 * padded, width);
+        for (int64_t r = 0; PER == 2 && r < COLUMNS; r += 2)
+            zip(d_scores + r * padded, d_scores + (r + 1) * padded, by_keys + r / 2 * padded, width);
         for (int64_t t = 0; t < width; t += ROWS)
             for (int64_t i = 0; i < n; i += COLUMNS)
-                tile(pairs + t, 1, padded, g.k_across + block / 2 * n + i, n, COLUMNS / 2,
+                tile(by_keys + t, 1, padded, g.k_across + block / PER * n + i, n, COLUMNS / PER,
                      dq + (begin + t) * n + i, n, true);
     }
     if (x.distances) {
@@ -310,7 +342,7 @@ void backward_head(const Attention& x, int64_t batch, int64_t head, Gradients g,
     Number* to = at(x.dq, batch, head);
     for (int64_t t = 0; t < count; t++)
         for (int64_t i = 0; i < n; i += LANES)
-            store(to + t * x.dq.position_step + i, narrow(load(dq + t * n + i)));
+            store(to + t * x.dq.position_step + i, load(dq + t * n + i));
 }
 
 void backward_group(const Attention& x, int64_t batch, int64_t kv, Memory memory) {
@@ -318,7 +350,7 @@ void backward_group(const Attention& x, int64_t batch, int64_t kv, Memory memory
     Gradients g;
     g.k = memory.take<Number>(padded * n);
     g.v = memory.take<Number>(padded * n);
-    g.k_across = memory.take<Pair>(padded * n / 2);
+    g.k_across = memory.take<Unit>(padded * n / PER);
     g.dk = memory.take<float>(padded * n);
     g.dv = memory.take<float>(padded * n);
     rows_of(at(x.k, batch, kv), x.k.position_step, x.keys, padded, n, g.k);
@@ -331,8 +363,8 @@ void backward_group(const Attention& x, int64_t batch, int64_t kv, Memory memory
     Number *dk = at(x.dk, batch, kv), *dv = at(x.dv, batch, kv);
     for (int64_t t = 0; t < x.keys; t++)
         for (int64_t i = 0; i < n; i += LANES) {
-            store(dk + t * x.dk.position_step + i, narrow(load(g.dk + t * n + i)));
-            store(dv + t * x.dv.position_step + i, narrow(load(g.dv + t * n + i)));
+            store(dk + t * x.dk.position_step + i, load(g.dk + t * n + i));
+            store(dv + t * x.dv.position_step + i, load(g.dv + t * n + i));
         }
 }
 
@@ -354,13 +386,12 @@ void each_group(const Attention& x, int64_t threads, char* memory, int64_t bytes
 
 extern "C" {
 
-int is_supported() { return 1; }
-
 // Bytes of memory that each thread needs, for the forward and the backward alike.
 int64_t bytes_of_a_thread(const Attention* x) {
     const int64_t padded = whole(std::max(x->queries, x->keys), COLUMNS), n = x->head_dim;
-    return padded * (40 * n + 4 * 4 + ROWS * 8 + COLUMNS * 6 + 16) + ROWS * n * 4 +
-        16 * 2 * COLUMNS + 28 * 64;
+    const int64_t number = sizeof(Number), float_ = sizeof(float);
+    return padded * (n * (8 * number + 3 * float_) + COLUMNS * 3 * number + ROWS * 2 * float_ + 32) +
+        ROWS * n * float_ + 16 * 2 * COLUMNS + 28 * 64;
 }
 
 void attention_forward(const Attention* x, int64_t threads, char* memory) {
@@ -371,9 +402,3 @@ void attention_backward(const Attention* x, int64_t threads, char* memory) {
     each_group(*x, threads, memory, bytes_of_a_thread(x), backward_group);
 }
 }
-
-#else
-
-extern "C" int is_supported() { return 0; }
-
-#endif

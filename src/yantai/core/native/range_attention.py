@@ -1,7 +1,7 @@
-"""Attention in bfloat16 with its gradients, compiled for processors that multiply it.
+"""Attention on a CPU with its gradients, compiled; in bfloat16 or in float32.
 
-Knows: q, k, v, and the first and the last key that each query sees. Where there is no compiler or
-no AVX512-BF16 `available` is False, and `kernel.py` takes another road.
+Knows: q, k, v, and the first and the last key that each query sees. Where there is no compiler
+`available` is False, and `kernel.py` takes another road. It has first derivatives only.
 """
 
 import ctypes
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import BFloat16, Float, Int32
+from jaxtyping import Float, Int32
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from yantai.base.native.build import library
+from yantai.base.native.build import NUMBERS, library
 
 SOURCE = Path(__file__).with_name("range_attention.cpp")
 COLUMNS = 32
@@ -44,9 +45,9 @@ class _Attention(ctypes.Structure):
 
 
 @functools.cache
-def _loaded() -> ctypes.CDLL | None:
-    found = library(SOURCE)
-    if found is None or not found.is_supported():
+def _loaded(dtype: torch.dtype) -> ctypes.CDLL | None:
+    found = library(SOURCE, NUMBERS[dtype])
+    if found is None:
         return None
     found.bytes_of_a_thread.restype = WHOLE
     found.attention_forward.argtypes = [POINTER, WHOLE, POINTER]
@@ -54,9 +55,9 @@ def _loaded() -> ctypes.CDLL | None:
     return found
 
 
-def available() -> bool:
-    """Whether this machine has it; asking for the first time may compile it."""
-    return _loaded() is not None
+def available(dtype: torch.dtype) -> bool:
+    """Whether this machine has it for numbers of this type; the first question may compile it."""
+    return dtype in NUMBERS and _loaded(dtype) is not None
 
 
 class RangeAttention(torch.autograd.Function):
@@ -69,15 +70,15 @@ class RangeAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx,
-        q: BFloat16[Tensor, "batch head query head_dim"],
-        k: BFloat16[Tensor, "batch kv_head key head_dim"],
-        v: BFloat16[Tensor, "batch kv_head key head_dim"],
+        q: Float[Tensor, "batch head query head_dim"],
+        k: Float[Tensor, "batch kv_head key head_dim"],
+        v: Float[Tensor, "batch kv_head key head_dim"],
         seen: Int32[Tensor, "2 #batch query"],
         scale: float,
         distances: Float[Tensor, "head distance"] | None = None,
         dropout: float = 0.0,
         seed: int = 0,
-    ) -> BFloat16[Tensor, "batch head query head_dim"]:
+    ) -> Float[Tensor, "batch head query head_dim"]:
         """The values gathered; each row's logarithm of the sum is kept for the backward."""
         q, k, v = _side_by_side(q), _side_by_side(k), _side_by_side(v)
         out = _new_like(q)
@@ -90,6 +91,7 @@ class RangeAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *gradients: Tensor):
         """To q, k, v and the numbers of distances."""
         q, k, v, out, seen, log_sums, added = ctx.saved_tensors
@@ -133,7 +135,7 @@ def _call(
     d_added: Tensor | None = None,
     **tensors: Tensor,
 ) -> None:
-    loaded = _loaded()
+    loaded = _loaded(tensors["q"].dtype)
     assert loaded is not None
     batch, heads, count, width = tensors["q"].shape
     assert width % COLUMNS == 0, f"heads of {width}, not a multiple of {COLUMNS}"
