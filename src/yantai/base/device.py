@@ -56,7 +56,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether products in bfloat16 are faster than in float32.
 
     A processor's instructions do not say: those of AVX512-BF16 are half as fast as float32 on some
-    processors, and twice as fast on others. Without AMX it is measured, once in a process.
+    processors, four times as fast on others. Without AMX it is measured, once in a process.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
