@@ -1,6 +1,6 @@
 """`make bench`: the machine's ceilings, then ours against the peers, in turn.
 
-python -m bench [ceilings] [start] [training] [dropout] [objectives] [decoding]
+python -m bench [ceilings] [start] [training] [dropout] [objectives] [finetuning] [decoding]
 """
 
 import datetime
@@ -11,7 +11,7 @@ import warnings
 
 import torch
 
-from bench import ceilings, decoding, objectives, training
+from bench import ceilings, decoding, finetuning, objectives, training
 from yantai.base.device import prepare_process
 
 warnings.filterwarnings("ignore")
@@ -34,6 +34,7 @@ PARTS = {
     "training": training.main,
     "dropout": training.with_dropout,
     "objectives": objectives.main,
+    "finetuning": finetuning.main,
     "decoding": decoding.main,
 }
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yantai.life.finetune import finetune
+from yantai.life.finetune import finetune, teach
 from yantai.training.recipe import Finetune
 
 Rows = list[tuple[str, ...]]
@@ -32,16 +32,22 @@ class Set:
     """A public set.
 
     Attributes:
-        read: its folder → rows of its parts; `test` is missing where it has none.
+        read: its folder → rows of its parts; `test` is missing where it has none. None: it is one
+            file, as it is, and `finetune` shares its rows out.
         task: what is learned.
         columns: names of the columns of the rows.
         settings: of `Finetune`, beside its defaults.
     """
 
-    read: Callable[[Path], dict[str, Rows]]
+    read: Callable[[Path], dict[str, Rows]] | None
     task: str = "classify"
     columns: tuple[str, ...] = ("text", "label")
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+def sets() -> str:
+    """The folder of the public sets."""
+    return os.environ.get("YANTAI_DATA") or sys.exit("set YANTAI_DATA to the folder of the sets")
 
 
 def lines(path: Path, encoding: str = "utf-8") -> list[str]:
@@ -139,8 +145,19 @@ def titles(folder: Path) -> dict[str, Rows]:
     return {"train": [(row[1], row[2]) for row in rows if len(row) == 3]}
 
 
+def talks(folder: Path) -> dict[str, Rows]:
+    """Instructions and their answers, Chinese ones and the small English set."""
+    found: Rows = []
+    for path in (*sorted(folder.glob("*.json")), folder.parent / "sft_demo/alpaca_en_demo.json"):
+        tables = json.loads(path.read_text(encoding="utf-8"))
+        rows = [(each["instruction"], each.get("input") or "", each["output"]) for each in tables]
+        found += [row for row in rows if row[0].strip() and row[2].strip()]
+    return {"train": list(dict.fromkeys(found))}
+
+
 TEXTS: dict[str, Any] = {"columns": ("text", "target")}
 CHINESE: dict[str, Any] = {"vocab_size": 8192}
+KEEP_BACK = {"on_bad_row": "quarantine"}
 SETS: dict[str, tuple[str, Set]] = {
     "sst2": ("sst2", Set(sst2)),
     "trec": ("trec_qc", Set(trec)),
@@ -152,11 +169,16 @@ SETS: dict[str, tuple[str, Set]] = {
     "classical": ("classical_modern", Set(classical, "translate", settings=CHINESE, **TEXTS)),
     "scitldr": ("scitldr_a", Set(scitldr, "summarize", **TEXTS)),
     "titles": ("csl", Set(titles, "summarize", settings=CHINESE, **TEXTS)),
+    "talks": ("alpaca_zh", Set(talks, "chat", ("instruction", "input", "output"))),
+    "drcd": ("drcd/DRCD_dev.json", Set(None, "span", settings=CHINESE)),
+    "cmrc": ("cmrc2018/cmrc2018_dev.json", Set(None, "span", settings=CHINESE | KEEP_BACK)),
+    "squad": ("squad2_devhalf/dev-v2.0-half-minus-xquad.json", Set(None, "span")),
 }
 
 
 def parts_of(chosen: Set, folder: Path, seed: int, tune: bool) -> dict[str, Rows]:
     """The rows of each part; without a test part of its own a fifth of the texts becomes one."""
+    assert chosen.read is not None
     parts = chosen.read(folder)
     if tune:
         parts.pop("test", None)
@@ -180,6 +202,44 @@ def write(path: Path, columns: Iterable[str], rows: Rows) -> Path:
     return path
 
 
+def paths_of(
+    name: str, folder: Path, seed: int, tune: bool
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The task and the settings of a set, and the files of its parts."""
+    place, chosen = SETS[name]
+    source = Path(sets()) / place
+    settings = {"task": chosen.task, **chosen.settings}
+    if chosen.read is None:
+        return settings, {"data": source}
+    parts = parts_of(chosen, source, seed, tune)
+    files = {
+        part: write(folder / f"{part}.csv", chosen.columns, rows) for part, rows in parts.items()
+    }
+    return settings, {"data" if part == "train" else part: file for part, file in files.items()}
+
+
+def learn(name: str, seed: int, folder: Path, given: dict[str, Any], tune: bool) -> dict[str, Any]:
+    """One training and its score; while something is chosen, without the test part of a file."""
+    folder.mkdir(parents=True)
+    settings, paths = paths_of(name, folder, seed, tune)
+    recipe = Finetune(**settings | paths | {"out": folder / "run", "seed": seed} | given)
+    if tune and SETS[name][1].read is None:
+        taught = teach(recipe, tested=False)
+        shown = {"score of validation": round(taught.result["best_score"], 4)}
+        print(f"RESULT {name} seed {seed} {shown} {taught.result['seconds']:.0f} s", flush=True)
+        return shown
+    report = finetune(recipe, lambda text: None)
+    shown = {key: round(each["value"], 4) for key, each in report["metrics"].items()}
+    floors = {
+        floor: {key: round(each["value"], 4) for key, each in table.items()}
+        for floor, table in report["floors"].items()
+    }
+    verdicts = {floor: each["verdict"] for floor, each in report["against"].items()}
+    seconds = f"{report['training']['seconds']:.0f} s"
+    print(f"RESULT {name} seed {seed} {shown} {floors} {verdicts} {seconds}", flush=True)
+    return shown
+
+
 def main() -> None:
     """Seed after seed, one line each, and the mean."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -191,31 +251,11 @@ def main() -> None:
     parser.add_argument("--changes", default="{}", help="JSON: changes to the settings")
     parser.add_argument("--scratch", type=Path, default=Path("runs/jobs"))
     options = parser.parse_args()
-    data = os.environ.get("YANTAI_DATA") or sys.exit("set YANTAI_DATA to the folder of the sets")
-    place, chosen = SETS[options.set]
+    given = {"model": options.model} | json.loads(options.changes)
     values: dict[str, list[float]] = {}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         folder = options.scratch / f"{options.set}-{os.getpid()}-{seed}"
-        folder.mkdir(parents=True)
-        parts = parts_of(chosen, Path(data) / place, seed, options.tune)
-        paths = {
-            name: write(folder / f"{name}.csv", chosen.columns, rows)
-            for name, rows in parts.items()
-        }
-        given = {"task": chosen.task, "data": paths.pop("train"), "out": folder / "run"}
-        given |= {"model": options.model, "seed": seed} | paths | chosen.settings
-        report = finetune(Finetune(**given | json.loads(options.changes)), lambda text: None)
-        shown = {name: round(each["value"], 4) for name, each in report["metrics"].items()}
-        floors = {
-            name: {key: round(each["value"], 4) for key, each in table.items()}
-            for name, table in report["floors"].items()
-        }
-        verdicts = {name: each["verdict"] for name, each in report["against"].items()}
-        seconds = round(report["training"]["seconds"], 1)
-        print(
-            f"RESULT {options.set} seed {seed} {shown} {floors} {verdicts} {seconds} s", flush=True
-        )
-        for name, value in shown.items():
+        for name, value in learn(options.set, seed, folder, given, options.tune).items():
             values.setdefault(name, []).append(value)
     means = {name: round(statistics.mean(each), 4) for name, each in values.items()}
     print(f"means over {options.seeds}: {means}", flush=True)

@@ -9,6 +9,7 @@ from oracles import REFERENCE, STARTS, VOCAB
 
 from yantai.base.errors import ModelFileError, UsageError
 from yantai.core.config import Labels
+from yantai.core.initialise import build
 from yantai.families.folder import load_folder, save_folder
 from yantai.families.labels import JUDGES, judging
 from yantai.families.table import FAMILIES
@@ -88,6 +89,18 @@ def test_labels_are_read_and_written(pair, tmp_path):
     back, same, _ = load_folder(tmp_path)
     assert back.config == ours.config
     assert (same.architecture, same.job) == (family.architecture, family.job)
+
+
+@pytest.mark.parametrize("refuses", [True, False, None])
+def test_a_folder_keeps_whether_a_question_may_have_no_answer(refuses, tmp_path):
+    family = judging(FAMILIES["bert"], "span")
+    config = FAMILIES["bert"].read_config(REFERENCE["bert"][0]().to_dict(), "config.json")
+    head = Labels(names=NAMES["span"], refuses=refuses)
+    save_folder(build(config.model_copy(update={"head": head})), family, tmp_path, special=STARTS)
+    assert load_folder(tmp_path)[0].config.head.refuses is refuses
+    theirs = transformers.AutoModelForQuestionAnswering.from_pretrained(tmp_path)
+    theirs.save_pretrained(tmp_path / "back")
+    assert load_folder(tmp_path / "back")[0].config.head.refuses is refuses
 
 
 def test_what_has_no_such_model_says_who_has():

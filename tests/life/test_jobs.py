@@ -1,14 +1,20 @@
 """Every job of the table, from rows to a score: small runs on the village."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import yantai
 from yantai.base.errors import UsageError
+from yantai.core.config import Labels
+from yantai.data.questions import Question
 from yantai.life.finetune import finetune
 from yantai.life.jobs import JOBS
+from yantai.life.jobs.span import SpanJob
 from yantai.text.village import Village
 from yantai.training.recipe import Finetune
 
@@ -96,6 +102,18 @@ def test_from_rows_to_a_score_and_to_use(task, tmp_path):
     assert USES[task](model) is not None
 
 
+@pytest.mark.parametrize(
+    ("said", "answers", "refuses"),
+    [(True, 1, True), (False, 0, False), (None, 1, False), (None, 0, True)],
+)
+def test_a_model_knows_whether_it_may_refuse_and_else_its_questions_do(said, answers, refuses):
+    job = SpanJob(Finetune(model="-", task="span", data=Path("-"), out=Path("-")))
+    head = SimpleNamespace(labels=Labels(names=("start", "end"), refuses=said))
+    row = Question("Who?", "Ivan.", (("Ivan", 0),)[:answers], "a", "1", "rows:1")
+    job.adopt(SimpleNamespace(network=SimpleNamespace(head=head)), [row])
+    assert job.refuses is refuses
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["classify", "chat"])
 def test_adapters_alone_are_written_and_open_with_their_model(task, tmp_path):
@@ -122,25 +140,27 @@ def test_adapters_alone_are_written_and_open_with_their_model(task, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_adapter_goes_on_learning_or_is_folded_in(tmp_path):
+@pytest.mark.parametrize("task", ["chat", "classify"])
+def test_an_adapter_goes_on_learning_or_is_folded_in(task, tmp_path):
     data = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows_of("chat")))
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows_of(task)))
     first = Finetune(
-        model="scratch", task="chat", data=data, out=tmp_path / "first", family="gpt2", context=192,
+        model="scratch", task=task, data=data, out=tmp_path / "first", family="gpt2", context=192,
         lora=True, lora_rank=4, **SMALL,
     )  # fmt: skip
     finetune(first, str)
     begun = str(tmp_path / "first" / "model")
-    again = {"model": begun, "task": "chat", "data": data, "threads": 1, "steps": 2, "context": 192}
+    again = {"model": begun, "task": task, "data": data, "threads": 1, "steps": 2, "context": 192}
     again |= {"optimizer": "adamw", "rate": 1e-5}
     finetune(Finetune(**again, out=tmp_path / "second", lora=True), str)
     finetune(Finetune(**again, out=tmp_path / "folded"), str)
     ids = torch.arange(5, 25)[None]
-    body, one, two, folded = (
+    one, two, folded = (
         yantai.load(tmp_path / name / "model", dtype="float32").logits(ids)
-        for name in ("first/body", "first", "second", "folded")
+        for name in ("first", "second", "folded")
     )
-    learned = (one - body).abs().max()
+    body = yantai.load(tmp_path / "first" / "body" / "model", dtype="float32").logits(ids)
+    learned = (one - body).abs().max() if task == "chat" else one.abs().max()
     for further in (two, folded):  # by two small steps, not from the beginning
         assert 1e-6 < (further - one).abs().max() < learned / 5
     config = json.loads((tmp_path / "second" / "model" / "adapter_config.json").read_text())
@@ -150,3 +170,14 @@ def test_an_adapter_goes_on_learning_or_is_folded_in(tmp_path):
     assert (tmp_path / "folded" / "model" / "model.safetensors").exists()
     with pytest.raises(UsageError, match="rank and targets"):
         finetune(Finetune(**again, out=tmp_path / "third", lora=True, lora_rank=8), str)
+    if task == "classify":  # with other labels the head is new; the adapters still go on
+        rows = [row | {"label": row["label"].upper()} for row in rows_of(task)]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        finetune(Finetune(**again, out=tmp_path / "other", lora=True), str)
+        before, after = (
+            load_file(tmp_path / name / "model" / "adapter_model.safetensors")
+            for name in ("first", "other")
+        )
+        for name, tensor in before.items():
+            if "lora_" in name:
+                assert (after[name] - tensor).abs().max() < 1e-4

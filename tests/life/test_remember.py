@@ -8,6 +8,7 @@ import pytest
 from yantai.base.errors import DataError, UsageError
 from yantai.core.config import ModelConfig
 from yantai.core.initialise import build
+from yantai.evaluate.task_loss import task_loss
 from yantai.evaluate.text_loss import text_loss
 from yantai.families.table import family_named
 from yantai.infer.language_model import LanguageModel
@@ -15,7 +16,8 @@ from yantai.infer.opening import load
 from yantai.life.finetune import finetune
 from yantai.life.remember import PAGE, forgetting, old_documents, replayed
 from yantai.text.village import Village
-from yantai.training.recipe import Finetune
+from yantai.training.pretrain import pretrain
+from yantai.training.recipe import Finetune, Pretrain
 
 SMALL = {"task": "chat", "threads": 1, "batch": 4, "context": 128}
 
@@ -99,3 +101,27 @@ def test_the_verdict_follows_the_difference(run, tmp_path):
     other.network.head.weight.data.mul_(30)
     assert forgetting(old, body, other, 0)["difference"]["verdict"] == "it has forgotten"
     assert forgetting(old, other, body, 0)["difference"]["verdict"] == "it knows them better"
+
+
+def test_what_an_encoder_decoder_forgets_is_how_it_restores_text(run, tmp_path):
+    book = (run / "book.txt").read_text(encoding="utf-8")[:20_000]
+    (tmp_path / "book.txt").write_text(book, encoding="utf-8")
+    pretrain(
+        Pretrain(
+            data=(tmp_path / "book.txt",), out=tmp_path / "body", family="t5", size="nano",
+            layers=1, vocab_size=500, context=128, batch=4, steps=2, threads=1,
+        )
+    )  # fmt: skip
+    rows = [{"text": f"Say {number}", "target": "No"} for number in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = Finetune(
+        model=str(tmp_path / "body" / "model"), data=tmp_path / "rows.jsonl", out=tmp_path / "run",
+        task="translate", threads=1, batch=4, steps=30,
+    )  # fmt: skip
+    report = finetune(settings, str)["forgotten"]
+    assert report["measure"] == "nats a token"
+    body = load(tmp_path / "body" / "model", dtype="float32")
+    expected = task_loss(body, old_documents(settings).asked).report()["loss"]
+    assert report["before"]["value"] == pytest.approx(expected)
+    assert report["after"]["value"] > report["before"]["value"] + 0.1
+    assert report["difference"]["verdict"] == "it has forgotten"

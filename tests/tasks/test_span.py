@@ -1,8 +1,11 @@
 """Pieces of a text as tokens and as characters; the loss of packed windows."""
 
 import pytest
+import tokenizers
 import torch
+import transformers
 
+import yantai
 from yantai.core.config import Labels, ModelConfig
 from yantai.core.initialise import build
 from yantai.data.examples import batches_of
@@ -111,3 +114,67 @@ def test_an_answer_is_the_same_alone_and_among_others(reader):
         assert alone.score == pytest.approx(found.score, abs=1e-4)
         assert 0 <= found.start < found.end <= len(pair[1])
     assert answer_questions(model, frame, []) == []
+
+
+def pair_tokenizer(kind):
+    """A tokenizer as those of BERT or RoBERTa are, of words."""
+    words = sorted({word for pair in PAIRS for text in pair for word in text.split()})
+    names = {
+        "bert": ("[CLS]", "[SEP]", "[PAD]", "[UNK]"),
+        "roberta": ("<s>", "</s>", "<pad>", "<u>"),
+    }
+    begin, end, pad, unknown = names[kind]
+    vocab = {name: id for id, name in enumerate([*names[kind], *words])}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token=unknown))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    process = tokenizers.processors
+    ends = ((end, vocab[end]), (begin, vocab[begin]))
+    backend.post_processor = (
+        process.BertProcessing(*ends)
+        if kind == "bert"
+        else process.RobertaProcessing(*ends, trim_offsets=False, add_prefix_space=False)
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, cls_token=begin, sep_token=end, bos_token=begin, eos_token=end,
+        pad_token=pad, unk_token=unknown,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_pair_is_read_and_judged_as_transformers_does(kind, tmp_path):
+    theirs = pair_tokenizer(kind)
+    classes = {
+        "bert": (transformers.BertConfig, transformers.BertForQuestionAnswering),
+        "roberta": (transformers.RobertaConfig, transformers.RobertaForQuestionAnswering),
+    }
+    make_config, make = classes[kind]
+    torch.manual_seed(0)
+    config = make_config(
+        vocab_size=len(theirs), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=130, pad_token_id=theirs.pad_token_id,
+        type_vocab_size=2 if kind == "bert" else 1,
+    )  # fmt: skip
+    reference = make(config).double().eval()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    reference.save_pretrained(tmp_path)
+    theirs.save_pretrained(tmp_path)
+    model = yantai.load(tmp_path, dtype="float64")
+    question, context = PAIRS[0]
+    given = theirs(question, context, return_tensors="pt", return_token_type_ids=kind == "bert")
+    window = next(windows_of(model.frame, [(question, context)]))
+    example = model.frame.example(window.ids, "row", second=window.shift)
+    assert example.ids == given["input_ids"][0].tolist()
+    with torch.no_grad():
+        expected = reference(**given)
+    best = answer_questions(model.network, model.frame, [(question, context)])[0]
+    both = torch.stack((expected.start_logits[0], expected.end_logits[0]), -1)
+    own = both[window.shift : window.shift + len(window.offsets)]
+    sums = (own[:, None, 0] + own[None, :, 1]).triu() + torch.full(
+        (len(own),) * 2, -torch.inf
+    ).tril(-1)
+    place = int(sums.argmax())
+    start, end = place // len(own), place % len(own)
+    assert (best.start, best.end) == (window.offsets[start][0], window.offsets[end][1])
+    assert best.score == pytest.approx(float(sums.max() - both[0].sum()), abs=1e-5)

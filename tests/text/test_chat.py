@@ -139,11 +139,33 @@ def test_a_template_that_is_not_jinja_names_the_line(tokenizer):
         ChatFormat(tokenizer, "a\n{% if %}")
 
 
-def test_training_needs_a_template_that_marks_what_is_learned(tokenizer):
-    unmarked = CHATML.replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
-    plain = ChatFormat(tokenizer, unmarked)
-    assert plain.render(TALK).ids == ChatFormat(tokenizer).render(TALK).ids
-    with pytest.raises(ModelFileError, match="does not mark"):
+UNMARKED = CHATML.replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
+
+
+@given(st.lists(PIECES, min_size=2, max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_what_is_learned_is_found_without_marks_too(tokenizer, chat, turns):
+    roles = ["system", *["user", "assistant"] * 3]
+    messages = [{"role": role, "content": text} for role, text in zip(roles, turns, strict=False)]
+    if len(messages) % 2 == 0:
+        messages = messages[1:]  # without a system's word; it still ends with an assistant's
+    if messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": "yes"})
+    plain = ChatFormat(tokenizer, UNMARKED)
+    assert not plain.marks_generation
+    expected, got = chat.training_row(messages), plain.training_row(messages)
+    assert got == expected
+
+
+def test_where_prompts_do_not_say_what_is_learned_marks_are_needed(tokenizer):
+    forgets = UNMARKED.replace(
+        "message.content + '<|im_end|>'",
+        "(message.content if loop.last or message.role != 'assistant' else '…') + '<|im_end|>'",
+    )
+    assert forgets != UNMARKED
+    plain = ChatFormat(tokenizer, forgets)
+    assert any(plain.training_row(TALK[:3]).learn)
+    with pytest.raises(ModelFileError, match="does not mark what is learned"):
         plain.training_row(TALK)
 
 

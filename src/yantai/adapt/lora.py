@@ -114,6 +114,21 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, LowRank]]:
             yield name, module
 
 
+def carry_over(old: Model, model: Model, lora: LoRA) -> None:
+    """Put the adapters of a model beside the same matrices of another, as far as they have learned.
+
+    Args:
+        old: has them.
+        model: of the same body; changed in place.
+        lora: what they are like.
+    """
+    add_lora(model, lora)
+    known = dict(adapters(old))
+    for name, adapter in adapters(model):
+        before = known[name]
+        adapter.lora_a, adapter.lora_b, adapter.scale = before.lora_a, before.lora_b, before.scale
+
+
 def merge(model: Model) -> Model:
     """Fold every adapter into its matrix; the model computes the same without them."""
     for name, module in list(adapters(model)):

@@ -75,6 +75,9 @@ class Labels(Config):
     dense: bool = Field(False, description="a layer and tanh before it, as BERT's pooler is")
     bias: bool = True
     several: bool = Field(False, description="any number of labels may hold at once")
+    refuses: bool | None = Field(
+        None, description="whether a question may have no answer; None: nobody has said"
+    )
 
     @model_validator(mode="after")
     def _agrees(self) -> "Labels":

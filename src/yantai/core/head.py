@@ -81,7 +81,7 @@ def token_log_probabilities(
     parts = []
     for start in range(0, len(targets), CHUNK):
         rows = slice(start, start + CHUNK)
-        logits = _wide(soft_cap(torch.nn.functional.linear(hidden[rows], weight, bias), cap))
+        logits = widened(soft_cap(torch.nn.functional.linear(hidden[rows], weight, bias), cap))
         picked = logits.gather(1, targets[rows, None])[:, 0]
         parts.append(picked - logits.logsumexp(dim=-1))
     return torch.cat(parts) if parts else hidden.new_zeros(0)
@@ -94,7 +94,8 @@ def _log_chances(picked: Tensor, logits: Tensor, index: Tensor) -> Tensor:
     return logits.to(picked.dtype).log_softmax(dim=-1).gather(1, index)
 
 
-def _wide(logits: Tensor) -> Tensor:
+def widened(logits: Tensor) -> Tensor:
+    """Numbers that are summed up: in float32 at least."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

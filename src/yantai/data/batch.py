@@ -16,6 +16,7 @@ IGNORED = -1
 Array = NDArray[np.int64]
 FIELDS = ("ids", "targets", "documents", "positions")
 SOURCE_FIELDS = ("source", "source_documents", "source_positions")
+OPTIONAL = ("types", *SOURCE_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Row:
         name: where the row comes from, for a person who must find it.
         source: what an encoder reads, where ids and targets are a decoder's; documents and
             positions of its own follow.
+        types: the kind of each token, where a text is read beside another and its tokens are told
+            from those: 0, and 1 for the second text.
     """
 
     ids: Array
@@ -40,6 +43,7 @@ class Row:
     source: Array | None = None
     source_documents: Array | None = None
     source_positions: Array | None = None
+    types: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Batch:
     source: Tensor | None = None
     source_documents: Tensor | None = None
     source_positions: Tensor | None = None
+    types: Tensor | None = None
 
     @property
     def token_count(self) -> int:
@@ -72,7 +77,7 @@ class Batch:
         """The same batch on a device."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in (*FIELDS, *SOURCE_FIELDS)
+            for name in (*FIELDS, *OPTIONAL)
             if getattr(self, name) is not None
         }
         return replace(self, **moved)
@@ -80,7 +85,7 @@ class Batch:
 
 def collate(rows: list[Row]) -> Batch:
     """Put rows of equal length side by side."""
-    fields = FIELDS if rows[0].source is None else (*FIELDS, *SOURCE_FIELDS)
+    fields = [*FIELDS, *(name for name in OPTIONAL if getattr(rows[0], name) is not None)]
     stacked = {
         field: torch.from_numpy(np.stack([getattr(row, field) for row in rows])) for field in fields
     }

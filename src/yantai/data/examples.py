@@ -26,6 +26,7 @@ class Example:
         border: where the second of two texts begins that are compared, neither seeing the other;
             0 where there is one. All examples of a run have one, or none has.
         cut: tokens that the text had more, and that are not there.
+        second: where the second of two texts begins that are read as one; 0 where there is one.
     """
 
     ids: Sequence[int]
@@ -34,6 +35,7 @@ class Example:
     source: Sequence[int] = ()
     border: int = 0
     cut: int = 0
+    second: int = 0
 
     def texts(self, numbers: Sequence[int], length: int) -> list[Sequence[int]]:
         """Its ids or targets, by the texts that they belong to."""
@@ -92,6 +94,7 @@ class ExampleRows:
                     expected=f"a learned token within the first {length}",
                     do="shorten the prompt or raise --context",
                 )
+        self._has_kinds = any(example.second for example in examples)
         self._bins: dict[int, list[list[int]]] = {}
 
     def rows_in_epoch(self, epoch: int) -> int:
@@ -130,7 +133,8 @@ class ExampleRows:
             [text for each in members for text in each.texts(each.targets, self.length)]
         )
         name = ", ".join(each.name for each in members[:4])
-        own = pad(Row(ids, targets, documents, positions, name), self.length)
+        types = self._kinds_of(members) if self._has_kinds else None
+        own = pad(Row(ids, targets, documents, positions, name, types=types), self.length)
         if self.source_length is None:
             return own
         sources = _side_by_side([each.source[: self.source_length] for each in members])
@@ -143,6 +147,13 @@ class ExampleRows:
             own.ids, own.targets, own.documents, own.positions, name,
             source, source_documents, source_positions,
         )  # fmt: skip
+
+    def _kinds_of(self, members: Sequence[Example]) -> Array:
+        """0 for each token of a first text, 1 for each of a second."""
+        sizes = [min(len(each.ids), self.length) for each in members]
+        seconds = [each.second or size for each, size in zip(members, sizes, strict=True)]
+        places = np.concatenate([np.arange(size) for size in sizes])
+        return (places >= np.repeat(seconds, sizes)).astype(np.int64)
 
 
 def _side_by_side(parts: Sequence[Sequence[int]]) -> tuple[Array, Array, Array]:

@@ -182,4 +182,5 @@ def pad(row: Row, length: int) -> Row:
         np.pad(row.documents, (0, short), constant_values=-1),
         np.pad(row.positions, (0, short)),
         row.name,
+        types=np.pad(row.types, (0, short)) if row.types is not None else None,
     )

@@ -132,6 +132,7 @@ def _labels_rows(judge: Judge, job: Job) -> tuple[Computed, ...]:
             "dense": bool(judge.dense),
             "bias": judge.bias,
             "several": theirs.get("problem_type") == SEVERAL,
+            "refuses": theirs.get("may_refuse") if job == "span" else None,
         }
 
     def names(config: Any) -> dict[str, str]:
@@ -143,9 +144,14 @@ def _labels_rows(judge: Judge, job: Job) -> tuple[Computed, ...]:
     def problem(config: Any) -> str:
         return SEVERAL if config.head.several else "single_label_classification"
 
+    def refuses(config: Any) -> bool | None:
+        return config.head.refuses
+
     rows = (Computed("id2label", names, read), Computed("label2id", numbers, lambda *_: None))
     if job == "classify":
         rows += (Computed("problem_type", problem, lambda *_: None),)
+    if job == "span":  # a word of ours; `transformers` keeps what it does not know
+        rows += (Computed("may_refuse", refuses, lambda *_: None),)
     return rows
 
 

@@ -16,6 +16,7 @@ from yantai.base.log import say
 from yantai.data.pack import TextRows
 from yantai.data.shards import write_shards
 from yantai.evaluate.compare import interval_text, paired_ratio_difference
+from yantai.evaluate.task_loss import task_loss
 from yantai.evaluate.text_loss import text_loss
 from yantai.infer.language_model import LanguageModel
 from yantai.text.document import Document, DocumentReader
@@ -118,24 +119,38 @@ def replayed(
 
 
 def forgetting(old: Old, before: LanguageModel, after: LanguageModel, seed: int) -> dict[str, Any]:
-    """Bits per byte of the pages that are asked, of two models, and the paired difference."""
-    scored = [text_loss(model, old.asked) for model in (after, before)]
-    bits = [[value / log(2) for value in each.document_losses] for each in scored]
-    difference = paired_ratio_difference(*bits, scored[0].document_bytes, seed)
+    """What two models make of the pages that are asked, and the paired difference.
+
+    Of a decoder bits per byte; of an encoder–decoder nats for each token that it has to restore.
+
+    Raises:
+        UsageError: the tokenizer has no tokens by which a text could be damaged.
+    """
+    if after.shape == "decoder":
+        scored = [text_loss(model, old.asked) for model in (after, before)]
+        tops = [[value / log(2) for value in each.document_losses] for each in scored]
+        measure, key, bottoms = "bits per byte", "bits_per_byte", scored[0].document_bytes
+        estimates = [each.report(seed)["intervals"][key] for each in scored]
+    else:
+        asked = [task_loss(model, old.asked, seed=seed) for model in (after, before)]
+        measure, tops, bottoms = "nats a token", [each.losses for each in asked], asked[0].targets
+        estimates = [each.report(seed)["intervals"]["loss"] for each in asked]
+    difference = paired_ratio_difference(*tops, bottoms, seed)
     words = {
         "the first is lower": "it knows them better",
         "the second is lower": "it has forgotten",
     }
     difference["verdict"] = words.get(difference["verdict"], difference["verdict"])
-    now, then = (each.report(seed)["intervals"]["bits_per_byte"] for each in scored)
-    return {"pages": len(old.asked), "before": then, "after": now, "difference": difference}
+    now, then = estimates
+    found = {"before": then, "after": now, "difference": difference}
+    return {"pages": len(old.asked), "measure": measure} | found
 
 
 def told(forgotten: dict[str, Any]) -> str:
     """The same for a person."""
     then, now, difference = (forgotten[name] for name in ("before", "after", "difference"))
     return (
-        f"its old texts ({forgotten['pages']:,} pages): {then['value']:.4f} bits per byte before, "
-        f"{now['value']:.4f} after: {difference['value']:+.4f} "
+        f"its old texts ({forgotten['pages']:,} pages): {then['value']:.4f} "
+        f"{forgotten['measure']} before, {now['value']:.4f} after: {difference['value']:+.4f} "
         f"({interval_text(difference, '+.4f')}): {difference['verdict']}\n"
     )

@@ -28,7 +28,7 @@ from yantai.base.errors import (
 )
 from yantai.base.files import FolderLock, sha256_text, write_atomic, write_json
 from yantai.base.log import say
-from yantai.evaluate.compare import bootstrap_difference
+from yantai.evaluate.compare import paired_t
 from yantai.life.settings import Tune
 from yantai.life.trial import Trial, run_trial
 from yantai.life.tune_plots import plot_study
@@ -266,10 +266,8 @@ def _report(
     }
     if second is not None and settings.seeds > 1:
         apart = [a - b for a, b in zip(finals[best], finals[second], strict=True)]
-        report["against_second"] = bootstrap_difference(
-            lambda rows: sum(apart[row] for row in rows) / len(rows),
-            len(apart), ("the first is better", "the second is better"), settings.seed,
-        )  # fmt: skip
+        verdicts = ("the first is better", "the second is better")
+        report["against_second"] = paired_t(apart, verdicts)
     return report
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from yantai.core.config import Labels
 from yantai.core.face import Model
+from yantai.core.head import widened
 from yantai.data.batch import IGNORED, Batch
 from yantai.data.examples import Example
 from yantai.tasks.frame import Frame, logits_at
@@ -37,7 +38,7 @@ class Classify(EveryTarget):
         if self.truths is None:
             return model.loss_of(hidden, batch.targets)
         judged = batch.targets != IGNORED
-        logits = model.logits_of(hidden[judged]).float()
+        logits = widened(model.logits_of(hidden[judged]))
         truths = torch.from_numpy(self.truths).to(logits)[batch.targets[judged]]
         losses = torch.nn.functional.binary_cross_entropy_with_logits(
             logits, truths, reduction="none"

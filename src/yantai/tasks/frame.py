@@ -46,6 +46,12 @@ class Frame:
         return [self.tokenizer.eos_id] if self.tokenizer.eos_id is not None else []
 
     @property
+    def between(self) -> list[int]:
+        """What stands between two texts: EOS, and once more where the tokenizer's own pairs do."""
+        around = len(self.begin) + len(self.end)
+        return self.end * max(1, self.tokenizer.specials_of_a_pair - around)
+
+    @property
     def room(self) -> int:
         """Tokens of the text itself."""
         return self.length - len(self.begin) - len(self.end)
@@ -57,8 +63,12 @@ class Frame:
         *,
         judgement: int = IGNORED,
         targets: Sequence[int] | None = None,
+        second: int = 0,
     ) -> Example:
-        """A text that is judged as a whole, or token by token; the end of a long one is cut."""
+        """A text that is judged as a whole, or token by token; the end of a long one is cut.
+
+        `second` is where another text begins in what is read, BOS counted.
+        """
         whole = self.begin + list(ids[: self.room]) + self.end
         aims = [IGNORED] * len(whole)
         if targets is not None:
@@ -67,7 +77,7 @@ class Frame:
             aims[0 if self.shape == "encoder" else -1] = judgement
         cut = max(0, len(ids) - self.room)
         if self.shape != "encoder-decoder":
-            return Example(whole, aims, name, cut=cut)
+            return Example(whole, aims, name, cut=cut, second=second)
         assert self.start_id is not None
         return Example([self.start_id, *whole[:-1]], aims, name, whole, cut=cut)
 

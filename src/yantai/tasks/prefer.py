@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from yantai.core.face import Model
+from yantai.core.head import widened
 from yantai.data.batch import IGNORED, Batch
 from yantai.tasks.task import EveryTarget, read
 
@@ -55,7 +56,7 @@ def answer_logs(model: Model, batch: Batch) -> Tensor:
     hidden, targets = read(model, batch)[known], batch.targets[known]
 
     def logs_of(part: Tensor, aims: Tensor) -> Tensor:
-        logs = torch.log_softmax(model.logits_of(part).float(), -1)
+        logs = torch.log_softmax(widened(model.logits_of(part)), -1)
         return logs.gather(1, aims[:, None])[:, 0]
 
     # the logits of all tokens at once would be the largest tensor of the step: made again instead

@@ -31,11 +31,10 @@ class Asker:
 
     @property
     def chat(self) -> ChatFormat | None:
-        """The renderer, where a decoder's template marks what is learned."""
+        """The renderer of a decoder that has a template."""
         if self.frame.shape != "decoder" or not self.frame.tokenizer.chat_template:
             return None
-        chat = ChatFormat(self.frame.tokenizer)
-        return chat if chat.marks_generation else None
+        return ChatFormat(self.frame.tokenizer)
 
     @property
     def ends(self) -> frozenset[int]:

@@ -1,12 +1,13 @@
 """Answer a question by a piece of a text, or say that the text has no answer.
 
-Knows: where answers begin and end. What is read is BOS question EOS context EOS; a context that is
-too long is read in windows that overlap, each with the question. The place where a text is judged
-as a whole stands for "no answer" (arXiv 1810.04805, section 4.3).
+Knows: where answers begin and end. What is read is BOS question EOS context EOS; the context's
+tokens are of kind 1, for models that know kinds. A context that is too long is read in windows that
+overlap, each with the question. The place where a text is judged as a whole stands for "no answer"
+(arXiv 1810.04805, section 4.3).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from yantai.core.face import Model
+from yantai.core.head import widened
 from yantai.data.batch import IGNORED, Batch
 from yantai.data.examples import Example
 from yantai.tasks.frame import Frame, logits_at
@@ -38,7 +40,7 @@ class SpanTask(EveryTarget):
         """The sum over examples, natural logarithm."""
         hidden = self.hidden(model, batch)
         there = batch.documents >= 0
-        logits = model.logits_of(hidden[there]).float()
+        logits = widened(model.logits_of(hidden[there]))
         rows = torch.arange(len(batch.ids), device=there.device)[:, None]
         keys = (rows * (int(batch.documents.max()) + 1) + batch.documents)[there]
         _, group = keys.unique(return_inverse=True)  # documents stand end to end, in this order
@@ -84,7 +86,8 @@ class Window:
 def windows_of(frame: Frame, pairs: Sequence[tuple[str, str]]) -> Iterator[Window]:
     """The windows of (question, context) pairs; neighbours share half of their tokens."""
     for number, (question, context) in enumerate(pairs):
-        asked = frame.tokenizer.encode(question)[: int(frame.room * QUESTION_SHARE)] + frame.end
+        asked = frame.tokenizer.encode(question)[: int(frame.room * QUESTION_SHARE)]
+        asked += frame.between
         ids, offsets = frame.tokenizer.encode_with_offsets(context)
         room = frame.room - len(asked)
         shift = len(frame.begin) + len(asked)
@@ -124,7 +127,8 @@ def questioned(
         none = no_answer_place(frame, window)
         first, last = found or (none, none)
         code = first * frame.length + last
-        examples.append(frame.example(window.ids, names[window.question], judgement=code))
+        name = names[window.question]
+        examples.append(frame.example(window.ids, name, judgement=code, second=window.shift))
     return examples
 
 
@@ -157,9 +161,10 @@ def answer_questions(
     examples, starts = [], []
     count = 0
     for window in windows:
-        example = frame.example(window.ids, f"question {window.question + 1}")
+        name = f"question {window.question + 1}"
+        example = frame.example(window.ids, name, second=window.shift)
         places = range(count, count + len(example.ids))
-        examples.append(Example(example.ids, places, example.name, example.source))
+        examples.append(replace(example, targets=places))
         starts.append(count)
         count += len(example.ids)
     best: dict[int, Found] = {}

@@ -66,7 +66,7 @@ def read(model: Model, batch: Batch) -> Tensor:
     """
     if batch.source is None:
         mask = Mask() if batch.single_document else same_document(batch.documents)
-        return model.hidden(batch.ids, mask=mask, positions=batch.positions)
+        return model.hidden(batch.ids, mask=mask, positions=batch.positions, types=batch.types)
     assert batch.source_documents is not None
     own = same_document(batch.source_documents)
     memory = model.encode(batch.source, mask=own, positions=batch.source_positions)

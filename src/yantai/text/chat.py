@@ -10,8 +10,10 @@ How a message is kept from forging a control token:
 3. The result is cut at the control tokens, which now can only be the template's own; they become
    ids. What lies between is text: the guards are taken out and it is encoded as text.
 
-What is learned is what the template puts between `{% generation %}` and `{% endgeneration %}`;
-text is cut at those borders too, so a prompt's ids are always a prefix of the training ids.
+What is learned is what the template puts between `{% generation %}` and `{% endgeneration %}`. Most
+templates of others have no such marks: then it is what stands behind the prompt of each assistant's
+turn, up to its last control token, if prompts are how the conversation goes on. Text is cut at
+those borders too, so a prompt's ids are always a prefix of the training ids.
 
 When a conversation outgrows the context, `fit` drops the oldest exchanges, never the system
 message and never the last message; if those alone do not fit, it is an error.
@@ -46,6 +48,8 @@ CHATML = """\
 """
 
 Message = dict[str, str]
+Signs = tuple[str, str, str]
+"""Characters that no message has: the guard, and the two round what is learned."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class ChatFormat:
 
     @property
     def marks_generation(self) -> bool:
-        """Whether the template says what is learned; without it the format cannot train."""
+        """Whether the template itself says what is learned."""
         return re.search(r"\{%-?\s*generation\b", self.template) is not None
 
     def render(self, messages: Sequence[Message], *, reply: bool = False) -> Rendered:
@@ -102,11 +106,11 @@ class ChatFormat:
             ModelFileError: the template fails or passes a limit; its line is named.
         """
         check_messages(messages)
-        guard, start, stop = _unused_characters(self.template, messages)
-        guarded = [
-            message | {"content": self._guard(message["content"], guard)} for message in messages
-        ]
-        text = self._run(guarded, reply, (start, stop))
+        signs = _unused_characters(self.template, messages)
+        return self._as_ids(self._run(self._guarded(messages, signs[0]), reply, signs[1:]), signs)
+
+    def _as_ids(self, text: str, signs: Signs) -> Rendered:
+        guard, start, stop = signs
         ids: list[int] = []
         learn: list[bool] = []
         learning = False
@@ -119,6 +123,11 @@ class ChatFormat:
             learn += [learning] * len(new)
         clean = text.translate({ord(mark): None for mark in (guard, start, stop)})
         return Rendered(ids, learn, clean)
+
+    def _guarded(self, messages: Sequence[Message], guard: str) -> list[Message]:
+        return [
+            message | {"content": self._guard(message["content"], guard)} for message in messages
+        ]
 
     def _guard(self, content: str, guard: str) -> str:
         content = self._controls.sub(lambda found: found[0][0] + guard + found[0][1:], content)
@@ -171,20 +180,37 @@ class ChatFormat:
         """Render for training.
 
         Raises:
-            ModelFileError: the template does not mark what is learned.
+            ModelFileError: the template does not mark what is learned, and its prompts do not say.
             DataError: nothing in the row is learned.
         """
-        if not self.marks_generation:
-            raise ModelFileError(
-                "E407",
-                "chat_template",
-                "does not mark what is learned",
-                expected="{% generation %} … {% endgeneration %} round the assistant's words",
-            )
-        rendered = self.render(messages)
+        rendered = self.render(messages) if self.marks_generation else self._by_prompts(messages)
         if not any(rendered.learn):
             raise DataError("E307", where, "nothing to learn: no assistant message with content")
         return rendered
+
+    def _by_prompts(self, messages: Sequence[Message]) -> Rendered:
+        """A conversation whose assistant's words are found as what follows their prompts."""
+        check_messages(messages)
+        signs = _unused_characters(self.template, messages)
+        guarded, marks = self._guarded(messages, signs[0]), signs[1:]
+        whole = self._run(guarded, False, marks)
+        text, behind = "", 0
+        for place, message in enumerate(guarded):
+            if message["role"] != "assistant":
+                continue
+            prompt = self._run(guarded[:place], True, marks)
+            said = self._run(guarded[: place + 1], False, marks)
+            if not (whole.startswith(said) and said.startswith(prompt)) or len(prompt) < behind:
+                raise ModelFileError(
+                    "E407", "chat_template", "does not mark what is learned",
+                    expected="{% generation %} … {% endgeneration %} round the assistant's words, "
+                    "or a conversation that begins with the prompts of its turns",
+                )  # fmt: skip
+            ends = [found.end() for found in self._controls.finditer(said, len(prompt))]
+            end = ends[-1] if ends else len(said)
+            text += whole[behind : len(prompt)] + marks[0] + whole[len(prompt) : end] + marks[1]
+            behind = end
+        return self._as_ids(text + whole[behind:], signs)
 
     def fit(self, messages: Sequence[Message], budget: int) -> tuple[list[Message], Rendered]:
         """The conversation as a prompt of at most `budget` tokens, oldest exchanges dropped.
@@ -239,7 +265,7 @@ def check_messages(messages: Sequence[Message]) -> None:
             raise DataError("E312", where, "a system message stands first or not at all")
 
 
-def _unused_characters(template: str, messages: Sequence[Message]) -> tuple[str, str, str]:
+def _unused_characters(template: str, messages: Sequence[Message]) -> Signs:
     used = set(template).union(*(message["content"] for message in messages))
     free = (chr(code) for code in range(0xE000, 0xF900) if chr(code) not in used)
     try:

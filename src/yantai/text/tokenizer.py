@@ -200,6 +200,11 @@ class Tokenizer:
         ids = self._backend.get_vocab(with_added_tokens=True).values()
         return max(ids, default=-1) + 1
 
+    @property
+    def specials_of_a_pair(self) -> int:
+        """Special tokens that its own form puts round two texts and between them; often none."""
+        return self._backend.num_special_tokens_to_add(is_pair=True)
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, and of nothing but the text."""
         return self._backend.encode(text, add_special_tokens=False).ids

@@ -133,6 +133,7 @@ def with_labels(
     *,
     job: Job,
     several: bool,
+    refuses: bool | None = None,
     dropout: float | None,
     seed: int,
 ) -> Model:
@@ -144,9 +145,12 @@ def with_labels(
         family: decides how a head for the job is made.
         job: classify, tag or span.
         several: whether any number of labels may hold.
+        refuses: whether a question may have no answer; None where there are none.
         dropout: in training; None keeps the model's.
         seed: of the head's first weights.
     """
     judge = JUDGES[family.name, job]
-    head = Labels(names=names, dense=bool(judge.dense), bias=judge.bias, several=several)
+    head = Labels(
+        names=names, dense=bool(judge.dense), bias=judge.bias, several=several, refuses=refuses
+    )
     return with_head(model, head, table=family.initial, dropout=dropout, seed=seed)

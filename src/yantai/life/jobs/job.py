@@ -132,6 +132,7 @@ class LabelJob:
     name: Any
     names: tuple[str, ...] = ()
     several = False
+    refuses: bool | None = None
     together = False
     judges = True
     usual_family = "bert"
@@ -150,14 +151,19 @@ class LabelJob:
         judging(family, self.name)
 
     def network(self, model: Model, family: Family, settings: Finetune) -> tuple[Model, Family]:
-        """The body with a new head; what judged before may learn to judge otherwise."""
+        """The body with a head; it goes on where it judged by the same labels before."""
+        known, judged = model.head.labels, family.job
         family = family_named(family.name)
         judge = judging(family, self.name)
         network = with_labels(
             model, self.names, family, job=self.name, several=self.several,
+            refuses=self.refuses,
             dropout=settings.dropout if "dropout" in settings.model_fields_set else None,
             seed=settings.seed,
         )  # fmt: skip
+        same = known is not None and (known.names, known.several) == (self.names, self.several)
+        if same and judged == self.name:
+            network.head.load_state_dict(model.head.state_dict())
         return network, judge
 
 

@@ -25,7 +25,7 @@ class SpanJob(LabelJob):
     together = True
 
     def __init__(self, settings: Finetune):
-        self.may_refuse = False
+        self.refuses = False
         self.chinese = False
 
     def read(self, path: Path, **options: Any) -> tuple[list[Question], Any]:
@@ -35,7 +35,7 @@ class SpanJob(LabelJob):
     def learn(self, rows: Sequence[Question], path: Path) -> None:
         """Whether a question may have no answer, and by which rule answers are compared."""
         without = sum(not row.answers for row in rows)
-        self.may_refuse = without > 0
+        self.refuses = without > 0
         self.chinese = not is_spaced([row.context for row in rows])
         say(f"questions: {len(rows):,}, {without:,} of them without an answer")
 
@@ -67,9 +67,7 @@ class SpanJob(LabelJob):
         """The answers as texts; "" for none."""
         found = answer_questions(network, frame, _pairs(rows))
         return [
-            row.context[best.start : best.end].strip()
-            if best.score > 0 or not self.may_refuse
-            else ""
+            row.context[best.start : best.end].strip() if best.score > 0 or not self.refuses else ""
             for row, best in zip(rows, found, strict=True)
         ]
 
@@ -90,13 +88,16 @@ class SpanJob(LabelJob):
         known = [(row.context, row.answers[0]) for row in train if row.answers]
         if known:
             floors["the usual place"] = usual_place(known, [row.context for row in test])
-        if self.may_refuse:
+        if self.refuses:
             floors["no answer"] = [""] * len(test)
         return answers_report(_truth(test), said, floors, seed, chinese=self.chinese)
 
     def adopt(self, model: LanguageModel, rows: Sequence[Question]) -> None:
-        """What kind of questions these are."""
-        self.may_refuse = any(not row.answers for row in rows)
+        """Whether it may refuse; of one that does not say, its questions do."""
+        labels = model.network.head.labels
+        assert labels is not None
+        any_without = any(not row.answers for row in rows)
+        self.refuses = any_without if labels.refuses is None else labels.refuses
         self.chinese = not is_spaced([row.context for row in rows])
 
 

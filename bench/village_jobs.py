@@ -1,0 +1,189 @@
+"""Every job on the embedded village, whose truth is exact: stories that were never read.
+
+Knows: how a story becomes rows of each job, and when an answer is right. A translation is right if
+the village's reader understands the same of it as of the story; a summary if it is one of those
+that the village has for it.
+
+    python -m bench.village_jobs --jobs classify tag --seeds 3
+"""
+
+import argparse
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yantai
+from yantai.evaluate.compare import proportion
+from yantai.life.finetune import finetune
+from yantai.text.village import Village, check, grade
+from yantai.text.village.dice import Dice
+from yantai.text.village.template import Writer
+from yantai.training.recipe import Finetune
+
+LANGUAGES = ("en", "zh")
+Row = dict[str, Any]
+
+
+def texts_of(story: Any) -> list[Row]:
+    """A story and how it ends."""
+    return [{"text": story.text, "label": story.sentiment}]
+
+
+def names_of(story: Any) -> list[Row]:
+    """A story and its names."""
+    spans = [[span.start, span.end, span.label] for span in story.entities]
+    return [{"text": story.text, "entities": spans}]
+
+
+def asked_of(story: Any) -> list[Row]:
+    """What the story answers in words of its own."""
+    rows = []
+    for question in story.questions:
+        start = next((at for each in question.accept if (at := story.text.find(each)) >= 0), -1)
+        if start < 0:
+            continue
+        answer = next(each for each in question.accept if story.text.startswith(each, start))
+        answers = {"text": [answer], "answer_start": [start]}
+        rows.append({"question": question.prompt, "context": story.text, "answers": answers})
+    return rows
+
+
+def translation_of(story: Any) -> list[Row]:
+    """A story and the same in the other language."""
+    return [{"text": story.text, "target": story.parallel}]
+
+
+def summary_of(story: Any) -> list[Row]:
+    """A story and its one sentence."""
+    return [{"text": story.text, "target": story.summary}]
+
+
+def right_labels(model: Any, stories: list[Any]) -> list[bool]:
+    """Whether the feeling at the end is seen."""
+    judged = yantai.classify(model, [story.text for story in stories])
+    return [one.label == story.sentiment for one, story in zip(judged, stories, strict=True)]
+
+
+def right_names(model: Any, stories: list[Any]) -> list[bool]:
+    """Of each name, whether it is found; of each span found, whether it is one."""
+    right = []
+    found = yantai.tag(model, [story.text for story in stories])
+    for spans, story in zip(found, stories, strict=True):
+        said = {(span.start, span.end, span.label) for span in spans}
+        true = {(span.start, span.end, span.label) for span in story.entities}
+        right += [each in said and each in true for each in said | true]
+    return right
+
+
+def right_answers(model: Any, stories: list[Any]) -> list[bool]:
+    """Whether the answer names the right value and no other."""
+    right = []
+    for story in stories:
+        asked = [question for question in story.questions
+                 if any(each in story.text for each in question.accept)]  # fmt: skip
+        for question in asked:
+            answer = yantai.answer(model, question.prompt, story.text)
+            right.append(grade(answer.text, question))
+    return right
+
+
+def right_translations(model: Any, stories: list[Any]) -> list[bool]:
+    """Whether the village's reader understands the same."""
+    right = []
+    written = yantai.translate(model, [story.text for story in stories], max_new_tokens=400)
+    for text, story in zip(written, stories, strict=True):
+        other = "zh" if story.language == "en" else "en"
+        truth = check(story.parallel, story.world, other)
+        verdict = check(text, story.world, other)
+        right.append(verdict.ok and verdict.logical == truth.logical)
+    return right
+
+
+def right_summaries(model: Any, stories: list[Any]) -> list[bool]:
+    """Whether it is a summary that the village could have written."""
+    written = yantai.summarize(model, [story.text for story in stories], max_new_tokens=80)
+    right = []
+    for text, story in zip(written, stories, strict=True):
+        writer, state = Writer(story.world, story.language), story.plan.events[-1][1]
+        right.append(
+            any(
+                text.strip() == writer.fill(wording, state, Dice("summary", number))
+                for wording in story.plan.plot.summary[story.language]
+                for number in range(8)
+            )
+        )
+    return right
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A job.
+
+    Attributes:
+        rows: of a story.
+        right: what the taught model does with unseen ones.
+        stories: read in each language, and how many are asked about.
+        settings: of `Finetune`, beside its defaults.
+    """
+
+    rows: Callable[[Any], list[Row]]
+    right: Callable[[Any, list[Any]], list[bool]]
+    stories: int = 2000
+    asked: int = 300
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+EXAMS = {
+    "classify": Exam(texts_of, right_labels),
+    "tag": Exam(names_of, right_names),
+    "span": Exam(asked_of, right_answers, asked=100),
+    "translate": Exam(translation_of, right_translations, asked=100),
+    "summarize": Exam(summary_of, right_summaries, asked=100),
+}
+
+
+def write(path: Path, rows: Iterable[Row]) -> Path:
+    """Rows as JSON lines."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return path
+
+
+def sit(name: str, seed: int, folder: Path, changes: dict[str, Any]) -> None:
+    """Teach one job from nothing, and ask about stories behind those that were read."""
+    exam, village = EXAMS[name], Village(seed=7)
+    count = exam.stories + exam.asked
+    told = {language: list(village.stories(count, language)) for language in LANGUAGES}
+    known = [row for each in told.values() for story in each[: exam.stories]
+             for row in exam.rows(story)]  # fmt: skip
+    data = write(folder / "rows.jsonl", known)
+    given = {"task": name, "model": "scratch", "data": data, "out": folder / "run", "seed": seed}
+    report = finetune(Finetune(**given | exam.settings | changes), lambda text: None)
+    model = yantai.load(folder / "run" / "model", dtype="float32")
+    seconds = report["training"]["seconds"]
+    for language, stories in told.items():
+        right = exam.right(model, stories[exam.stories :])
+        score = proportion(sum(right), len(right), 0.0).as_dict()
+        shown = f"{score['value']:.3f} [{score['low']:.3f}-{score['high']:.3f}] of {len(right)}"
+        print(f"RESULT {name} {language} seed {seed}: {shown}, {seconds:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--jobs", nargs="+", choices=list(EXAMS), default=list(EXAMS))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--changes", default="{}", help="JSON: changes to the settings")
+    parser.add_argument("--scratch", type=Path, default=Path("runs/village-jobs"))
+    options = parser.parse_args()
+    for name, seed in itertools.product(options.jobs, range(options.seeds)):
+        folder = options.scratch / f"{name}-{os.getpid()}-{seed}"
+        folder.mkdir(parents=True)
+        sit(name, seed, folder, json.loads(options.changes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What a fine-tuning begins with: a body, given or made of the rows' own texts; heads; adapters.
+
+Knows: model folders. Nothing of the job is learned here.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yantai.adapt.lora import LoRA, add_lora, carry_over, merge
+from yantai.base.errors import UsageError
+from yantai.base.log import say
+from yantai.core.face import Model
+from yantai.data.examples import ExampleRows
+from yantai.families.adapter import is_adapter
+from yantai.families.folder import load_folder
+from yantai.families.hub import local_folder
+from yantai.families.rules import Family
+from yantai.infer.opening import adapted
+from yantai.life.jobs.job import Job, Prepared
+from yantai.life.rows import Parts, sample_of
+from yantai.tasks.frame import Frame
+from yantai.text.tokenizer import MAX_LENGTH, Tokenizer
+from yantai.training.pretrain import pretrain
+from yantai.training.recipe import Finetune, Pretrain
+
+WARM_UP_EPOCHS = 10
+
+
+def body_of(settings: Finetune, job: Job, parts: Parts) -> Path:
+    """The model to begin with; from scratch, one that has read the rows' own texts.
+
+    Raises:
+        UsageError: there is no such folder, and none could be fetched.
+    """
+    if settings.model != "scratch":
+        return local_folder(settings.model)
+    texts, body = settings.out / "texts.jsonl", settings.out / "body"
+    if (body / "model").is_dir() and (body / "receipt.json").is_file():
+        return body / "model"
+    rows = [job.text_of(row) for row in parts.train]
+    lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in rows)
+    texts.write_text("".join(lines), encoding="utf-8")
+    minutes = settings.pretrain_minutes
+    budget: dict[str, Any] = {"minutes": minutes} if minutes else {"steps": 1}
+    if minutes is None:
+        budget = {"tokens": max(1, WARM_UP_EPOCHS * sum(len(text.encode()) for text in rows) // 4)}
+    pretrain(
+        Pretrain(
+            data=(texts, *settings.pretrain_on), out=body, size=settings.size,
+            family=settings.family or job.usual_family, context=settings.context,
+            vocab_size=settings.vocab_size,
+            seed=settings.seed,
+            threads=settings.threads, device=settings.device, dtype=settings.dtype,
+            dropout=settings.dropout, resume=(body / "recipe.json").is_file(), **budget,
+        )
+    )  # fmt: skip
+    return body / "model"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A model that is about to learn, and its examples.
+
+    `lora` says what adapters are like, where they alone learn, and `base` whose they are.
+    """
+
+    model: Model
+    family: Family
+    tokenizer: Tokenizer
+    frame: Frame
+    valid: list[Any]
+    prepared: Prepared
+    lora: LoRA | None = None
+    base: str = ""
+
+
+def begin(settings: Finetune, job: Job, parts: Parts, body: Path, device: torch.device) -> Begun:
+    """Everything that a training needs.
+
+    Raises:
+        UsageError: the model cannot learn the task, or an adapter that goes on was to be another.
+    """
+    lora, base = None, ""
+    if is_adapter(body):
+        loaded, family, theirs, lora, base = adapted(body, torch.float32, device)
+        if not settings.lora:
+            loaded, lora = merge(loaded), None
+        elif settings.model_fields_set & {"lora_rank", "lora_alpha", "lora_targets"}:
+            raise UsageError(
+                "E203", "lora", "the adapter that goes on has its own rank and targets"
+            )
+    else:
+        loaded, family, theirs = load_folder(body, dtype=torch.float32, device=device)
+    tokenizer = Tokenizer.load(body)
+    model, family = job.network(loaded, family, settings)
+    if lora is not None and job.judges:  # its body was built anew, for its head
+        carry_over(loaded, model, lora)
+    length = settings.context or 1
+    if model.config.position in ("learned", "rotary"):
+        length = min(length, model.config.max_positions)
+    tokenizer.settings[MAX_LENGTH] = length  # whoever uses the model reads no more than was learned
+    frame = Frame(tokenizer, model.config.shape, length, theirs.get("decoder_start_token_id"))
+    job.look_before(model, frame, parts.test)
+    valid = sample_of(parts.valid)
+    prepared = job.prepare(frame, parts.train, valid, settings.seed)
+    _say_truncated(prepared.train, length)
+    if lora is None and settings.lora:
+        lora, base = _lora(settings), _base(settings, body)
+        add_lora(model, lora, seed=settings.seed)
+    return Begun(model, family, tokenizer, frame, valid, prepared, lora, base)
+
+
+def _base(settings: Finetune, body: Path) -> str:
+    """Where an adapter's model is, from the adapter's folder if it lies in the same run."""
+    if settings.model == "scratch":
+        return os.path.relpath(body.resolve(), (settings.out / "model").resolve())
+    return str(body.resolve()) if Path(settings.model).is_dir() else settings.model
+
+
+def _lora(settings: Finetune) -> LoRA:
+    given = {"targets": settings.lora_targets} if settings.lora_targets else {}
+    return LoRA(
+        rank=settings.lora_rank, alpha=settings.lora_alpha, dropout=settings.lora_dropout,
+        stabilised=settings.lora_stabilised, **given,
+    )  # fmt: skip
+
+
+def _say_truncated(rows: ExampleRows, length: int) -> None:
+    if rows.truncated:
+        share = rows.truncated / len(rows.examples)
+        say(f"note: {rows.truncated:,} texts ({share:.1%}) are longer than {length} tokens; cut")

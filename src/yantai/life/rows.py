@@ -1,0 +1,77 @@
+"""The rows of a fine-tuning: read, shared out, and what a part is known by.
+
+Knows: files of rows and shares. What a row is, its job says.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yantai.base.errors import DataError
+from yantai.base.files import sha256_text
+from yantai.base.log import say
+from yantai.data.labelled import share_groups, share_out
+from yantai.life.jobs.job import Job
+from yantai.training.recipe import Finetune
+
+SHARES = (0.8, 0.1, 0.1)
+VALIDATION_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The rows, by what they are for."""
+
+    train: list[Any]
+    valid: list[Any]
+    test: list[Any]
+
+
+def parts_of(settings: Finetune, job: Job) -> Parts:
+    """The rows that were given, and shares of the training rows where a part was not.
+
+    Raises:
+        DataError: a row is bad, or a part would have none.
+    """
+    given = {"train": settings.data, "valid": settings.valid, "test": settings.test}
+    rows = {name: _read(settings, job, name, path) for name, path in given.items() if path}
+    missing = [name for name in ("valid", "test") if name not in rows]
+    shares = (SHARES[0], *(SHARES[1] for _ in missing))
+    share = share_groups if job.together else share_out
+    seed = settings.seed if settings.split_seed is None else settings.split_seed
+    rows["train"], *others = share(rows["train"], shares, seed)
+    rows |= dict(zip(missing, others, strict=True))
+    job.learn(rows["train"], settings.data)
+    for name in ("valid", "test"):
+        job.check(rows[name])
+        if not rows[name]:
+            raise DataError(
+                "E305", settings.data, f"too few rows for a {name} part",
+                got=sum(map(len, rows.values())), do=f"give more, or --{name}",
+            )  # fmt: skip
+    say("rows: " + ", ".join(f"{len(part):,} {name}" for name, part in rows.items()))
+    return Parts(rows["train"], rows["valid"], rows["test"])
+
+
+def _read(settings: Finetune, job: Job, name: str, path: Path) -> list[Any]:
+    keeps = settings.on_bad_row == "quarantine"
+    quarantine = settings.out / "quarantine" / name
+    rows, account = job.read(
+        path, columns=settings.columns or None, encoding=settings.encoding,
+        policy=settings.on_bad_row, quarantine=quarantine if keeps else None,
+    )  # fmt: skip
+    kept_back = sum(account.quarantined.values())
+    if kept_back:
+        say(f"note: {path}: {kept_back:,} bad rows are in {quarantine}")
+    return rows
+
+
+def sample_of(rows: list[Any]) -> list[Any]:
+    """At most so many, evenly."""
+    return rows[:: max(1, -(-len(rows) // VALIDATION_ROWS))]
+
+
+def digest_of(rows: Sequence[Any]) -> str:
+    """Of rows."""
+    return sha256_text(repr(rows))
