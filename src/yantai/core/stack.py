@@ -94,7 +94,8 @@ class Entry(nn.Module):
     def forward(self, x: Stream, positions: Index | None, types: Index | None) -> Stream:
         """The stream's beginning."""
         if self.types is not None:
-            kinds = types if types is not None else x.new_zeros(x.shape[:2], dtype=torch.long)
+            one = types is None or len(self.types.weight) == 1  # as RoBERTa has it
+            kinds = x.new_zeros(x.shape[:2], dtype=torch.long) if one else types
             x = x + self.types(kinds)
         if self.positions is not None:
             assert positions is not None
