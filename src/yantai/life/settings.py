@@ -47,7 +47,12 @@ class Evaluate(_OnModel):
     """
 
     model: Path = Field(description="a model folder, a name on the hub, or a file of llama2.c")
-    data: tuple[Path, ...] = Field(description="documents, or for a taught model a file of rows")
+    data: tuple[Path, ...] = Field(
+        (), description="documents, or for a taught model a file of rows"
+    )
+    harness: tuple[str, ...] = Field((), description="tasks of lm-evaluation-harness, instead")
+    harness_folder: Path | None = Field(None, description="a folder with further tasks of its kind")
+    limit: int | None = Field(None, ge=1, description="harness: examples a task, for trying")
     against: Path | None = Field(None, description="a second model, compared on the same text")
     context: int | None = Field(None, ge=2, description="tokens a window; the model's by default")
     stride: int | None = Field(None, ge=1, description="how far windows slide; half by default")

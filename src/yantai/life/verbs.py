@@ -131,7 +131,12 @@ def generate(settings: Generate, emit: Emit) -> dict[str, Any]:
 
 def evaluate(settings: Evaluate, emit: Emit) -> dict[str, Any]:
     """`yantai evaluate`: decoders on running text, the others on what they were made for."""
+    if bool(settings.data) == bool(settings.harness):
+        got = "both" if settings.data else "neither"
+        raise UsageError("E203", "data", "give documents or rows, or tasks by --harness", got=got)
     model = load(settings.model, dtype=settings.dtype, device=settings.device)
+    if settings.harness:
+        return _in_harness(settings, model, emit)
     if model.job or settings.task:
         return evaluate_rows(settings, model, emit)
     if model.shape == "decoder":
@@ -167,6 +172,28 @@ def evaluate(settings: Evaluate, emit: Emit) -> dict[str, Any]:
             scored.losses, other.losses, scored.targets, settings.seed
         )
         _say_difference(settings, report["against"], "nats a target", emit)
+    return report
+
+
+def _in_harness(settings: Evaluate, model: LanguageModel, emit: Emit) -> dict[str, Any]:
+    try:
+        from yantai.evaluate.harness import harness_report
+    except ImportError as error:
+        raise UsageError(
+            "E207", "harness", f"needs a package that is not installed ({error.name})",
+            do="pip install 'yantai[eval]'",
+        ) from error  # fmt: skip
+    report = harness_report(
+        model, settings.harness, folder=settings.harness_folder, limit=settings.limit,
+        seed=settings.seed,
+    )  # fmt: skip
+    for task, scores in report["results"].items():
+        for name, value in scores.items():
+            if isinstance(value, float) and "_stderr" not in name:
+                metric, _, kind = name.partition(",")
+                error = scores.get(f"{metric}_stderr,{kind}")
+                spread = f" ± {error:.4f}" if isinstance(error, float) else ""
+                emit(f"{task}: {metric} {value:.4f}{spread} (standard error)\n")
     return report
 
 

@@ -124,6 +124,10 @@ class ChatFormat:
         clean = text.translate({ord(mark): None for mark in (guard, start, stop)})
         return Rendered(ids, learn, clean)
 
+    def encode_rendered(self, text: str) -> list[int]:
+        """The ids of a text that was rendered before, whoever wrote what in it."""
+        return self._encode(text, "")
+
     def _guarded(self, messages: Sequence[Message], guard: str) -> list[Message]:
         return [
             message | {"content": self._guard(message["content"], guard)} for message in messages
