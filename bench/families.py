@@ -22,11 +22,12 @@ from yantai.text.tokenizer import Tokenizer
 TUNED: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "gpt2": {},
-    "lstm": {},
-    "gru": {},
-    "rnn": {},
+    "lstm": {"layers": 2, "hidden": 464},
+    "gru": {"layers": 2, "hidden": 536},
+    "rnn": {"layers": 2, "hidden": 944},
 }
-"""What is changed in the recipe for each family. Empty until a run with `--tune` has shown what."""
+"""What is changed in the recipe for each family, by runs with `--tune` (LOG.md): two wide networks
+where the Transformer has four blocks, with as many parameters; Muon's rates stay."""
 
 
 def curve(run: Path, family: str) -> list[dict[str, Any]]:

@@ -53,6 +53,8 @@ CODES: dict[str, str] = {
     "E701": "interrupted; the state is saved",
     "E801": "not enough memory",
     "E802": "a worker process died",
+    "E803": "the engine has failed or is closed",
+    "E804": "too many requests are waiting",
 }
 
 

@@ -17,7 +17,8 @@ class Cache:
     """A static key-value cache: room for `length` positions of `batch` sequences.
 
     It also keeps the angles of all its positions. All sequences of a batch fill it together;
-    shorter prompts are padded on the left, and the mask's `valid` keeps the padding unseen.
+    shorter prompts are padded on the left, and the mask's `valid` keeps the padding unseen. Only
+    the first `rows` sequences are read and written.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Cache:
     ):
         shape = (config.layers, 2, batch, config.kv_heads, length, config.head_dim)
         self.store = torch.zeros(shape, dtype=dtype, device=device)
-        self.length = length
+        self.length, self.rows = length, batch
         self.filled = 0
         self._fresh: tuple[Tensor, ...] = ()
         self._seen: tuple[Tensor, ...] = ()
@@ -46,8 +47,9 @@ class Cache:
         stop = self.filled + count
         assert stop <= self.length, f"cache of {self.length} positions cannot hold {stop}"
         # views of all layers at once: at one token a forward, making them is what costs
-        self._fresh = self.store.narrow(4, self.filled, count).flatten(0, 1).unbind()
-        self._seen = self.store.narrow(4, 0, stop).flatten(0, 1).unbind()
+        store = self.store.narrow(2, 0, self.rows)
+        self._fresh = store.narrow(4, self.filled, count).flatten(0, 1).unbind()
+        self._seen = store.narrow(4, 0, stop).flatten(0, 1).unbind()
 
     def extend(
         self,
@@ -68,7 +70,7 @@ class Cache:
 
     def take(self, rows: Int[Tensor, "batch"]) -> None:
         """Go on with these rows, in this order: what a beam search keeps of its beams."""
-        self.store = self.store.index_select(2, rows)
+        self.store, self.rows = self.store.index_select(2, rows), len(rows)
         self._kept = {
             layer: (keys.index_select(0, rows), values.index_select(0, rows))
             for layer, (keys, values) in self._kept.items()

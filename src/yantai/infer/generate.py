@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from yantai.base.device import mix_seed
 from yantai.base.errors import UsageError
 from yantai.base.pages import LargePages
 from yantai.core.face import Model
@@ -17,7 +16,7 @@ from yantai.core.mask import Mask
 from yantai.core.stack import Memory
 from yantai.infer.beam import beam_search
 from yantai.infer.reader import Reader, Rereader, Rows, encode_rows
-from yantai.infer.sample import adjust, force, pick
+from yantai.infer.row import Row
 from yantai.infer.settings import Generation
 
 
@@ -85,34 +84,22 @@ def steps(
             "E201", "num_beams", "a search has no next token to give out before its end",
             do="do not stream",
         )  # fmt: skip
-    rows = [list(prompt) for prompt in prompts for _ in range(settings.num_return_sequences)]
-    limits = [settings.new_tokens(len(row)) for row in rows]
-    for row, limit in zip(rows, limits, strict=True):
-        check_room(model, row, limit)
-    starts = [len(row) for row in rows]
-    generators = [
-        torch.Generator().manual_seed(mix_seed(settings.seed, number))
-        for number in range(len(rows))
-    ]
-    done = [limit == 0 for limit in limits]
-    if all(done):
+    copies = settings.num_return_sequences
+    starts = [prompt for prompt in prompts for _ in range(copies)]
+    rows = [Row(prompt, settings, stop_ids, number) for number, prompt in enumerate(starts)]
+    for row in rows:
+        check_room(model, row.ids, row.limit)
+    if all(row.ended for row in rows):
         return
-    reader = _reader(model, rows, max(limits), sources, settings.num_return_sequences, cached)
+    limit = max(row.limit for row in rows)
+    reader = _reader(model, [row.ids for row in rows], limit, sources, copies, cached)
     logits = reader.prompts()
     while True:
-        chosen: list[int | None] = []
-        for number, row in enumerate(rows):
-            if done[number]:
-                chosen.append(None)
-                continue
-            new = len(row) - starts[number]
-            chances = adjust(force(logits[number], new, limits[number], settings), row, settings)
-            token = pick(chances, settings, generators[number])
-            row.append(token)
-            chosen.append(token)
-            done[number] = token in stop_ids or len(row) - starts[number] >= limits[number]
+        chosen = [
+            None if row.ended else row.choose(logits[number]) for number, row in enumerate(rows)
+        ]
         yield chosen
-        if all(done):
+        if all(row.ended for row in rows):
             return
         logits = reader.one_more([token or 0 for token in chosen])
 

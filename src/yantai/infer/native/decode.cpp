@@ -45,10 +45,10 @@ struct Model {
 };
 
 struct Step {
-    int64_t rows, filled, length, threads;
+    int64_t rows, room, filled, length, threads;  // rows that are read, and that the cache holds
     const int64_t *ids, *padding;  // one a row; padding counts the unseen places at its beginning
     const float *cos, *sin;        // length × head_dim, or null; the sine is signed
-    void* cache;                   // layers × 2 × rows × kv_heads × length × head_dim
+    void* cache;                   // layers × 2 × room × kv_heads × length × head_dim
     float *scratch, *logits;
 };
 }
@@ -282,8 +282,8 @@ void look_back(const Model& m, const Step& s, const Layer& layer, int64_t number
     const float* v = from + (m.heads + m.kv_heads + kv) * n;
     for (int64_t i = 0; i < n; i++) put(key + i, k[i]), put(value + i, v[i]);
     const int64_t step = s.length * n;
-    T* keys = static_cast<T*>(s.cache) + ((2 * number * s.rows + row) * m.kv_heads + kv) * step;
-    T* values = keys + s.rows * m.kv_heads * step;
+    T* keys = static_cast<T*>(s.cache) + ((2 * number * s.room + row) * m.kv_heads + kv) * step;
+    T* values = keys + s.room * m.kv_heads * step;
     if (head % (m.heads / m.kv_heads) == 0) {
         std::memcpy(keys + s.filled * n, key, n * sizeof(T));
         std::memcpy(values + s.filled * n, value, n * sizeof(T));

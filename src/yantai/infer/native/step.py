@@ -55,7 +55,7 @@ Model = _structure(
     positions=POINTER, last=Norm, head=Matrix, layer=POINTER,
 )  # fmt: skip
 Step = _structure(
-    rows=WHOLE, filled=WHOLE, length=WHOLE, threads=WHOLE, ids=POINTER, padding=POINTER,
+    rows=WHOLE, room=WHOLE, filled=WHOLE, length=WHOLE, threads=WHOLE, ids=POINTER, padding=POINTER,
     cos=POINTER, sin=POINTER, cache=POINTER, scratch=POINTER, logits=POINTER,
 )  # fmt: skip
 
@@ -85,13 +85,14 @@ class NativeStep:
             padding: the unseen places at the beginning of each row; None for none.
         """
         rows = len(ids)
-        assert rows == cache.store.shape[2], "a cache of other rows"
+        assert rows == cache.rows, "a cache of other rows"
         assert cache.filled < cache.length, f"the cache of {cache.length} positions is full"
         here = torch.tensor([list(ids), list(padding or [0] * rows)])
         cos, sin = self._angles(cache)
         logits = torch.empty(rows, self._vocab)
         step = Step(
-            rows=rows, filled=cache.filled, length=cache.length, threads=torch.get_num_threads(),
+            rows=rows, room=cache.store.shape[2], filled=cache.filled, length=cache.length,
+            threads=torch.get_num_threads(),
             ids=here[0].data_ptr(), padding=here[1].data_ptr(), cos=cos, sin=sin,
             cache=cache.store.data_ptr(), logits=logits.data_ptr(),
         )  # fmt: skip

@@ -1,0 +1,338 @@
+"""Many requests at once: one shared forward a step; requests join and leave in the middle.
+
+Knows: a model, requests as ids, in which order they are served. Knows no text and no network. One
+thread of its own does all computing; whoever asks is told of each token by a call from it.
+
+    engine = Engine(model)
+    request = engine.submit(Request(ids, settings, stop_ids, on_token=print))
+    request.wait()
+"""
+
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yantai.base.errors import ResourceError, UsageError
+from yantai.core.cache import Cache, States
+from yantai.core.face import Model
+from yantai.infer.generate import check_room
+from yantai.infer.prefixes import Prefixes
+from yantai.infer.reader import PREFILL_CHUNK
+from yantai.infer.row import Guide, Row
+from yantai.infer.settings import Generation
+from yantai.infer.slots import CacheSlots, OneSlot, slots_of
+
+BESIDE = 128
+"""Tokens of a prompt that are read between two steps of the others."""
+PREFIX_BYTES = 256 << 20
+TOGETHER = 32
+"""Calls of one kind that are answered as one batch."""
+
+
+@dataclass(eq=False)
+class Request:
+    """What somebody wants continued, and who is told.
+
+    Attributes:
+        ids: the prompt.
+        settings: lengths, sampling, seed; for one continuation.
+        stop_ids: tokens that end it.
+        on_token: is told each token and the logits it was chosen from; True ends the request.
+        on_end: is told why it ended: stop, length, cancelled or failed.
+        number: of this continuation among several of one question; each draws for itself.
+        guide: a grammar, if there is one.
+    """
+
+    ids: Sequence[int]
+    settings: Generation
+    stop_ids: frozenset[int] = frozenset()
+    on_token: Callable[[int, Tensor], bool | None] = lambda token, logits: None
+    on_end: Callable[[str], None] = lambda reason: None
+    number: int = 0
+    guide: Guide | None = None
+    reason: str = ""
+    error: BaseException | None = None
+    row: Row = field(init=False)
+    cancelled: bool = field(default=False, init=False)
+    reused: int = field(default=0, init=False)
+    _done: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def cancel(self) -> None:
+        """Ask for its end; at most one more step is made."""
+        self.cancelled = True
+
+    def wait(self, seconds: float | int | None = None) -> list[int]:
+        """The new tokens, once it has ended.
+
+        Raises:
+            TimeoutError: it has not.
+            ResourceError: the engine failed.
+        """
+        if not self._done.wait(seconds):
+            raise TimeoutError("the request goes on")
+        if self.reason == "failed":
+            raise ResourceError("E803", "engine", "failed while it answered") from self.error
+        return self.row.ids[self.row.start :]
+
+    def end(self, reason: str) -> None:
+        """Say that it is over, once."""
+        if not self._done.is_set():
+            self.reason = reason
+            self._done.set()
+            self.on_end(reason)
+
+
+class Engine:
+    """Serves requests of one model.
+
+    Args:
+        model: a decoder, prepared for decoding; other shapes answer `call` alone.
+        slots: continuations at once.
+        waiting: further requests that may wait; None for any number.
+        prefix_bytes: what keys and values of earlier prompts may take; 0 keeps none.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        slots: int = 16,
+        waiting: int | None = None,
+        prefix_bytes: int = PREFIX_BYTES,
+    ):
+        self.model, self.slots, self.most_waiting = model, slots, waiting
+        self.steps = 0
+        self._prefix_bytes = prefix_bytes
+        self._news = threading.Condition()
+        self._inbox: deque[Request] = deque()
+        self._calls: deque[tuple[Callable[[list[Any]], list[Any]], Any, Future]] = deque()
+        self._closed = False
+        self._start_afresh()
+        self._thread = threading.Thread(target=self._serve, name="yantai-engine", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------ for everybody
+
+    def submit(self, request: Request) -> Request:
+        """Put a request in line.
+
+        Raises:
+            UsageError: it does not fit the model's context.
+            ResourceError: too many are waiting, or the engine is closed.
+        """
+        if self._slots is None:
+            raise UsageError("E201", "model", "only a decoder continues", do="use call")
+        if request.settings.num_beams > 1:
+            raise UsageError("E201", "num_beams", "the engine searches no beams")
+        request.row = Row(
+            request.ids, request.settings, request.stop_ids, request.number, request.guide
+        )
+        check_room(self.model, request.row.ids, request.row.limit)
+        with self._news:
+            if self._closed:
+                raise ResourceError("E803", "engine", "is closed")
+            if self.most_waiting is not None and self.waiting >= self.most_waiting:
+                raise ResourceError("E804", "engine", "too many wait", got=self.waiting)
+            self._inbox.append(request)
+            self._news.notify()
+        return request
+
+    def call(self, answer: Callable[[list[Any]], list[Any]], item: Any) -> Future:
+        """Let the engine's thread answer something else; calls of one kind become one batch.
+
+        Args:
+            answer: items → as many answers; the same object for calls that may stand together.
+            item: what is asked.
+        """
+        future: Future = Future()
+        with self._news:
+            if self._closed:
+                raise ResourceError("E803", "engine", "is closed")
+            self._calls.append((answer, item, future))
+            self._news.notify()
+        return future
+
+    @property
+    def waiting(self) -> int:
+        """Requests of which nothing was read yet."""
+        return len(self._inbox)
+
+    @property
+    def active(self) -> int:
+        """Requests that are being continued."""
+        return len(self._active)
+
+    def close(self) -> None:
+        """Cancel what there is and end the thread."""
+        with self._news:
+            self._closed = True
+            self._news.notify()
+        self._thread.join()
+
+    # ------------------------------------------------------------ its own thread
+
+    def _start_afresh(self) -> None:
+        self._active: list[Request] = []
+        self._reading: _Reading | None = None
+        self._prefixes = Prefixes(self._prefix_bytes)
+        decodes = self.model.config.shape == "decoder"
+        self._slots = slots_of(self.model, self.slots) if decodes else None
+        self._most = 1 if isinstance(self._slots, OneSlot) else self.slots
+
+    def _serve(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(self._is_busy)
+                if self._closed:
+                    break
+            try:
+                with torch.inference_mode():
+                    self._answer_calls()
+                    self._step()
+            except Exception as error:  # whatever a model raises, the next request is served
+                traceback.print_exc()
+                failed = [*self._active, *([self._reading.request] if self._reading else [])]
+                self._start_afresh()
+                for request in failed:
+                    request.error = error
+                    request.end("failed")
+            self.steps += 1
+        left = [*self._active, *self._inbox]
+        for request in left + ([self._reading.request] if self._reading else []):
+            request.end("cancelled")
+        for _, _, future in self._calls:
+            future.cancel()
+
+    def _is_busy(self) -> bool:
+        at_work = self._active or self._reading is not None
+        return bool(self._closed or self._inbox or self._calls or at_work)
+
+    def _step(self) -> None:
+        """A piece of a prompt, then a token for everybody who is being continued."""
+        self._drop_cancelled()
+        if self._reading is None and self._inbox and len(self._active) < self._most:
+            self._reading = self._begun(self._inbox.popleft())
+        if self._reading is not None:
+            piece = BESIDE if self._active else PREFILL_CHUNK
+            logits = self._reading.read(self.model, piece)
+            if logits is not None:
+                self._let_in(self._reading, logits)
+                self._reading = None
+        if self._active:
+            assert self._slots is not None
+            logits = self._slots.step([request.row.ids[-1] for request in self._active])
+            for request, row in list(zip(self._active, logits, strict=True)):
+                self._tell(request, row)
+            self._let_out()
+
+    def _begun(self, request: Request) -> "_Reading":
+        parameter = next(self.model.parameters())
+        dtype = self.model.compute_dtype or parameter.dtype
+        size = len(request.row.ids)
+        assert self._slots is not None
+        length = self._slots.length_for(size, request.row.limit)
+        cache = self.model.new_cache(1, length, dtype=dtype, device=parameter.device)
+        if isinstance(cache, Cache) and isinstance(self._slots, CacheSlots):
+            known, values = self._prefixes.find(request.row.ids)
+            known = min(known, size - 1)  # the last token is read, for its logits
+            if values is not None:
+                cache.store[:, :, 0, :, :known] = values[:, :, :, :known]
+                cache.filled = request.reused = known
+        return _Reading(request, cache)
+
+    def _let_in(self, reading: "_Reading", logits: Tensor) -> None:
+        """A prompt was read: its first token, and a row for the others."""
+        request, cache = reading.request, reading.cache
+        if isinstance(cache, Cache) and isinstance(self._slots, CacheSlots):
+            self._prefixes.keep(request.row.ids, cache.store[:, :, 0])
+        if request.row.ended:  # no token was asked for
+            request.end(request.row.ended)
+            return
+        self._tell(request, logits)
+        if request.row.ended:
+            request.end(request.row.ended)
+            return
+        assert self._slots is not None
+        self._slots.join(cache)
+        self._active.append(request)
+
+    def _tell(self, request: Request, logits: Tensor) -> None:
+        try:
+            token = request.row.choose(logits)
+            if request.on_token(token, logits) and not request.row.ended:
+                request.row.ended = "stop"
+        except Exception as error:  # of this request alone: a listener, a grammar
+            request.error, request.row.ended = error, "failed"
+
+    def _drop_cancelled(self) -> None:
+        if self._reading is not None and self._reading.request.cancelled:
+            self._reading.request.end("cancelled")
+            self._reading = None
+        with self._news:
+            gone = [each for each in self._inbox if each.cancelled]
+            self._inbox = deque(each for each in self._inbox if not each.cancelled)
+        for request in gone:
+            request.end("cancelled")
+        for request in self._active:
+            if request.cancelled:
+                request.row.ended = "cancelled"
+        self._let_out()
+
+    def _let_out(self) -> None:
+        """Free the rows of those that have ended; the last one takes each place."""
+        for place in reversed(range(len(self._active))):
+            request = self._active[place]
+            if not request.row.ended:
+                continue
+            if isinstance(self._slots, CacheSlots):  # a chat will send it all again
+                read = request.row.ids[:-1]
+                kept = self._slots.kept(place)
+                self._prefixes.keep(read[: kept.shape[3]], kept)
+            assert self._slots is not None
+            self._slots.leave(place)
+            last = self._active.pop()
+            if place < len(self._active):
+                self._active[place] = last
+            request.end(request.row.ended)
+
+    def _answer_calls(self) -> None:
+        """The oldest call, and those that may stand beside it."""
+        with self._news:
+            if not self._calls:
+                return
+            answer = self._calls[0][0]
+            same = [call for call in self._calls if call[0] is answer][:TOGETHER]
+            for call in same:
+                self._calls.remove(call)
+        wanted = [call for call in same if call[2].set_running_or_notify_cancel()]
+        try:
+            answers = answer([item for _, item, _ in wanted])
+        except Exception as error:  # it is the asker's
+            for _, _, future in wanted:
+                future.set_exception(error)
+            return
+        for (_, _, future), found in zip(wanted, answers, strict=True):
+            future.set_result(found)
+
+
+@dataclass
+class _Reading:
+    """A prompt that is being read, piece by piece."""
+
+    request: Request
+    cache: Cache | States
+
+    def read(self, model: Model, piece: int) -> Tensor | None:
+        """The next piece; the logits behind the last one."""
+        ids = self.request.row.ids
+        start = self.cache.filled
+        part = torch.tensor([ids[start : start + piece]], device=next(model.parameters()).device)
+        hidden = model.hidden(part, cache=self.cache)
+        return model.logits_of(hidden[:, -1])[0] if self.cache.filled == len(ids) else None

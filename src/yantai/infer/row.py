@@ -1,0 +1,72 @@
+"""One continuation on its way: what it has said, how its next token is chosen, when it ends.
+
+Knows: logits of one row. Knows neither models nor neighbours, so that a row says the same alone and
+beside others.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from yantai.base.device import mix_seed
+from yantai.infer.sample import adjust, force, pick
+from yantai.infer.settings import Generation
+
+
+@runtime_checkable
+class Guide(Protocol):
+    """Which tokens a grammar allows next."""
+
+    def allowed(self, logits: Tensor) -> Tensor:
+        """The logits with −∞ for all other tokens."""
+        ...
+
+    def take(self, token: int) -> bool:
+        """Go on behind a token; whether the text is complete."""
+        ...
+
+
+class Row:
+    """A prompt and what is said behind it.
+
+    Args:
+        prompt: ids.
+        settings: lengths, sampling, seed.
+        stop_ids: tokens that end it; the token itself is still given out.
+        number: of the row among those of one request; each draws for itself.
+        guide: a grammar, if there is one.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        settings: Generation,
+        stop_ids: frozenset[int] = frozenset(),
+        number: int = 0,
+        guide: Guide | None = None,
+    ):
+        self.ids, self.start = list(prompt), len(prompt)
+        self.settings, self.stop_ids, self.guide = settings, stop_ids, guide
+        self.limit = settings.new_tokens(len(prompt))
+        self.ended = "length" if self.limit == 0 else ""
+        self._generator = torch.Generator().manual_seed(mix_seed(settings.seed, number))
+
+    @property
+    def said(self) -> int:
+        """New tokens so far."""
+        return len(self.ids) - self.start
+
+    def choose(self, logits: Tensor) -> int:
+        """Take the next token from the logits behind the newest, and see whether it is the last."""
+        chances = force(logits, self.said, self.limit, self.settings)
+        if self.guide is not None:
+            chances = self.guide.allowed(chances)
+        token = pick(adjust(chances, self.ids, self.settings), self.settings, self._generator)
+        self.ids.append(token)
+        if token in self.stop_ids or (self.guide is not None and self.guide.take(token)):
+            self.ended = "stop"
+        elif self.said >= self.limit:
+            self.ended = "length"
+        return token
