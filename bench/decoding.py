@@ -1,6 +1,7 @@
 """Decoding speed at batch 1 in bfloat16, random Llama weights of two shapes, same weights.
 
-Contenders: ours, and `transformers.generate` (static weights, its own cache), greedy.
+Contenders: ours, the same packed in 8 and 4 bits, and `transformers.generate` (its own cache),
+greedy. The peer is in bfloat16 whatever ours is in.
 """
 
 import tempfile
@@ -36,15 +37,20 @@ def weights(shape):
     return model, torch.randint(0, shape["vocab_size"], (1, PROMPT))
 
 
-def ours(shape):
+def ours(shape, bits=0):
+    from yantai.adapt.packed import Form
+    from yantai.adapt.quantize import quantize
     from yantai.families.folder import load_folder
     from yantai.infer.generate import generate_ids, prepare
     from yantai.infer.settings import Generation
+    from yantai.life.quantize import GROUPS
 
     theirs, prompt = weights(shape)
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         model, _, _ = load_folder(Path(folder))
+    if bits:
+        quantize(model, Form(bits, GROUPS[bits]))
     prepare(model)
     return lambda: generate_ids(model, prompt.tolist(), Generation(max_new_tokens=NEW))
 
@@ -62,15 +68,20 @@ def hugging_face(shape):
 def main(rounds=5):
     lines = []
     for name, shape in SHAPES.items():
-        makers = {"ours": ours, "transformers": hugging_face}
-        runs = {key: Contender(make, (shape,), NEW, 1) for key, make in makers.items()}
+        makers = {
+            "ours": (ours, (shape,)),
+            "ours, 8 bits": (ours, (shape, 8)),
+            "ours, 4 bits": (ours, (shape, 4)),
+            "transformers": (hugging_face, (shape,)),
+        }
+        runs = {key: Contender(make, given, NEW, 1) for key, (make, given) in makers.items()}
         figures = in_turn(runs, rounds)
         for contender in runs.values():
             contender.close()
         lines += [figures_line(f"{name}: {key}", row, "tok/s") for key, row in figures.items()]
-        lines.append(
-            ratio_line(
-                f"{name}: ours / transformers", figures["ours"], figures["transformers"], 2.5
-            )
-        )
+        theirs = figures["transformers"]
+        for key, goal in (("ours", 2.5), ("ours, 8 bits", 4.0), ("ours, 4 bits", None)):
+            lines.append(ratio_line(f"{name}: {key} / transformers", figures[key], theirs, goal))
+        for key in ("ours, 8 bits", "ours, 4 bits"):
+            lines.append(ratio_line(f"{name}: {key} / ours", figures[key], figures["ours"], None))
     return lines

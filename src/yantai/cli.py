@@ -67,6 +67,7 @@ VERBS: dict[str, Verb] = {
     "chat": Verb("yantai.life.settings:Chat", "yantai.life.chat:chat", ("model",)),
     "predict": Verb("yantai.life.settings:Predict", "yantai.life.predict:predict", ("model",)),
     "evaluate": Verb("yantai.life.settings:Evaluate", "yantai.life.verbs:evaluate", ("model",)),
+    "quantize": Verb("yantai.life.settings:Quantize", "yantai.life.quantize:quantise", ("model",)),
     "doctor": Verb("yantai.life.settings:Doctor", "yantai.life.doctor:doctor", ("what",)),
     "verify": Verb("yantai.life.settings:Verify", "yantai.life.verify:verify", ("folder",)),
     "selftest": Verb("yantai.life.selftest:Selftest", "yantai.life.verbs:selftest"),

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process as theirs
 
-from yantai.infer.sample import adjust, pick
+from yantai.infer.row import Row
+from yantai.infer.sample import adjust, penalise_said, pick
 from yantai.infer.settings import Generation
 
 
@@ -82,3 +83,26 @@ def test_drawn_tokens_have_their_probabilities():
     draws = torch.tensor([pick(logits, chosen, generator) for _ in range(6000)])
     shares = torch.bincount(draws, minlength=4) / 6000
     assert torch.allclose(shares, logits.softmax(-1), atol=0.02)
+
+
+def test_what_was_said_is_less_likely_once_and_each_time():
+    logits = torch.arange(6, dtype=torch.float32)
+    found = penalise_said(logits, [4, 2, 4, 4], presence=0.5, frequency=2.0)
+    assert found.tolist() == [0.0, 1.0, 2.0 - 0.5 - 2.0, 3.0, 4.0 - 0.5 - 6.0, 5.0]
+    assert penalise_said(logits, [4], 0.0, 0.0) is logits
+
+
+def test_a_row_does_not_count_its_prompt_as_said():
+    settings = Generation(max_new_tokens=3, presence_penalty=2.0)
+    row = Row([5, 5, 5], settings)
+    logits = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 4.5])
+    assert [row.choose(logits) for _ in range(3)] == [5, 4, 3]
+    assert row.ended == "length"
+
+
+def test_a_bias_moves_a_token_in_and_another_out():
+    logits = torch.tensor([0.0, 1.0, 2.0])
+    settings = Generation(max_new_tokens=1)
+    assert Row([0], settings).choose(logits) == 2
+    assert Row([0], settings, bias={2: -100.0}).choose(logits) == 1
+    assert Row([0], settings, bias={0: 100.0}).choose(logits) == 0

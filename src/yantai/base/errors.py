@@ -50,6 +50,7 @@ CODES: dict[str, str] = {
     "E503": "a file could not be read",
     "E601": "a loss, gradient or weight is not finite",
     "E602": "the loss jumped and the policy is to stop",
+    "E603": "a quantised model has lost more than was allowed",
     "E701": "interrupted; the state is saved",
     "E801": "not enough memory",
     "E802": "a worker process died",

@@ -53,7 +53,7 @@ class Model(nn.Module):
 
     def tie(self) -> None:
         """Let the head be the embedding, where the config says so; call after replacing weights."""
-        if self.config.shares_embedding:
+        if self.config.shares_embedding and "weight" in self.head._parameters:
             self.head.weight = self.embed.tokens.weight
 
     def new_cache(

@@ -104,6 +104,10 @@ class Joint(nn.Module):
             start += part.outputs
         self._packed = (weight, lay_out(weight), torch.cat(biases) if biases else None)
 
+    def loosen(self) -> None:
+        """Forget what was laid end to end: its parts are about to be replaced."""
+        self._packed = None
+
     @property
     def packed(self) -> tuple[Tensor, Tensor | None] | None:
         """The weights and the biases end to end, where they are packed."""

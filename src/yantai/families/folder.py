@@ -20,6 +20,7 @@ from yantai.base.log import say
 from yantai.core.face import Model
 from yantai.core.initialise import build_meta, materialise
 from yantai.families.labels import job_of, judging
+from yantai.families.packed_folder import described, load_packed, unwrapped
 from yantai.families.rules import Family
 from yantai.families.table import family_of
 from yantai.families.weights import read_tensors, refuse_pickles
@@ -45,7 +46,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         inner = next((name for name in ("model", "last") if (folder / name / CONFIG).is_file()), "")
         do = f"this is a run; its model is {folder / inner}" if inner else "is it a model folder?"
         raise ModelFileError("E401", path, "the file is missing", do=do)
-    return read_model_json(path)
+    return unwrapped(read_model_json(path))
 
 
 def read_model_json(path: Path) -> dict[str, Any]:
@@ -91,7 +92,10 @@ def load_folder(
     job = job_of(theirs, family)
     family = judging(family, job) if job is not None else family
     config = family.read_config(theirs, where)
+    codes = described(theirs, where)
     named = read_tensors(folder)
+    if codes is not None:
+        return load_packed(config, codes, named, where, dtype, device), family, theirs
     meta = build_meta(config)
     ours = to_ours(named, meta, family, folder)
     stored = next(iter(ours.values())).dtype

@@ -11,7 +11,7 @@ thread of its own does all computing; whoever asks is told of each token by a ca
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +48,7 @@ class Request:
         on_end: is told why it ended: stop, length, cancelled or failed.
         number: of this continuation among several of one question; each draws for itself.
         guide: a grammar, if there is one.
+        bias: what is added to the logits of tokens.
     """
 
     ids: Sequence[int]
@@ -57,6 +58,7 @@ class Request:
     on_end: Callable[[str], None] = lambda reason: None
     number: int = 0
     guide: Guide | None = None
+    bias: Mapping[int, float] | None = None
     reason: str = ""
     error: BaseException | None = None
     row: Row = field(init=False)
@@ -121,28 +123,45 @@ class Engine:
     # ------------------------------------------------------------ for everybody
 
     def submit(self, request: Request) -> Request:
-        """Put a request in line.
+        """Put a request in line; errors as of `submit_all`."""
+        self.submit_all([request])
+        return request
+
+    def submit_all(
+        self, requests: Sequence[Request], announce: Callable[[], None] = lambda: None
+    ) -> None:
+        """Put requests in line, all of them or none.
+
+        Args:
+            requests: those of one question.
+            announce: is called when they are accepted, before any of them is told a token.
 
         Raises:
-            UsageError: it does not fit the model's context.
+            UsageError: one does not fit the model's context.
             ResourceError: too many are waiting, or the engine is closed.
         """
+        for each in requests:
+            self._prepare(each)
+        with self._news:
+            if self._closed:
+                raise ResourceError("E803", "engine", "is closed")
+            line = self.waiting + len(requests) - 1
+            if self.most_waiting is not None and line >= max(1, self.most_waiting):
+                raise ResourceError("E804", "engine", "too many wait", got=self.waiting)
+            announce()
+            self._inbox.extend(requests)
+            self._news.notify()
+
+    def _prepare(self, request: Request) -> None:
         if self._slots is None:
             raise UsageError("E201", "model", "only a decoder continues", do="use call")
         if request.settings.num_beams > 1:
             raise UsageError("E201", "num_beams", "the engine searches no beams")
         request.row = Row(
-            request.ids, request.settings, request.stop_ids, request.number, request.guide
-        )
+            request.ids, request.settings, request.stop_ids, request.number, request.guide,
+            request.bias,
+        )  # fmt: skip
         check_room(self.model, request.row.ids, request.row.limit)
-        with self._news:
-            if self._closed:
-                raise ResourceError("E803", "engine", "is closed")
-            if self.most_waiting is not None and self.waiting >= self.most_waiting:
-                raise ResourceError("E804", "engine", "too many wait", got=self.waiting)
-            self._inbox.append(request)
-            self._news.notify()
-        return request
 
     def call(self, answer: Callable[[list[Any]], list[Any]], item: Any) -> Future:
         """Let the engine's thread answer something else; calls of one kind become one batch.
@@ -163,6 +182,11 @@ class Engine:
     def waiting(self) -> int:
         """Requests of which nothing was read yet."""
         return len(self._inbox)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything to do."""
+        return self._has_work()
 
     @property
     def active(self) -> int:
@@ -189,7 +213,7 @@ class Engine:
     def _serve(self) -> None:
         while True:
             with self._news:
-                self._news.wait_for(self._is_busy)
+                self._news.wait_for(lambda: self._closed or self._has_work())
                 if self._closed:
                     break
             try:
@@ -210,9 +234,9 @@ class Engine:
         for _, _, future in self._calls:
             future.cancel()
 
-    def _is_busy(self) -> bool:
+    def _has_work(self) -> bool:
         at_work = self._active or self._reading is not None
-        return bool(self._closed or self._inbox or self._calls or at_work)
+        return bool(self._inbox or self._calls or at_work)
 
     def _step(self) -> None:
         """A piece of a prompt, then a token for everybody who is being continued."""

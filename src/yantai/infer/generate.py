@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from yantai.adapt.quantize import lay_out
 from yantai.base.errors import UsageError
 from yantai.base.pages import LargePages
 from yantai.core.face import Model
@@ -22,7 +23,7 @@ from yantai.infer.settings import Generation
 
 def prepare(model: Model) -> Model:
     """Lay a model out for decoding: weights packed, no dropout, no gradients."""
-    tensors = list(model.parameters())
+    tensors = [*model.parameters(), *model.buffers()]
     size = sum(each.numel() * each.element_size() for each in tensors)
     on_cpu = all(each.device.type == "cpu" for each in tensors)
     place = LargePages(size, len(tensors)).place if on_cpu else itself
@@ -31,6 +32,7 @@ def prepare(model: Model) -> Model:
     for module in model.modules():
         if isinstance(module, Joint) or (isinstance(module, Linear) and id(module) not in inside):
             module.pack(place)
+    lay_out(model, place)
     return model.eval().requires_grad_(False)
 
 

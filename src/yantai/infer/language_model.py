@@ -17,6 +17,7 @@ from yantai.base.files import check_replaceable, new_folder
 from yantai.core.face import Model
 from yantai.core.mask import valid_keys
 from yantai.families.folder import save_folder
+from yantai.families.packed_folder import forms_of, is_packed, save_packed
 from yantai.families.rules import Family
 from yantai.infer.generate import generate_ids, prepare, steps
 from yantai.infer.settings import Generation
@@ -350,7 +351,11 @@ class LanguageModel:
         if tokenizer is not None and tokenizer.pad_id is not None:
             special["pad_token_id"] = tokenizer.pad_id
         with new_folder(Path(folder)) as temporary:
-            save_folder(self.network, self.family, temporary, special=special)
+            if is_packed(self.network):
+                forms = forms_of(self.network)
+                save_packed(self.network, self.family, temporary, *forms, special=special)
+            else:
+                save_folder(self.network, self.family, temporary, special=special)
             if tokenizer is not None:
                 tokenizer.save(temporary)
 

@@ -4,14 +4,14 @@ Knows: logits of one row. Knows neither models nor neighbours, so that a row say
 beside others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from yantai.base.device import mix_seed
-from yantai.infer.sample import adjust, force, pick
+from yantai.infer.sample import adjust, force, penalise_said, pick
 from yantai.infer.settings import Generation
 
 
@@ -37,6 +37,7 @@ class Row:
         stop_ids: tokens that end it; the token itself is still given out.
         number: of the row among those of one request; each draws for itself.
         guide: a grammar, if there is one.
+        bias: what is added to the logits of tokens.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Row:
         stop_ids: frozenset[int] = frozenset(),
         number: int = 0,
         guide: Guide | None = None,
+        bias: Mapping[int, float] | None = None,
     ):
         self.ids, self.start = list(prompt), len(prompt)
         self.settings, self.stop_ids, self.guide = settings, stop_ids, guide
+        self._bias = (list(bias), list(bias.values())) if bias else None
         self.limit = settings.new_tokens(len(prompt))
         self.ended = "length" if self.limit == 0 else ""
         self._generator = torch.Generator().manual_seed(mix_seed(settings.seed, number))
@@ -60,10 +63,18 @@ class Row:
 
     def choose(self, logits: Tensor) -> int:
         """Take the next token from the logits behind the newest, and see whether it is the last."""
-        chances = force(logits, self.said, self.limit, self.settings)
+        settings = self.settings
+        chances = force(logits, self.said, self.limit, settings)
+        if self._bias is not None:
+            index, values = (torch.tensor(each, device=logits.device) for each in self._bias)
+            chances = chances.float().index_add(0, index, values.float())
+        said = self.ids[self.start :]
+        chances = penalise_said(
+            chances, said, settings.presence_penalty, settings.frequency_penalty
+        )
         if self.guide is not None:
             chances = self.guide.allowed(chances)
-        token = pick(adjust(chances, self.ids, self.settings), self.settings, self._generator)
+        token = pick(adjust(chances, self.ids, settings), settings, self._generator)
         self.ids.append(token)
         if token in self.stop_ids or (self.guide is not None and self.guide.take(token)):
             self.ended = "stop"

@@ -23,6 +23,18 @@ def penalise_repetition(logits: Row, seen: list[int], penalty: float) -> Row:
     return logits.index_copy(0, index, scores)
 
 
+def penalise_said(logits: Row, said: list[int], presence: float, frequency: float) -> Row:
+    """Take from the logits of tokens that were said, once and for each time, as OpenAI's API does.
+
+    Tokens of the prompt do not count.
+    """
+    if not said or (presence == 0 and frequency == 0):
+        return logits
+    index, counts = torch.tensor(said, device=logits.device).unique(return_counts=True)
+    less = presence + frequency * counts.to(logits.dtype)
+    return logits.index_add(0, index, -less)
+
+
 def forbid_repeated_ngrams(logits: Row, seen: list[int], size: int) -> Row:
     """−∞ for every token that would complete an n-gram for the second time."""
     if size == 0 or len(seen) < size:

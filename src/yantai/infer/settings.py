@@ -24,6 +24,8 @@ class Generation(Config):
     top_p: float | None = Field(None, gt=0, le=1, description="draw among this probability mass")
     min_p: float | None = Field(None, ge=0, le=1, description="least share of the top probability")
     repetition_penalty: float = Field(1.0, gt=0, description="divides logits of tokens seen")
+    presence_penalty: float = Field(0.0, description="taken from logits of tokens already said")
+    frequency_penalty: float = Field(0.0, description="the same, for each time they were said")
     no_repeat_ngram_size: int = Field(0, ge=0, description="no n-gram of this size twice")
     num_return_sequences: int = Field(1, ge=1, le=1024, description="continuations of a prompt")
     num_beams: int = Field(1, ge=1, le=256, description="continuations followed at a time")
@@ -54,6 +56,8 @@ class Generation(Config):
             raise ValueError(f"temperature=0 is greedy, {asked[0]} can have no effect; drop one")
         if self.num_beams > 1 and self.samples:
             raise ValueError("num_beams searches for the likeliest; drop it, or what samples")
+        if self.num_beams > 1 and (self.presence_penalty or self.frequency_penalty):
+            raise ValueError("num_beams has no penalty for what was said; drop one")
         if self.num_beams == 1 and (self.length_penalty != 1.0 or self.early_stopping):
             raise ValueError("length_penalty and early_stopping need num_beams above 1")
         most = self.num_return_sequences if self.samples else self.num_beams

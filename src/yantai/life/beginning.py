@@ -19,6 +19,7 @@ from yantai.data.examples import ExampleRows
 from yantai.families.adapter import is_adapter
 from yantai.families.folder import load_folder
 from yantai.families.hub import local_folder
+from yantai.families.packed_folder import refuse_packed
 from yantai.families.rules import Family
 from yantai.infer.opening import adapted
 from yantai.life.jobs.job import Job, Prepared
@@ -96,6 +97,7 @@ def begin(settings: Finetune, job: Job, parts: Parts, body: Path, device: torch.
             )
     else:
         loaded, family, theirs = load_folder(body, dtype=torch.float32, device=device)
+    refuse_packed(loaded, body)
     tokenizer = Tokenizer.load(body)
     model, family = job.network(loaded, family, settings)
     if lora is not None and job.judges:  # its body was built anew, for its head

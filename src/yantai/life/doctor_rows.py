@@ -14,6 +14,7 @@ from yantai.base.errors import YantaiError
 from yantai.data.batch import IGNORED
 from yantai.data.conversations import Conversation
 from yantai.families.hub import local_folder
+from yantai.life.doctor_jobs import look_at_job
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job
 from yantai.metrics.near import near_pairs
@@ -59,6 +60,7 @@ def examine_rows(settings: Finetune, name: str) -> list[Finding]:
     ]  # fmt: skip
     for look in looks:
         findings += look(job, parts, files)
+    findings += look_at_job(settings, job, parts["train"])
     findings += _tokens(settings, job, parts["train"])
     return findings
 

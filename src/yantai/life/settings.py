@@ -92,6 +92,33 @@ class Predict(_OnModel):
     seed: int = Field(0, ge=0, description="recorded; nothing is drawn")
 
 
+class Quantize(Config):
+    """Pack a model's weights in eight or four bits, and say what that costs on your text.
+
+    Example: yantai quantize run/model --bits 8 --out run/model-8 --data held-out/
+    """
+
+    model: str = Field(description="a model folder, or a name on the hub")
+    out: Path = Field(description="the folder of the packed model")
+    bits: Literal[4, 8] = Field(8, description="of a weight inside the blocks")
+    group: int | None = Field(
+        None, ge=32, multiple_of=32, description="columns that share a scale; 64, in 4 bits 32"
+    )
+    data: tuple[Path, ...] = Field((), description="documents to compare on; else those of its run")
+    calibrate: tuple[Path, ...] = Field(
+        (), description="documents by which scales of 4 bits are chosen"
+    )
+    max_loss_increase: float = Field(
+        0.05, ge=0, description="refuse if the loss rises by more than this share"
+    )
+    rest: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="type of what is not packed: norms, biases"
+    )
+    device: str = Field("auto", description="cpu, cuda, or auto")
+    threads: int | None = Field(None, ge=1, description="CPU threads")
+    seed: int = Field(0, ge=0, description="of the bootstrap")
+
+
 class TrainTokenizer(Config):
     """Learn a byte-level BPE vocabulary and report how well it fits each language.
 

@@ -13,6 +13,7 @@ from yantai.core.face import Model
 from yantai.core.grow import grow_vocabulary, with_head
 from yantai.families.folder import load_folder
 from yantai.families.labels import JUDGES, Job
+from yantai.families.packed_folder import refuse_packed
 from yantai.families.rules import Family, checked_config
 from yantai.text.extension import extension_of
 from yantai.text.tokenizer import Tokenizer
@@ -51,6 +52,7 @@ def continued(
     folder = settings.from_
     assert folder is not None
     model, _, theirs = load_folder(folder, dtype=torch.float32, device=device)
+    refuse_packed(model, folder)
     old = Tokenizer.find(folder)
     known = old if old is not None else tokenizer
     rows = model.config.vocab_size

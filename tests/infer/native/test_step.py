@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from yantai.adapt.packed import Form
+from yantai.adapt.quantize import quantize
 from yantai.base.native.build import find_compiler
 from yantai.core.cache import Cache
 from yantai.core.config import ModelConfig
@@ -166,3 +168,55 @@ def test_without_the_library_torch_decodes(monkeypatch):
     settings = Generation(max_new_tokens=8)
     cached = generate_ids(model, [[1, 2]], settings)
     assert cached == generate_ids(model, [[1, 2]], settings, cached=False)
+
+
+EVEN = {"dim": 64, "hidden": 192, "heads": 4, "kv_heads": 2, "vocab_size": 210}
+FORMS = [Form(8, 32), Form(8, 64), Form(4, 32), Form(4, 64)]
+
+
+def packed_of(changes, form, dtype=torch.float32):
+    torch.manual_seed(0)
+    model = build(ModelConfig(**(LLAMA | EVEN | changes)), seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model = model.to(dtype)
+    quantize(model, form)
+    return prepare(model)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["llama", "qwen3", "qwen2", "gpt2"])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_codes_are_read_as_what_they_stand_for(form, name):
+    changes = CONFIGS[name] | ({"kv_heads": 4} if name == "gpt2" else {})
+    model = packed_of(changes, form)
+    assert fits(model)
+    for expected, got in both(model)[0]:
+        assert (expected - got).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [2, 3, 5, 8, 11])
+@pytest.mark.parametrize("form", [Form(8, 64), Form(4, 32)], ids=str)
+def test_codes_and_several_rows(form, rows):
+    for expected, got in both(packed_of({}, form), rows)[0]:
+        assert (expected - got).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+@needs_compiler
+def test_matrices_whose_rows_do_not_fall_into_groups_stay_beside_codes():
+    model = packed_of({"hidden": 80, "tied": False}, Form(8, 32))
+    assert type(model.decoder.blocks[0].mlp.part.down) is Linear and fits(model)
+    for expected, got in both(model)[0]:
+        assert (expected - got).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+def test_codes_of_one_product_lie_behind_each_other_once():
+    model = packed_of({}, Form(4, 32))
+    parts = model.decoder.blocks[0].attn.part.qkv.parts
+    at = parts[0].codes.data_ptr()
+    for part in parts:
+        assert part.codes.data_ptr() == at
+        at += part.codes.numel()
+    assert model.embed.tokens.codes.data_ptr() == model.head.codes.data_ptr()

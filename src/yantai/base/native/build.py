@@ -20,7 +20,8 @@ from yantai.base.files import sha256_text
 from yantai.base.log import say
 
 SWITCH = "YANTAI_NATIVE"
-SHARED = Path(__file__).with_name("lanes.h")
+SHARED = Path(__file__).parent
+"""Where headers are that every part may include, beside those next to itself."""
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-w")
 SECONDS = 120
 NUMBERS = {torch.bfloat16: "uint16_t", torch.float32: "float"}
@@ -78,7 +79,8 @@ def compiled(source: Path, compiler: str, folder: Path, number: str = "uint16_t"
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, text=True, check=True, timeout=SECONDS
     ).stdout
-    texts = [path.read_text(encoding="utf-8") for path in (source, SHARED)]
+    headers = [*sorted(source.parent.glob("*.h")), *sorted(SHARED.glob("*.h"))]
+    texts = [path.read_text(encoding="utf-8") for path in (source, *headers)]
     flags = (*FLAGS, f"-DNUMBER={number}")
     known = "\n".join((*texts, version, *flags, platform.machine(), *sorted(cpu_flags())))
     path = folder / f"{source.stem}-{sha256_text(known)[:16]}.so"
@@ -88,7 +90,7 @@ def compiled(source: Path, compiler: str, folder: Path, number: str = "uint16_t"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / path.name
         for threads in (["-fopenmp"], []):  # some compilers come without OpenMP
-            command = [compiler, *flags, *threads, f"-I{SHARED.parent}", str(source)]
+            command = [compiler, *flags, *threads, f"-I{SHARED}", str(source)]
             done = subprocess.run(
                 [*command, "-o", str(made)], capture_output=True, text=True, timeout=SECONDS
             )

@@ -11,7 +11,7 @@
 #include <cstring>
 #include <type_traits>
 
-#ifdef __AVX512BF16__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 #ifdef _OPENMP

@@ -3,27 +3,21 @@
 // At one token a step a model is memory traffic: every weight is read once and used once. So the
 // whole step is one parallel region, in which each thread reads its own part of each matrix in the
 // order in which it lies in memory; what is computed between two products is too small to divide
-// further. Weights are bfloat16 or float32; everything else is float32, accumulations included.
+// further. Weights are bfloat16, float32, or codes of eight or four bits (adapt/packed.py);
+// everything else is float32, accumulations included.
 //
 // Knows: pointers and sizes that `step.py` fills in. A row's result does not depend on the other
 // rows, nor on how many threads there are: every dot product has one order of additions.
 
-#include "lanes.h"
+#include "weights.h"
 
 namespace {
 
 constexpr int64_t AHEAD = 65536;  // bytes asked for before a barrier
-constexpr int MOST_ROWS = 8;  // activations that share one reading of a weight
 
 // ---------------------------------------------------------------- what step.py fills in
 
 extern "C" {
-
-struct Matrix {
-    const void* weight;  // rows × columns, row after row
-    const float* bias;   // one a row, or null
-    int64_t rows, columns;
-};
 
 struct Norm {
     const float *weight, *bias;  // the bias is null for RMS norms; both are null for no norm
@@ -38,7 +32,8 @@ struct Model {
     int64_t layers, dim, heads, kv_heads, head_dim, hidden, vocab, window;
     int64_t is_bfloat16, is_layer_norm, is_gated, activation;
     float norm_eps, scale, softcap;
-    const void *tokens, *positions;  // positions are null unless they are learned
+    Matrix tokens;
+    const void* positions;  // null unless they are learned
     Norm last;
     Matrix head;
     const Layer* layer;
@@ -53,87 +48,16 @@ struct Step {
 };
 }
 
-// ---------------------------------------------------------------- products
-
-template <int WEIGHTS, int ROWS, class T>
-inline void dots(const T* weight, int64_t columns, const float* x, int64_t stride,
-                 float out[ROWS][WEIGHTS]) {
-    Vec total[ROWS][WEIGHTS] = {};
-    int64_t at = 0;
-    for (; at + LANES <= columns; at += LANES) {
-        Vec read[WEIGHTS];
-        for (int w = 0; w < WEIGHTS; w++) {
-            read[w] = load(weight + w * columns + at);
-            __builtin_prefetch(weight + (WEIGHTS + w) * columns + at);
-        }
-        for (int r = 0; r < ROWS; r++) {
-            const Vec value = load(x + r * stride + at);
-            for (int w = 0; w < WEIGHTS; w++) total[r][w] += read[w] * value;
-        }
-    }
-    for (int r = 0; r < ROWS; r++)
-        for (int w = 0; w < WEIGHTS; w++) {
-            float rest = 0;
-            for (int64_t c = at; c < columns; c++)
-                rest += one(weight[w * columns + c]) * x[r * stride + c];
-            out[r][w] = sum(total[r][w]) + rest;
-        }
-}
-
-template <int WEIGHTS, int ROWS, class T, class Use>
-inline int64_t some(const T* weight, const float* bias, int64_t columns, int64_t from, int64_t to,
-                    const float* x, int64_t stride, int64_t first_row, Use& use) {
-    float out[ROWS][WEIGHTS];
-    for (; from + WEIGHTS <= to; from += WEIGHTS) {
-        dots<WEIGHTS, ROWS>(weight + from * columns, columns, x, stride, out);
-        for (int r = 0; r < ROWS; r++)
-            for (int w = 0; w < WEIGHTS; w++)
-                use(first_row + r, from + w, out[r][w] + (bias ? bias[from + w] : 0.0f));
-    }
-    return from;
-}
-
-template <int ROWS, class T, class Use>
-inline void band(const T* weight, const float* bias, int64_t columns, int64_t from, int64_t to,
-                 const float* x, int64_t stride, int64_t first_row, Use& use) {
-    constexpr int WEIGHTS = ROWS >= 4 ? 2 : 8 / ROWS;  // about as many sums as hide the latency
-    from = some<WEIGHTS, ROWS>(weight, bias, columns, from, to, x, stride, first_row, use);
-    some<1, ROWS>(weight, bias, columns, from, to, x, stride, first_row, use);
-}
-
-// Outputs [from, to) of y = W·x + b for each row; `use(row, output, value)` says where they go.
-template <class T, class Use>
-inline void product(const Matrix& m, int64_t from, int64_t to, const float* x, int64_t rows,
-                    Use use) {
-    const T* weight = static_cast<const T*>(m.weight);
-    const int64_t n = m.columns;
-    // a band of weights stays in the nearest cache while all rows use it
-    const int64_t step = rows > 1 ? std::max<int64_t>(1, 16384 / (n * sizeof(T)) / 8) * 8 : to;
-    for (int64_t start = from; start < to; start += step) {
-        const int64_t stop = std::min(start + step, to);
-        for (int64_t row = 0; row < rows;) {
-            const float* at = x + row * n;
-            switch (std::min<int64_t>(rows - row, MOST_ROWS)) {
-                case 1: band<1>(weight, m.bias, n, start, stop, at, n, row, use); row += 1; break;
-                case 2: band<2>(weight, m.bias, n, start, stop, at, n, row, use); row += 2; break;
-                case 3: band<3>(weight, m.bias, n, start, stop, at, n, row, use); row += 3; break;
-                case 4: case 5: case 6: case 7:
-                    band<4>(weight, m.bias, n, start, stop, at, n, row, use); row += 4; break;
-                default: band<8>(weight, m.bias, n, start, stop, at, n, row, use); row += 8;
-            }
-        }
-    }
-}
+// ---------------------------------------------------------------- the small parts
 
 // Ask memory for the beginning of what this thread reads behind the next barrier.
 template <class T>
 inline void fetch(const Matrix& m, int64_t from, int64_t to) {
-    const char* start = static_cast<const char*>(m.weight) + from * m.columns * sizeof(T);
-    const int64_t bytes = std::min<int64_t>(AHEAD, (to - from) * m.columns * sizeof(T));
+    const int64_t row = m.bits ? m.columns * m.bits / 8 : m.columns * sizeof(T);
+    const char* start = static_cast<const char*>(m.weight) + from * row;
+    const int64_t bytes = std::min<int64_t>(AHEAD, (to - from) * row);
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(start + i);
 }
-
-// ---------------------------------------------------------------- the small parts
 
 void normalise(const Norm& norm, bool centred, float eps, const float* x, float* y, int64_t n) {
     if (!norm.weight) {
@@ -292,9 +216,9 @@ void look_back(const Model& m, const Step& s, const Layer& layer, int64_t number
     if (m.window) first = std::max(first, s.filled + 1 - m.window);
     const int64_t count = s.filled - first;
     auto keep = [&](int64_t, int64_t t, float score) { scores[t] = score; };
-    band<1>(keys + first * n, nullptr, n, 0, count, q, n, 0, keep);
+    band<1>(Plain<T>{keys + first * n, n}, nullptr, 0, count, q, n, 0, keep);
     auto keep_last = [&](int64_t, int64_t, float score) { scores[count] = score; };
-    band<1>(key, nullptr, n, 0, 1, q, n, 0, keep_last);
+    band<1>(Plain<T>{key, n}, nullptr, 0, 1, q, n, 0, keep_last);
     softmax(scores, count + 1);
     float* out = at.mixed + (row * m.heads + head) * n;
     std::fill(out, out + n, 0.0f);
@@ -319,13 +243,15 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
     auto add = [&](int64_t row, int64_t i, float value) { at.x[row * m.dim + i] += value; };
     const Share dim = share(m.dim, thread, threads, LANES);
     const Share vocab = share(m.vocab, thread, threads, LANES);
-    for (int64_t row = 0; row < s.rows; row++)
-        for (int64_t i = dim.from; i < dim.to; i++) {
-            float value = one(static_cast<const T*>(m.tokens)[s.ids[row] * m.dim + i]);
-            const int64_t place = s.filled - s.padding[row];
-            if (m.positions) value += one(static_cast<const T*>(m.positions)[place * m.dim + i]);
-            at.x[row * m.dim + i] = value;
-        }
+    with_weights<T>(m.tokens, [&](const auto& tokens) {
+        for (int64_t row = 0; row < s.rows; row++)
+            for (int64_t i = dim.from; i < dim.to; i++) {
+                float value = tokens.at(s.ids[row], i);
+                const int64_t place = (s.filled - s.padding[row]) * m.dim + i;
+                if (m.positions) value += one(static_cast<const T*>(m.positions)[place]);
+                at.x[row * m.dim + i] = value;
+            }
+    });
     BARRIER
     for (int64_t number = 0; number < m.layers; number++) {
         const Layer& layer = m.layer[number];

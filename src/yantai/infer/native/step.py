@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yantai.adapt.packed import LEVELS
+from yantai.adapt.quantize import PackedHead, PackedLinear, PackedTable
 from yantai.base.native.build import library
 from yantai.core.attention import Attention
 from yantai.core.cache import Cache
@@ -26,8 +28,8 @@ MOST_ROWS = 8
 """Above this many rows a product is computing, no longer reading, and torch does that better."""
 
 KNOWN = frozenset({
-    Attention, Block, Embedding, Entry, Head, Joint, LayerNorm, Linear, MLP, nn.ModuleList, Point,
-    RMSNorm, Stack, Sublayer, Table, Transformer,
+    Attention, Block, Embedding, Entry, Head, Joint, LayerNorm, Linear, MLP, nn.ModuleList,
+    PackedHead, PackedLinear, PackedTable, Point, RMSNorm, Stack, Sublayer, Table, Transformer,
 })  # fmt: skip
 PLAIN = {
     "shape": "decoder", "norm_where": "before", "norm_embedding": False, "position_offset": 0,
@@ -42,7 +44,10 @@ def _structure(**fields: type) -> type[ctypes.Structure]:
 
 
 # the same names in the same order as in decode.cpp
-Matrix = _structure(weight=POINTER, bias=POINTER, rows=WHOLE, columns=WHOLE)
+Matrix = _structure(
+    weight=POINTER, scales=POINTER, levels=POINTER, bias=POINTER, rows=WHOLE, columns=WHOLE,
+    bits=WHOLE, group=WHOLE,
+)  # fmt: skip
 Norm = _structure(weight=POINTER, bias=POINTER)
 Layer = _structure(
     before_attention=Norm, before_mlp=Norm, of_query=Norm, of_key=Norm,
@@ -51,7 +56,7 @@ Layer = _structure(
 Model = _structure(
     layers=WHOLE, dim=WHOLE, heads=WHOLE, kv_heads=WHOLE, head_dim=WHOLE, hidden=WHOLE,
     vocab=WHOLE, window=WHOLE, is_bfloat16=WHOLE, is_layer_norm=WHOLE, is_gated=WHOLE,
-    activation=WHOLE, norm_eps=FLOAT, scale=FLOAT, softcap=FLOAT, tokens=POINTER,
+    activation=WHOLE, norm_eps=FLOAT, scale=FLOAT, softcap=FLOAT, tokens=Matrix,
     positions=POINTER, last=Norm, head=Matrix, layer=POINTER,
 )  # fmt: skip
 Step = _structure(
@@ -117,10 +122,10 @@ class NativeStep:
             layers=config.layers, dim=config.dim, heads=config.heads, kv_heads=config.kv_heads,
             head_dim=config.head_dim, hidden=config.hidden, vocab=config.vocab_size,
             window=config.window or 0, is_layer_norm=config.norm == "layer",
-            is_bfloat16=model.head.weight.dtype == torch.bfloat16, is_gated=config.gated,
+            is_bfloat16=next(model.parameters()).dtype == torch.bfloat16, is_gated=config.gated,
             activation=ACTIVATIONS.index(config.activation), norm_eps=config.norm_eps,
             scale=config.head_dim**-0.5 if "scores" in config.scaled else 1.0,
-            softcap=config.softcap or 0.0, tokens=self._hold(model.embed.tokens.weight),
+            softcap=config.softcap or 0.0, tokens=self._rows([model.embed.tokens]),
             positions=self._hold(positions.weight) if positions is not None else None,
             last=self._norm(model.decoder.norm), head=self._matrix(model.head),
             layer=ctypes.cast(self._layers, POINTER),
@@ -143,14 +148,28 @@ class NativeStep:
         return Norm(self._hold(norm.weight.float()), self._hold_float(bias))
 
     def _matrix(self, linear: Linear) -> ctypes.Structure:
-        return Matrix(
-            self._hold(linear.weight), self._hold_float(linear.bias), *linear.weight.shape
-        )
+        return self._rows([linear])
 
     def _joint(self, joint: Joint) -> ctypes.Structure:
-        assert joint.packed is not None
-        weight, bias = joint.packed
-        return Matrix(self._hold(weight), self._hold_float(bias), *weight.shape)
+        return self._rows(joint.parts)
+
+    def _rows(self, parts: Sequence[Any]) -> ctypes.Structure:
+        """One matrix of parts that lie behind each other in memory."""
+        first = parts[0]
+        held: dict[str, Any] = {}
+        if isinstance(first, PackedLinear | PackedTable):
+            held["weight"] = self._hold(_joined([part.codes for part in parts]))
+            held["scales"] = self._hold(_joined([part.scales for part in parts]))
+            held |= {"bits": first.form.bits, "group": first.form.group}
+            held["levels"] = self._hold(torch.tensor(LEVELS)) if first.form.bits == 4 else None
+            columns = first.codes.shape[1] * 8 // first.form.bits
+        else:
+            held["weight"] = self._hold(_joined([part.weight.detach() for part in parts]))
+            columns = first.weight.shape[1]
+        biases = [part.bias for part in parts if getattr(part, "bias", None) is not None]
+        held["bias"] = self._hold(torch.cat([bias.float() for bias in biases])) if biases else None
+        rows = sum(len(part.codes if "bits" in held else part.weight) for part in parts)
+        return Matrix(rows=rows, columns=columns, **held)
 
     def _hold_float(self, values: Tensor | None) -> int | None:
         return None if values is None else self._hold(values.float())
@@ -159,6 +178,17 @@ class NativeStep:
         assert values.is_contiguous()
         self._held.append(values.detach())
         return values.data_ptr()
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The same memory where the parts lie behind each other in it, else a copy of them there."""
+    at = parts[0].data_ptr()
+    for part in parts:
+        if part.data_ptr() != at or not part.is_contiguous():
+            return torch.cat(parts)
+        at += part.numel() * part.element_size()
+    rows = sum(map(len, parts))
+    return parts[0].as_strided((rows, *parts[0].shape[1:]), parts[0].stride())
 
 
 def native_step(model: nn.Module) -> NativeStep | None:
@@ -190,5 +220,12 @@ def fits(model: Transformer) -> bool:
 
 def _is_plain(module: nn.Module) -> bool:
     hooks = module._forward_hooks or module._forward_pre_hooks
-    packed = not isinstance(module, Joint) or module.packed is not None
-    return type(module) in KNOWN and not hooks and packed
+    return type(module) in KNOWN and not hooks and _is_whole(module)
+
+
+def _is_whole(module: nn.Module) -> bool:
+    """Whether the parts of a joint product are one matrix, or can be made one."""
+    if not isinstance(module, Joint) or module.packed is not None:
+        return True
+    forms = {part.form if isinstance(part, PackedLinear) else None for part in module.parts}
+    return len(forms) == 1 and None not in forms

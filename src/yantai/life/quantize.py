@@ -1,0 +1,233 @@
+"""`yantai quantize`: weights in eight or four bits, and what that costs on the user's own text.
+
+Knows: a model before and after, texts. Nothing is written if it loses more than was allowed.
+
+    OUT/config.json  model.safetensors  tokenizer.json …  quality.json  receipt.json
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from math import log
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yantai.adapt.packed import Form
+from yantai.adapt.quantize import Packing, input_squares, packed_modules, quantize, unpacked_error
+from yantai.base.device import prepare_process
+from yantai.base.errors import NumericsError, UsageError
+from yantai.base.files import check_replaceable, new_folder, read_json, write_json
+from yantai.base.log import say
+from yantai.evaluate.compare import bootstrap, interval_text, paired_ratio_difference, ratio
+from yantai.evaluate.task_loss import task_loss
+from yantai.evaluate.text_loss import text_loss
+from yantai.families.hub import local_folder
+from yantai.families.packed_folder import is_packed, save_packed
+from yantai.infer.language_model import LanguageModel
+from yantai.infer.opening import load
+from yantai.life.settings import Quantize
+from yantai.text.document import Document, DocumentReader
+from yantai.text.village import Village
+from yantai.training.receipt import file_hashes, receipt
+
+GROUPS = {8: 64, 4: 32}
+PIECES, PIECE, TOKENS = 64, 4000, 512
+"""Pieces of text at most, characters of one, tokens of it whose predictions are compared."""
+WORST = 5
+
+
+def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
+    """`yantai quantize`.
+
+    Raises:
+        UsageError: the model is packed already, or no matrix of it can be.
+        NumericsError: E603, it loses more than was allowed.
+    """
+    check_replaceable(settings.out)
+    prepare_process(settings.threads)
+    folder = local_folder(settings.model)
+    before = load(folder, dtype="float32", device=settings.device)
+    if is_packed(before.network):
+        raise UsageError("E203", "model", "is packed already", do="give the one it was made from")
+    texts, source = _texts(settings, folder)
+    inner = Form(settings.bits, settings.group or GROUPS[settings.bits])
+    outer = Form(8, settings.group or GROUPS[8])
+    importance = None
+    if settings.calibrate:
+        with input_squares(before.network) as importance:
+            for ids in _rows(before, _pieces(DocumentReader(list(settings.calibrate)))):
+                _predictions(before, ids)
+    after = LanguageModel(
+        copy.deepcopy(before.network), before.family, before.tokenizer, before.eos_ids,
+        before.start_id,
+    )  # fmt: skip
+    weights = {name: module.weight for name, module in before.network.named_modules()
+               if hasattr(module, "weight")}  # fmt: skip
+    packing = quantize(after.network, inner, outer=outer, importance=importance)
+    if not packing.packed:
+        raise UsageError(
+            "E203", "group", "no row of any matrix falls into groups of this size", got=inner.group,
+            do="give --group 32, or keep the model as it is",
+        )  # fmt: skip
+    errors = {name: unpacked_error(weights[name].detach(), module)
+              for name, module in packed_modules(after.network)}  # fmt: skip
+    report: dict[str, Any] = {
+        "text": source,
+        **_sizes(packing),
+        **_quality(before, after, texts, settings.seed),
+    }
+    worst = sorted(errors, key=lambda name: -errors[name])[:WORST]
+    report["worst_matrices"] = {name: round(errors[name], 5) for name in worst}
+    emit(_told(report, packing))
+    rise = report["loss"]["difference"]["value"] / max(1e-9, report["loss"]["before"]["value"])
+    if rise > settings.max_loss_increase:
+        raise NumericsError(
+            "E603", "loss", "too much is lost; nothing was written",
+            expected=f"at most {settings.max_loss_increase:.1%} more", got=f"{rise:.1%}; the worst "
+            f"matrix is {worst[0]}, {errors[worst[0]]:.0%} off",
+            do="more bits, a smaller --group, --calibrate, or --max-loss-increase",
+        )  # fmt: skip
+    _write(settings, folder, after, inner, outer, report)
+    emit(f"{settings.out}\n")
+    return {"model": str(settings.out), **report}
+
+
+def _texts(settings: Quantize, folder: Path) -> tuple[list[Document], str]:
+    """Pieces of what is given, of what the model's own run has read, or else of the village."""
+    if settings.data:
+        return list(_pieces(DocumentReader(list(settings.data)))), ", ".join(
+            str(path) for path in settings.data
+        )
+    recipe = folder.parent / "recipe.json"
+    named = read_json(recipe).get("settings", {}).get("data") if recipe.is_file() else None
+    paths = [Path(each) for each in named] if isinstance(named, list) else []
+    if paths and all(path.exists() for path in paths):
+        return list(_pieces(DocumentReader(paths))), "the texts of its own run"
+    say("note: no text was given; the village's stories are read, give --data for your own")
+    village = Village(seed=7)
+    stories = [village.story(number, language).text for number in range(16) for language in
+               ("en", "zh")]  # fmt: skip
+    return [Document(text, f"story {n}", "village", 1) for n, text in enumerate(stories)], "village"
+
+
+def _pieces(documents: Iterable[Document]) -> Iterator[Document]:
+    """The beginnings of documents, evenly from all of them when there are many."""
+    every = [
+        Document(each.text[:PIECE], each.id, each.source, each.line)
+        for each in islice(documents, 100 * PIECES)
+        if each.text.strip()
+    ]
+    yield from every[:: max(1, -(-len(every) // PIECES))]
+
+
+def _rows(model: LanguageModel, texts: Iterable[Document]) -> Iterator[Tensor]:
+    limit = min(TOKENS, model.length)
+    for text in texts:
+        ids = model.tokenizer.prompt(text.text)[:limit]
+        if len(ids) > 1:
+            yield torch.tensor([ids], device=next(model.network.parameters()).device)
+
+
+@torch.inference_mode()
+def _predictions(model: LanguageModel, ids: Tensor) -> Tensor:
+    """ln p of everything at each place of a text, float32."""
+    network = model.network
+    if model.shape == "encoder-decoder":
+        start = torch.tensor([model.first_ids()], device=ids.device)
+        read = torch.cat((start, ids[:, :-1]), 1)
+        logits = network(read, memory=network.encode(ids))
+    else:
+        logits = network(ids)
+    if model.job == "classify":  # there is one place where a text is judged
+        logits = logits[:, :1] if model.shape == "encoder" else logits[:, -1:]
+    return logits[0].float().log_softmax(-1)
+
+
+def _sizes(packing: Packing) -> dict[str, Any]:
+    return {"bits_a_weight": round(packing.bits_a_weight, 3), "left_as_they_are": packing.left}
+
+
+def _quality(
+    before: LanguageModel, after: LanguageModel, texts: list[Document], seed: int
+) -> dict[str, Any]:
+    """Loss, divergence and equal predictions, each with its interval."""
+    found: dict[str, Any] = {"pieces": len(texts)}
+    if not before.job:
+        found["loss"] = _loss(before, after, texts, seed)
+    far, same, places = [], [], []
+    for ids in _rows(before, texts):
+        mine, theirs = _predictions(before, ids), _predictions(after, ids)
+        far.append(float((mine.exp() * (mine - theirs)).sum(-1).clamp_min(0).sum()))
+        same.append(float((mine.argmax(-1) == theirs.argmax(-1)).sum()))
+        places.append(len(mine))
+    found["divergence"] = ratio(far, places, seed).as_dict()
+    found["same_prediction"] = ratio(same, places, seed).as_dict()
+    if before.job:  # what it judges has no loss without labels: how often it judges otherwise
+        other = [1 - value / count for value, count in zip(same, places, strict=True)]
+        rate = bootstrap(lambda rows: sum(other[row] for row in rows) / len(rows), len(other), seed)
+        then, now = {"value": 1.0}, {"value": 1.0 + rate.value}
+        found["loss"] = {"measure": "judged otherwise", "before": then, "after": now}
+        found["loss"]["difference"] = rate.as_dict()
+    return found
+
+
+def _loss(
+    before: LanguageModel, after: LanguageModel, texts: list[Document], seed: int
+) -> dict[str, Any]:
+    if before.shape == "decoder":
+        scored = [text_loss(model, texts) for model in (before, after)]
+        tops = [[value / log(2) for value in each.document_losses] for each in scored]
+        bottoms, measure = scored[0].document_bytes, "bits per byte"
+    else:
+        asked = [task_loss(model, texts, seed=seed) for model in (before, after)]
+        tops, bottoms, measure = [each.losses for each in asked], asked[0].targets, "nats a token"
+    then, now = (ratio(each, bottoms, seed).as_dict() for each in tops)
+    difference = paired_ratio_difference(tops[1], tops[0], bottoms, seed)
+    return {"measure": measure, "before": then, "after": now, "difference": difference}
+
+
+def _told(report: dict[str, Any], packing: Packing) -> str:
+    loss = report["loss"]
+    lines = [f"{report['bits_a_weight']:.2f} bits a weight; read: {report['text']}"]
+    if "low" in loss["before"]:
+        lines.append(
+            f"{loss['measure']}: {loss['before']['value']:.4f} before, "
+            f"{loss['after']['value']:.4f} after: {loss['difference']['value']:+.4f} "
+            f"({interval_text(loss['difference'], '+.4f')})"
+        )
+    far, same = report["divergence"], report["same_prediction"]
+    lines.append(f"divergence of its predictions: {far['value']:.5f} nats ({interval_text(far)})")
+    lines.append(f"the same likeliest token: {same['value']:.2%} ({interval_text(same, '.2%')})")
+    shown = ", ".join(f"{name} {error:.2%}" for name, error in report["worst_matrices"].items())
+    lines.append(f"farthest from what they were: {shown}")
+    if packing.left:
+        lines.append(f"left as they are: {len(packing.left)}, such as {packing.left[0]}")
+    return "\n".join(lines) + "\n"
+
+
+def _write(
+    settings: Quantize,
+    folder: Path,
+    model: LanguageModel,
+    inner: Form,
+    outer: Form,
+    report: dict[str, Any],
+) -> None:
+    special: dict[str, Any] = {"eos_token_id": min(model.eos_ids)} if model.eos_ids else {}
+    if model.start_id is not None:
+        special["decoder_start_token_id"] = model.start_id
+    kind = {"bfloat16": torch.bfloat16, "float32": torch.float32}[settings.rest]
+    with new_folder(settings.out) as temporary:
+        save_packed(
+            model.network.to(kind), model.family, temporary, inner, outer, special=special
+        )  # fmt: skip
+        model.tokenizer.save(temporary)
+        write_json(temporary / "quality.json", report)
+        facts = {"bits_a_weight": report["bits_a_weight"], "loss": report["loss"]}
+        inputs = {"model": str(folder), "files": file_hashes(folder)}
+        device = next(model.network.parameters()).device
+        made = receipt("quantize", settings, inputs, file_hashes(temporary), facts, device)
+        write_json(temporary / "receipt.json", made)

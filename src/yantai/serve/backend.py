@@ -1,0 +1,35 @@
+"""Where answers come from, for the routes: the face of it. Imports no torch."""
+
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol, runtime_checkable
+
+MOST_UNREAD = 4096
+"""Pieces that a client has not taken yet; it is let go before memory fills with more."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A model that answers."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `Desk.describe` says."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the engine makes progress."""
+        ...
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Of now: requests that wait and that are being answered, steps so far."""
+        ...
+
+    def ask(self, question: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """The tables of `Desk.ask`, until all answers have ended; to stop listening cancels."""
+        ...
+
+    async def close(self) -> None:
+        """End it."""
+        ...

@@ -1,0 +1,262 @@
+"""Who may come in, and with how much: hosts, keys, sizes, deadlines, tokens a minute.
+
+Knows: ASGI. Everything is denied that is not allowed; what a client did wrong it is told in
+OpenAI's form, and a client that drips or does not listen is let go.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from yantai.base.errors import DataError
+from yantai.serve.schema import ApiError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN_PATHS = ("/", "/healthz", "/readyz", "/favicon.ico")
+OPEN_FOLDER = "/page/"
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+SHORTEST_KEY = 16
+
+
+def hashed(key: str) -> str:
+    """How a key is kept: a key of ours is long and random, so that a plain hash is enough."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def read_keys(text: str, where: str) -> dict[str, str]:
+    """Names by hashes, from a file with `name sha256:HEX` or a key itself a line.
+
+    Raises:
+        DataError: a line is neither, or a key is too short to be one.
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        name, key = (words[0], words[1]) if len(words) == 2 else (f"key {number}", words[0])
+        if key.startswith("sha256:") and len(key) == 71:
+            found[key.removeprefix("sha256:").lower()] = name
+        elif len(words) <= 2 and len(key) >= SHORTEST_KEY:
+            found[hashed(key)] = name
+        else:
+            raise DataError(
+                "E304", f"{where}:{number}", "no key", expected="NAME sha256:HEX, or a key of at "
+                f"least {SHORTEST_KEY} characters",
+            )  # fmt: skip
+    return found
+
+
+@dataclass
+class Bucket:
+    """Tokens that may still be used, filled evenly over time.
+
+    Attributes:
+        a_minute: how many come in.
+        left: how many there are; may fall below 0 by one answer.
+        seen: when they were counted.
+    """
+
+    a_minute: float
+    left: float = field(init=False)
+    seen: float | None = None
+
+    def __post_init__(self) -> None:
+        self.left = self.a_minute
+
+    def wait(self, now: float) -> float:
+        """Seconds until anything may be used; 0 for now."""
+        if self.seen is not None:
+            self.left = min(self.a_minute, self.left + (now - self.seen) * self.a_minute / 60)
+        self.seen = now
+        return 0.0 if self.left > 0 else (1 - self.left) * 60 / self.a_minute
+
+    def take(self, tokens: int) -> None:
+        """Used."""
+        self.left -= tokens
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client may do.
+
+    Attributes:
+        body_bytes: of a request.
+        body_seconds: until all of it is there.
+        write_seconds: until a client has taken what was sent.
+        tokens_a_minute: of each key, prompts and answers together; None for any number.
+    """
+
+    body_bytes: int = 4 << 20
+    body_seconds: float = 30.0
+    write_seconds: float = 30.0
+    tokens_a_minute: int | None = None
+
+
+class Gate:
+    """The middleware before all routes.
+
+    Args:
+        app: behind it.
+        hosts: names by which the server may be called, without ports.
+        keys: names by hashes; empty where none is needed.
+        limits: see there.
+        clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        hosts: Iterable[str],
+        keys: dict[str, str],
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.app, self.keys, self.limits, self.clock = app, keys, limits, clock
+        self.hosts = frozenset(name.lower() for name in hosts)
+        self.buckets: dict[str, Bucket] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; a websocket has nothing to do here."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        sending = self._with_deadline(send)
+        try:
+            self._check_host(scope)
+            scope["state"] = {"key": self._check_key(scope)}
+            self._check_rate(scope["state"]["key"])
+            body = await self._body(scope, receive)
+        except ApiError as error:
+            await refuse(sending, error)
+            return
+        except TimeoutError:
+            late = f"the body took longer than {self.limits.body_seconds:g} seconds"
+            await refuse(sending, ApiError(408, late, code="timeout"))
+            return
+
+        given = False
+
+        async def replay() -> Message:
+            nonlocal given
+            if given:
+                return await receive()  # from now on, only whether the client has gone
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, replay, sending)
+
+    def used(self, key: str, tokens: int) -> None:
+        """Count tokens of a key."""
+        if self.limits.tokens_a_minute is not None:
+            self._bucket(key).take(tokens)
+
+    def _bucket(self, key: str) -> Bucket:
+        assert self.limits.tokens_a_minute is not None
+        return self.buckets.setdefault(key, Bucket(self.limits.tokens_a_minute))
+
+    def _check_host(self, scope: Scope) -> None:
+        """A page of somebody else may lead a browser here by a name of its own."""
+        given = [value for name, value in scope["headers"] if name == b"host"]
+        if len(given) != 1:
+            raise ApiError(400, "one Host header is needed", param="Host", code="invalid_host")
+        name = given[0].decode("latin-1").lower()
+        bare = name if name.endswith("]") else name.rsplit(":", 1)[0] if ":" in name else name
+        port = name[len(bare) :]
+        if bare not in self.hosts or (port and not port[1:].isdigit()):
+            raise ApiError(
+                403, "this server is not called by that name; --allow-host allows it",
+                param="Host", code="invalid_host", kind="permission_error",
+            )  # fmt: skip
+
+    def _check_key(self, scope: Scope) -> str:
+        path, method = scope["path"], scope["method"]
+        reads = method in ("GET", "HEAD")
+        if not self.keys or (reads and (path in OPEN_PATHS or path.startswith(OPEN_FOLDER))):
+            return ""
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        kind, _, key = (
+            given[0].decode("latin-1").partition(" ") if len(given) == 1 else ("", "", "")
+        )
+        found, own = "", hashed(key.strip())
+        for known, name in self.keys.items():  # all of them, so that time tells nothing
+            if hmac.compare_digest(known, own):
+                found = name
+        if kind.lower() != "bearer" or not found:
+            raise ApiError(
+                401, "no valid key: send Authorization: Bearer KEY", code="invalid_api_key",
+                kind="authentication_error",
+            )  # fmt: skip
+        return found
+
+    def _check_rate(self, key: str) -> None:
+        if self.limits.tokens_a_minute is None:
+            return
+        seconds = self._bucket(key).wait(self.clock())
+        if seconds:
+            raise ApiError(
+                429, f"over {self.limits.tokens_a_minute:,} tokens a minute",
+                code="rate_limit_exceeded", kind="rate_limit_error", wait=int(seconds) + 1,
+            )  # fmt: skip
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """All of it, within size and time."""
+        headers = dict(scope["headers"])
+        if scope["method"] in ("POST", "PUT", "PATCH"):
+            kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+            if kind != b"application/json":
+                raise ApiError(400, "the body must be application/json", param="Content-Type")
+        said = headers.get(b"content-length", b"0")
+        if said.isdigit() and int(said) > self.limits.body_bytes:
+            raise self._too_large()
+        parts, size = [], 0
+        async with asyncio.timeout(self.limits.body_seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ApiError(400, "the client has gone")
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > self.limits.body_bytes:
+                    raise self._too_large()
+                if not message.get("more_body"):
+                    return b"".join(parts)
+
+    def _too_large(self) -> ApiError:
+        limit = self.limits.body_bytes
+        return ApiError(413, f"the body is larger than {limit:,} bytes", code="body_too_large")
+
+    def _with_deadline(self, send: Send) -> Send:
+        """A client that does not take what it asked for is let go."""
+
+        async def within(message: Message) -> None:
+            async with asyncio.timeout(self.limits.write_seconds):
+                await send(message)
+
+        return within
+
+
+async def refuse(send: Send, error: ApiError) -> None:
+    """Answer with an error."""
+    body = json.dumps(error.body(), ensure_ascii=False).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if error.wait is not None:
+        headers.append((b"retry-after", str(error.wait).encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if error.status in (408, 413):
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

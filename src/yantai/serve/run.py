@@ -1,0 +1,168 @@
+"""`yantai serve`: models on a port, in front of them the gate.
+
+Knows: how the parts are put together, and uvicorn. It refuses to be open to others without keys.
+"""
+
+import asyncio
+import ipaddress
+import signal
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from yantai.base.errors import UsageError
+from yantai.base.log import say
+from yantai.serve.gate import LOOPBACK, Gate, Limits, read_keys
+from yantai.serve.process import ProcessBackend
+from yantai.serve.routes import Service
+from yantai.serve.settings import Serve
+
+HEADER_SECONDS, HEADER_BYTES = 10.0, 65_536
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP/1.1 that lets a client go whose headers do not come."""
+
+    _alarm: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        """The time for the first headers begins."""
+        super().connection_made(transport)
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        """The first bytes of a further request begin its time, its last header ends it."""
+        if self._alarm is None and self.conn.their_state is h11.IDLE:
+            self._arm()
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._disarm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """There is nobody to wait for."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def _arm(self) -> None:
+        self._alarm = self.loop.call_later(HEADER_SECONDS, self._let_go)
+
+    def _disarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _let_go(self) -> None:
+        self._alarm = None
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.transport.close()
+
+
+class DrainingServer(uvicorn.Server):
+    """Says that it is not ready as soon as it is asked to end."""
+
+    def __init__(self, config: uvicorn.Config, service: Service):
+        super().__init__(config)
+        self.service = service
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """A second time ends at once."""
+        self.service.is_draining = True
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
+    """`yantai serve`.
+
+    Raises:
+        UsageError: it would be open to others without a key, or two models have one name.
+        DataError: the file of keys has something else in it.
+    """
+    keys: dict[str, str] = {}
+    if settings.api_key_file is not None:
+        path = settings.api_key_file
+        if not path.is_file():
+            raise UsageError("E206", path, "no such file", expected="a file of keys")
+        keys = read_keys(path.read_text(encoding="utf-8"), str(path))
+    if not keys and not _is_loopback(settings.host):
+        raise UsageError(
+            "E203", "host", "others could come in without a key", got=settings.host,
+            do="give --api-key-file, or --host 127.0.0.1",
+        )  # fmt: skip
+    backends: dict[str, Any] = _backends(settings)
+    limits = Limits(body_bytes=settings.max_body_bytes, tokens_a_minute=settings.tokens_per_minute)
+    gate: Gate | None = None
+    curves = {_name_of(path): Path(path).parent / "metrics.jsonl" for path in settings.models}
+    service = Service(
+        backends, lambda key, tokens: gate.used(key, tokens) if gate else None, curves
+    )
+    hosts = {*LOOPBACK, settings.host, *settings.allow_host}
+    gate = Gate(service.app(), hosts, keys, limits)
+    config = uvicorn.Config(
+        gate, host=settings.host, port=settings.port, http=PatientProtocol, ws="none",
+        lifespan="off", access_log=False, log_level="warning", server_header=False,
+        h11_max_incomplete_event_size=HEADER_BYTES, timeout_keep_alive=15,
+        timeout_graceful_shutdown=int(settings.grace_seconds),
+    )  # fmt: skip
+    server = DrainingServer(config, service)
+    asyncio.run(_serve(server, backends, emit))
+    return {"answered": sum(service.answered.values()), "tokens": service.tokens}
+
+
+async def _serve(
+    server: DrainingServer, backends: dict[str, ProcessBackend], emit: Callable[[str], None]
+) -> None:
+    try:
+        for name, backend in backends.items():
+            began = time.monotonic()
+            await backend.start()
+            say(f"{name}: ready after {time.monotonic() - began:.1f} s")
+        emit(f"http://{server.config.host}:{server.config.port}/v1 · {', '.join(backends)}\n")
+        with _signals():
+            await server.serve()
+    finally:
+        for backend in backends.values():
+            await backend.close()
+
+
+@contextmanager
+def _signals() -> Generator[None, None, None]:
+    """uvicorn takes SIGINT and SIGTERM while it serves, and raises them again afterwards."""
+    before = {sig: signal.signal(sig, signal.SIG_IGN) for sig in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
+
+
+def _backends(settings: Serve) -> dict[str, ProcessBackend]:
+    """A process for each model, by the name of its folder."""
+    found: dict[str, ProcessBackend] = {}
+    for path in settings.models:
+        name = _name_of(path)
+        if name in found:
+            raise UsageError("E203", "models", f"two are called {name!r}", do="rename a folder")
+        given = settings.model_dump(include={"dtype", "device", "slots", "waiting", "threads"})
+        found[name] = ProcessBackend(given | {"model": path})
+    return found
+
+
+def _name_of(path: str) -> str:
+    """Of `RUN/model` the run's, else the folder's."""
+    folder = Path(path).resolve()
+    return folder.parent.name if folder.name in ("model", "last") else folder.name
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

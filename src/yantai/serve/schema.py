@@ -1,0 +1,298 @@
+"""What clients may ask, in OpenAI's shapes: names, ranges, and what of theirs is not supported.
+
+Knows: JSON of requests. Nothing here needs a model; whatever is wrong is said with the name of the
+field before anybody has tokenised a character. Neutral values of what we do not do pass, because
+ordinary clients send them.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from yantai.base.config import nearest
+from yantai.text.reading_json import BadRow, parse_object
+
+MOST_STOPS, LONGEST_STOP = 16, 200
+MOST_BIASES = 1024
+MOST_MESSAGES = 4096
+MOST_INPUTS = 256
+MOST_CHOICES = 16
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class ApiError(Exception):
+    """What a client is told, in OpenAI's form.
+
+    Args:
+        status: of HTTP.
+        message: what is wrong.
+        param: the field, if it is one.
+        code: a word for programs.
+        kind: OpenAI's `type`.
+        wait: seconds after which to try again.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str = "invalid_request_error",
+        wait: int | None = None,
+    ):
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.kind, self.wait = kind, wait
+
+    def body(self) -> dict[str, Any]:
+        """The JSON."""
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
+
+
+class Text(_Shape):
+    """A part of a message; others than text are not supported."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Said(_Shape):
+    """A message."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Text]
+    name: str | None = Field(None, max_length=64)
+
+    def plain(self) -> dict[str, str]:
+        """As a chat template wants it."""
+        content = self.content
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class StreamOptions(_Shape):
+    """`stream_options`."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class JsonSchema(_Shape):
+    """`response_format.json_schema`."""
+
+    name: str = Field(max_length=64)
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+    description: str | None = None
+
+
+class ResponseFormat(_Shape):
+    """`response_format`; `regex` is ours."""
+
+    type: Literal["text", "json_object", "json_schema", "regex"]
+    json_schema: JsonSchema | None = None
+    regex: str | None = Field(None, max_length=1000)
+
+    @model_validator(mode="after")
+    def _has_what_it_says(self) -> "ResponseFormat":
+        for name in ("json_schema", "regex"):
+            if (self.type == name) != (getattr(self, name) is not None):
+                raise ValueError(f"type {self.type!r} and {name} do not go together")
+        return self
+
+
+class Sampling(_Shape):
+    """What both kinds of completion take."""
+
+    model: str | None = Field(None, max_length=200)
+    temperature: Number | None = Field(None, ge=0, le=2)
+    top_p: Number | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=1, le=1_000_000)
+    min_p: Number | None = Field(None, ge=0, le=1)
+    repetition_penalty: Number | None = Field(None, gt=0, le=10)
+    presence_penalty: Number | None = Field(None, ge=-2, le=2)
+    frequency_penalty: Number | None = Field(None, ge=-2, le=2)
+    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: str | list[str] | None = None
+    max_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logit_bias: dict[str, Number] | None = Field(None, max_length=MOST_BIASES)
+    user: str | None = Field(None, max_length=1000)
+
+    @field_validator("stop")
+    @classmethod
+    def _few_stops(cls, value: str | list[str] | None) -> str | list[str] | None:
+        texts = [value] if isinstance(value, str) else value or []
+        if len(texts) > MOST_STOPS:
+            raise ValueError(f"at most {MOST_STOPS} texts")
+        if any(not 0 < len(text) <= LONGEST_STOP for text in texts):
+            raise ValueError(f"each of 1 to {LONGEST_STOP} characters")
+        return value
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for key, bias in (value or {}).items():
+            if not key.isascii() or not key.isdigit() or len(key) > 9:
+                raise ValueError(f"{key[:20]!r} is no token id")
+            if not -100 <= bias <= 100:
+                raise ValueError("a bias is between -100 and 100")
+        return value
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """As a tuple."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class ChatRequest(Sampling):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[Said] = Field(min_length=1, max_length=MOST_MESSAGES)
+    max_completion_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = Field(None, max_length=16)
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[Literal["text"]] | None = None
+    prompt_cache_key: str | None = Field(None, max_length=1000)
+    safety_identifier: str | None = Field(None, max_length=1000)
+
+    @model_validator(mode="after")
+    def _agree(self) -> "ChatRequest":
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream: true")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """New tokens at most."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+class CompletionRequest(Sampling):
+    """`POST /v1/completions`."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=5)
+    best_of: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    suffix: None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if isinstance(value, list) and not 0 < len(value) <= 1_000_000:
+            raise ValueError("empty, or too long")
+        if (
+            isinstance(value, list)
+            and isinstance(value[0], str | list)
+            and len(value) > MOST_INPUTS
+        ):
+            raise ValueError(f"at most {MOST_INPUTS} prompts")
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> "CompletionRequest":
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise ValueError("best_of other than n is not supported")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream: true")
+        return self
+
+
+class EmbeddingRequest(_Shape):
+    """`POST /v1/embeddings`."""
+
+    model: str | None = Field(None, max_length=200)
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: None = None
+    user: str | None = Field(None, max_length=1000)
+
+    @field_validator("input")
+    @classmethod
+    def _few(cls, value: Any) -> Any:
+        texts = [value] if isinstance(value, str) else value
+        if not texts or any(text in ("", []) for text in texts):
+            raise ValueError("empty")
+        if isinstance(texts[0], str | list) and len(texts) > MOST_INPUTS:
+            raise ValueError(f"at most {MOST_INPUTS} texts")
+        return value
+
+
+class TaskRequest(_Shape):
+    """`POST /v1/classify` and the other jobs: texts in, answers in the same order out."""
+
+    model: str | None = Field(None, max_length=200)
+    input: str | list[str]
+    question: str | list[str] | None = None
+
+    @field_validator("input", "question")
+    @classmethod
+    def _few(cls, value: str | list[str] | None) -> str | list[str] | None:
+        texts = [value] if isinstance(value, str) else value
+        if texts is not None and (not texts or len(texts) > MOST_INPUTS or not all(texts)):
+            raise ValueError(f"1 to {MOST_INPUTS} texts, none of them empty")
+        return value
+
+
+NOT_HERE = ("tools", "tool_choice", "functions", "function_call", "audio", "web_search_options",
+            "prediction", "reasoning_effort", "verbosity")  # fmt: skip
+"""What OpenAI has and we do not: asked for, it is an error that says so."""
+
+
+def read_request(body: bytes, shape: type[_Shape]) -> Any:
+    """The request in a body.
+
+    Raises:
+        ApiError: 400, with the field in `param`.
+    """
+    try:
+        table = parse_object(body.decode("utf-8"))
+    except (BadRow, UnicodeDecodeError) as error:
+        raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
+    for name in NOT_HERE:
+        if table.get(name) in (None, [], "none", "auto") and name in table:
+            del table[name]
+        elif name in table:
+            raise ApiError(
+                400, f"{name} is not supported here", param=name, code="unsupported_parameter"
+            )
+    try:
+        return shape.model_validate(table)
+    except ValidationError as error:
+        raise _told(error, shape) from error
+    except RecursionError as error:
+        raise ApiError(400, "nested too deeply") from error
+
+
+def _told(error: ValidationError, shape: type[_Shape]) -> ApiError:
+    """The first mistake, with the path of its field."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
+    where = ""
+    for part in path:
+        where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
+    said = first["msg"].removeprefix("Value error, ")
+    code = None
+    if first["type"] == "extra_forbidden":
+        guess = nearest(str(path[-1]), list(shape.model_fields))
+        said = "unknown field" + (f", did you mean {guess!r}?" if guess else "")
+        code = "unknown_parameter"
+    return ApiError(400, f"{where}: {said}" if where else said, param=where or None, code=code)

@@ -1,0 +1,86 @@
+"""The process that has the model: a desk behind a socket, lines of JSON in and out.
+
+Knows: its socket. It ends when the server does. Started by `process.py`:
+
+    python -m yantai.serve.worker FD '{"model": "run/model", …}'
+
+In: {"ask": 7, "question": {…}} or {"cancel": 7}. Out: {"ready": facts} once, {"beat": figures} from
+then on, and {"id": 7, …} with what the desk says.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+BEAT_SECONDS = 0.5
+READERS = 2
+"""Threads in which templates and tokenizers run."""
+
+
+def main(descriptor: int, settings: dict[str, Any]) -> None:
+    """Load the model, then answer until the socket is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
+    channel = socket.socket(fileno=descriptor)
+    lock = threading.Lock()
+
+    def send(table: dict[str, Any]) -> None:
+        line = json.dumps(table, ensure_ascii=False).encode() + b"\n"
+        try:
+            with lock:
+                channel.sendall(line)
+        except OSError:  # the server has gone, and with it whoever asked
+            os._exit(0)
+
+    from yantai.base.device import prepare_process
+    from yantai.base.errors import YantaiError
+    from yantai.infer.generate import prepare
+    from yantai.infer.opening import load
+    from yantai.serve.desk import Desk
+
+    try:
+        prepare_process(settings.get("threads"))
+        model = load(settings["model"], dtype=settings["dtype"], device=settings["device"])
+        prepare(model.network)
+        desk = Desk(model, slots=settings["slots"], waiting=settings["waiting"])
+    except YantaiError as error:
+        send({"failed": str(error), "code": error.code})
+        return
+    send({"ready": desk.describe()})
+
+    def beat() -> None:
+        engine, waiter = desk.engine, threading.Event()
+        while not waiter.wait(BEAT_SECONDS):
+            send({"beat": {"waiting": engine.waiting, "active": engine.active,
+                           "steps": engine.steps, "busy": engine.is_busy}})  # fmt: skip
+
+    threading.Thread(target=beat, daemon=True, name="yantai-beat").start()
+    readers = ThreadPoolExecutor(READERS, thread_name_prefix="yantai-desk")
+
+    def ask(number: int, question: dict[str, Any]) -> None:
+        try:
+            desk.ask(number, question, lambda table: send({"id": number, **table}))
+        except Exception:  # whatever it is, the next question is answered
+            error = {"status": 500, "message": "internal error", "code": None, "param": None}
+            send({"id": number, "error": error})
+            raise
+
+    with channel.makefile("rb") as lines:
+        for line in lines:
+            table = json.loads(line)
+            if "cancel" in table:
+                desk.cancel(table["cancel"])
+                continue
+            question = table["question"]
+            if question.get("bias"):  # JSON has no numbers as keys
+                question["bias"] = {int(id): value for id, value in question["bias"].items()}
+            readers.submit(ask, table["ask"], question)
+    os._exit(0)  # threads in the middle of a step would keep the process
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,153 @@
+"""A model in fewer bits: the folder, what it costs, and when it is refused."""
+
+import json
+
+import pytest
+import torch
+
+import yantai
+from yantai.adapt.quantize import PackedLinear, packed_modules
+from yantai.base.errors import ModelFileError, NumericsError, UsageError
+from yantai.evaluate.text_loss import text_loss
+from yantai.families.packed_folder import ENTRY
+from yantai.life.quantize import quantise
+from yantai.life.settings import Quantize
+from yantai.text.document import DocumentReader
+from yantai.text.village import Village
+from yantai.training.pretrain import pretrain
+from yantai.training.recipe import Pretrain
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small model that has learned a little."""
+    folder = tmp_path_factory.mktemp("run")
+    stories = [story.text for story in Village(seed=5).stories(200, "en")]
+    (folder / "book.txt").write_text("\n".join(stories[:180]), encoding="utf-8")
+    (folder / "held.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in stories[180:]), encoding="utf-8"
+    )
+    pretrain(
+        Pretrain(
+            data=(folder / "book.txt",), out=folder / "run", size="nano", layers=2, vocab_size=600,
+            context=128, steps=60, batch=8, threads=1,
+        )
+    )  # fmt: skip
+    return folder
+
+
+def recipe(run, out, **changes):
+    given = {"model": str(run / "run" / "model"), "out": out, "data": (run / "held.jsonl",)}
+    return Quantize(**given | {"threads": 1} | changes)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_report_is_about_the_folder_that_is_written(run, tmp_path, bits):
+    shown = []
+    report = quantise(recipe(run, tmp_path / "small", bits=bits, rest="float32"), shown.append)
+    packed = yantai.load(tmp_path / "small", dtype="float32")
+    plain = yantai.load(run / "run" / "model", dtype="float32")
+    assert any(isinstance(each, PackedLinear) for _, each in packed_modules(packed.network))
+    for model, name in ((plain, "before"), (packed, "after")):
+        found = text_loss(model, DocumentReader([run / "held.jsonl"])).report()["bits_per_byte"]
+        assert report["loss"][name]["value"] == pytest.approx(found, rel=1e-5)
+    far = report["divergence"]["value"]
+    assert 0 < far < (0.002 if bits == 8 else 0.2)
+    assert report["same_prediction"]["value"] > (0.97 if bits == 8 else 0.8)
+    assert report["bits_a_weight"] < (8.6 if bits == 8 else 7.5)
+    size = [(folder / "model.safetensors").stat().st_size for folder in
+            (tmp_path / "small", run / "run" / "model")]  # fmt: skip
+    assert size[0] < size[1] * (0.30 if bits == 8 else 0.26)
+    assert "bits a weight" in "".join(shown)
+    kept = json.loads((tmp_path / "small" / "quality.json").read_text())
+    assert kept["loss"] == report["loss"]
+
+
+def test_a_packed_model_writes_scores_and_goes_on(run, tmp_path):
+    quantise(recipe(run, tmp_path / "small"), str)
+    model = yantai.load(tmp_path / "small")
+    assert model.generate("One morning", max_new_tokens=5).startswith("One morning")
+    assert len(model.score("Ivan was glad.")) > 2
+    ids = torch.arange(5, 25)[None]
+    assert torch.isfinite(model.logits(ids)).all()
+
+
+def test_what_loses_too_much_is_not_written(run, tmp_path):
+    """An outlier in each group of each matrix leaves nothing of the other weights."""
+    model = yantai.load(run / "run" / "model", dtype="float32")
+    with torch.no_grad():
+        for name, module in model.network.named_modules():
+            if name.endswith("part.down"):
+                module.weight[:, ::32] *= 300.0
+    model.save(tmp_path / "spoiled")
+    settings = Quantize(
+        model=str(tmp_path / "spoiled"), out=tmp_path / "small", bits=4, threads=1,
+        data=(run / "held.jsonl",), max_loss_increase=0.001,
+    )  # fmt: skip
+    with pytest.raises(NumericsError, match="too much is lost; nothing was written") as caught:
+        quantise(settings, str)
+    assert "down" in str(caught.value)
+    assert not (tmp_path / "small").exists()
+
+
+def test_without_a_text_its_own_run_is_read(run, tmp_path):
+    report = quantise(recipe(run, tmp_path / "small", data=()), str)
+    assert report["text"] == "the texts of its own run"
+
+
+def test_calibration_lowers_what_four_bits_cost(run, tmp_path):
+    costs = []
+    for name, texts in (("plain", ()), ("calibrated", (run / "book.txt",))):
+        settings = recipe(run, tmp_path / name, bits=4, calibrate=texts)
+        costs.append(quantise(settings, str)["divergence"]["value"])
+    assert costs[1] < costs[0]
+
+
+def test_a_packed_model_is_not_packed_again(run, tmp_path):
+    quantise(recipe(run, tmp_path / "small"), str)
+    with pytest.raises(UsageError, match="packed already"):
+        quantise(recipe(run, tmp_path / "again", model=str(tmp_path / "small")), str)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"quant_method": "gptq"}, "weights of a method that is not read; expected yantai"),
+        ({"quant_method": "yantai", "inner": {"bits": 3, "group": 32}}, "no form of codes"),
+        ({"quant_method": "yantai", "inner": {"bits": 8, "group": 33}}, "no form of codes"),
+        ("codes", "weights of a method"),
+        ({"inner": {"bits": 4, "group": 32}}, "wrong shape or type|missing|extra|method"),
+    ],
+)
+def test_a_folder_that_says_something_else_is_refused(run, tmp_path, change, said):
+    quantise(recipe(run, tmp_path / "small"), str)
+    path = tmp_path / "small" / "config.json"
+    config = json.loads(path.read_text())
+    config[ENTRY] = config[ENTRY] | change if isinstance(change, dict) else change
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelFileError, match=said):
+        yantai.load(tmp_path / "small")
+
+
+def test_transformers_refuses_the_folder_instead_of_misreading_it(run, tmp_path):
+    import transformers
+
+    quantise(recipe(run, tmp_path / "small"), str)
+    with pytest.raises(Exception, match=r"(?i)quantization|yantai"):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+
+
+def test_a_packed_model_is_saved_as_it_is_and_does_not_learn(run, tmp_path):
+    quantise(recipe(run, tmp_path / "small", bits=4), str)
+    model = yantai.load(tmp_path / "small", dtype="float32")
+    model.save(tmp_path / "copy")
+    ids = torch.arange(5, 25)[None]
+    again = yantai.load(tmp_path / "copy", dtype="float32")
+    assert torch.equal(again.logits(ids), model.logits(ids))
+    with pytest.raises(UsageError, match="packed weights do not learn"):
+        pretrain(
+            Pretrain(
+                data=(run / "book.txt",), out=tmp_path / "run", from_=tmp_path / "small", steps=1,
+                threads=1,
+            )
+        )  # fmt: skip

@@ -1,0 +1,80 @@
+"""A small model, and a server in a thread."""
+
+import asyncio
+import socket
+import threading
+import time
+
+import torch
+import uvicorn
+
+from yantai.core.config import ModelConfig
+from yantai.core.initialise import build
+from yantai.families.labels import judging
+from yantai.families.table import family_named
+from yantai.infer.generate import prepare
+from yantai.infer.language_model import LanguageModel
+from yantai.serve.gate import LOOPBACK, Gate, Limits, hashed
+from yantai.serve.routes import Service
+from yantai.serve.run import HEADER_BYTES, DrainingServer, PatientProtocol
+
+KEY = "sk-yantai-0123456789abcdef"
+
+
+def made(tokenizer, family="llama", job="", **changes):
+    """A model that has learned nothing, and says something all the same."""
+    config = ModelConfig(**{
+        "vocab_size": tokenizer.vocab_size, "dim": 32, "layers": 2, "heads": 2, "kv_heads": 2,
+        "head_dim": 16, "hidden": 48, "max_positions": 96,
+    } | changes)  # fmt: skip
+    core = build(config, seed=1, table="gpt2")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in core.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    kind = family_named(family)
+    kind = judging(kind, job) if job else kind
+    return LanguageModel(prepare(core), kind, tokenizer, frozenset({tokenizer.eos_id}))
+
+
+class Running:
+    """A server in a thread."""
+
+    def __init__(self, backends, *, keys=(KEY,), limits=None, grace=5):
+        gate = None
+        self.service = Service(backends, lambda key, tokens: gate.used(key, tokens))
+        gate = Gate(
+            self.service.app(),
+            LOOPBACK,
+            {hashed(key): "tester" for key in keys},
+            limits or Limits(),
+        )
+        self.gate = gate
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        config = uvicorn.Config(
+            gate, http=PatientProtocol, ws="none", lifespan="off", access_log=False,
+            log_level="error", h11_max_incomplete_event_size=HEADER_BYTES,
+            timeout_graceful_shutdown=grace,
+        )  # fmt: skip
+        self.server = DrainingServer(config, self.service)
+        self.thread = threading.Thread(
+            target=lambda: asyncio.run(self.server.serve(sockets=[self.socket])), daemon=True
+        )
+        self.thread.start()
+        until = time.monotonic() + 30
+        while not self.server.started:
+            assert time.monotonic() < until, "the server does not start"
+            time.sleep(0.01)
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self):
+        self.server.should_exit = True
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        for backend in self.service.backends.values():
+            backend.desk.close()

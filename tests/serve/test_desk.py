@@ -1,0 +1,161 @@
+"""Questions and their answers at the desk: what is streamed is what the model says at once."""
+
+import queue
+import threading
+
+import pytest
+import torch
+from serving import made
+
+from yantai.core.config import Labels
+from yantai.serve.desk import Desk
+
+TALK = [{"role": "user", "content": "Who are you?"}]
+
+
+@pytest.fixture(scope="module")
+def desk(tokenizer):
+    opened = Desk(made(tokenizer), slots=4, waiting=8)
+    yield opened
+    opened.close()
+
+
+class Client:
+    """Collects what is sent, and waits for the ends."""
+
+    def __init__(self, desk, id=1, **question):
+        self.sent = queue.Queue()
+        self.texts, self.ends, self.error, self.prompt = {}, {}, None, None
+        self.rows = []
+        desk.ask(id, question, self.sent.put)
+
+    def finish(self, count=1):
+        while len(self.ends) < count and self.error is None:
+            table = self.sent.get(timeout=60)
+            self.error = table.get("error", self.error)
+            self.prompt = table.get("prompt_tokens", self.prompt)
+            index = table.get("index", 0)
+            self.texts[index] = self.texts.get(index, "") + table.get("text", "")
+            self.rows += table.get("logprobs") or []
+            if "end" in table:
+                self.ends[index] = table
+        return self
+
+
+def test_a_chat_says_what_the_model_says_at_once(desk):
+    client = Client(desk, do="chat", messages=TALK, max_new_tokens=30, temperature=0.0).finish()
+    assert client.texts[0] == desk.model.chat(TALK, max_new_tokens=30)
+    assert client.ends[0]["end"] in ("stop", "length")
+    assert client.prompt == len(desk.model.chat_format.render(TALK, reply=True).ids)
+
+
+def test_a_completion_goes_on_behind_its_prompt(desk):
+    client = Client(desk, do="complete", prompt="One morning", max_new_tokens=12, temperature=0.0)
+    expected = desk.model.generate("One morning", max_new_tokens=12)
+    assert "One morning" + client.finish().texts[0] == expected
+
+
+def test_ids_are_a_prompt_too_and_must_be_tokens(desk):
+    ids = desk.model.tokenizer.prompt("One morning")
+    both = [Client(desk, do="complete", prompt=prompt, max_new_tokens=6, temperature=0.0).finish()
+            for prompt in ("One morning", ids)]  # fmt: skip
+    assert both[0].texts == both[1].texts
+    odd = Client(desk, do="complete", prompt=[5, 10**6], max_new_tokens=6).finish()
+    assert odd.error["status"] == 400 and "no such token" in odd.error["message"]
+
+
+def test_several_answers_draw_for_themselves_and_again_the_same(desk):
+    question = {"do": "chat", "messages": TALK, "n": 3, "temperature": 1.0, "seed": 5,
+                "max_new_tokens": 20}  # fmt: skip
+    first, second = (Client(desk, **question).finish(3) for _ in range(2))
+    assert first.texts == second.texts
+    assert len(set(first.texts.values())) == 3
+
+
+def test_a_stop_text_ends_it_and_is_not_shown(desk):
+    free = Client(desk, do="chat", messages=TALK, max_new_tokens=30, temperature=0.0).finish()
+    text = free.texts[0]
+    stop = text[len(text) // 2 : len(text) // 2 + 2]
+    cut = Client(
+        desk, do="chat", messages=TALK, max_new_tokens=30, temperature=0.0, stop=(stop,)
+    ).finish()
+    assert cut.texts[0] == text.partition(stop)[0]
+    assert cut.ends[0]["end"] == "stop" and cut.ends[0]["tokens"] <= free.ends[0]["tokens"]
+
+
+def test_chances_are_those_of_the_model_before_any_rule(desk):
+    client = Client(
+        desk, do="complete", prompt="One", max_new_tokens=4, temperature=0.5, seed=1, logprobs=3
+    ).finish()
+    ids = desk.model.tokenizer.prompt("One")
+    assert len(client.rows) == client.ends[0]["tokens"]
+    for row in client.rows:
+        logs = desk.model.logits([ids])[0, -1].float().log_softmax(-1)
+        assert row["logprob"] == pytest.approx(float(logs[row["id"]]), abs=1e-4)
+        assert [each["id"] for each in row["top"]] == logs.topk(3).indices.tolist()
+        ids = [*ids, row["id"]]
+
+
+def test_what_does_not_fit_is_said_with_both_numbers(desk):
+    long = [{"role": "user", "content": "word " * 200}]
+    client = Client(desk, do="chat", messages=long, max_new_tokens=5).finish()
+    assert client.error["status"] == 400
+    assert client.error["code"] == "context_length_exceeded"
+    assert (
+        "at most 96" in client.error["message"]
+        and "tokens of the prompt" in client.error["message"]
+    )
+
+
+def test_a_penalty_and_a_bias_reach_the_engine(desk):
+    banned = {id: -100.0 for id in range(desk.model.tokenizer.vocab_size) if id != 77}
+    client = Client(
+        desk, do="complete", prompt="One", max_new_tokens=3, temperature=0.0, bias=banned
+    )
+    assert client.finish().texts[0] == desk.model.tokenizer.decode([77] * client.ends[0]["tokens"])
+
+
+def test_a_client_that_goes_frees_its_place(desk):
+    client = Client(desk, id=42, do="chat", messages=TALK, n=2, max_new_tokens=60, temperature=1.0)
+    desk.cancel(42)
+    client.finish(2)
+    assert {each["end"] for each in client.ends.values()} <= {"cancelled", "stop", "length"}
+    assert desk.engine.waiting == 0
+    desk.cancel(42)  # nobody is there
+
+
+def test_too_many_are_told_so(tokenizer):
+    small = Desk(made(tokenizer), slots=1, waiting=1)
+    gate = threading.Event()
+    small.engine.call(lambda items: [gate.wait(30) for _ in items], 0)
+    question = {"do": "chat", "messages": TALK, "max_new_tokens": 2}
+    clients = [Client(small, id=n, **question) for n in range(3)]
+    gate.set()
+    errors = [client.finish().error for client in clients]
+    assert [error and error["status"] for error in errors].count(429) >= 1
+    assert errors[0] is None
+    small.close()
+
+
+def test_jobs_are_answered_in_order(tokenizer):
+    head = Labels(names=("bad", "good"), bias=False)
+    judge = Desk(made(tokenizer, job="classify", head=head))
+    assert judge.describe()["can"] == ["classify"]
+    texts = [f"text {number}" for number in range(5)]
+    sent = queue.Queue()
+    judge.ask(1, {"do": "classify", "input": texts}, sent.put)
+    found = sent.get(timeout=60)
+    from yantai import classify
+
+    expected = classify(judge.model, texts)
+    assert [each["labels"][0] for each in found["answers"]] == [each.label for each in expected]
+    judge.ask(2, {"do": "tag", "input": texts}, sent.put)
+    assert sent.get(timeout=60)["error"]["status"] == 400
+    judge.close()
+
+
+def test_vectors_of_a_decoder(desk):
+    sent = queue.Queue()
+    desk.ask(1, {"do": "embed", "input": ["Ivan", "Anna"]}, sent.put)
+    vectors = torch.tensor(sent.get(timeout=60)["answers"])
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(2), atol=1e-5)

@@ -1,0 +1,152 @@
+"""Requests: what ordinary clients send passes, everything else is a 400 that names the field."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yantai.serve.schema import (
+    ApiError,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    TaskRequest,
+    read_request,
+)
+
+HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
+SHAPES = (ChatRequest, CompletionRequest, EmbeddingRequest, TaskRequest)
+
+
+def read(shape=ChatRequest, **fields):
+    return read_request(json.dumps(fields).encode(), shape)
+
+
+def test_neutral_values_of_ordinary_clients_pass():
+    request = read(
+        **HELLO, model="m", top_p=1, presence_penalty=0, frequency_penalty=0.0, user="me", n=1,
+        store=False, stream=True, stream_options={"include_usage": True}, tools=[], logit_bias={},
+        tool_choice="auto", max_completion_tokens=20, metadata={"a": "b"}, seed=3, stop=None,
+        response_format={"type": "text"}, logprobs=False,
+    )  # fmt: skip
+    assert (request.limit, request.stops, request.top_p) == (20, (), 1)
+    assert request.messages[0].plain() == {"role": "user", "content": "Hello"}
+
+
+def test_parts_of_a_message_are_joined_and_a_developer_is_the_system():
+    parts = [{"type": "text", "text": "你"}, {"type": "text", "text": "好"}]
+    said = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": parts}]
+    request = read(messages=said)
+    assert [each.plain()["content"] for each in request.messages] == ["Be kind.", "你好"]
+    assert request.messages[0].plain()["role"] == "system"
+
+
+BAD = [
+    ({}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": "hello"}, "messages"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+    (HELLO | {"temperature": 3}, "temperature"),
+    (HELLO | {"temperature": "hot"}, "temperature"),
+    (HELLO | {"temprature": 1}, "temprature"),
+    (HELLO | {"n": 0}, "n"),
+    (HELLO | {"n": 1_000_000}, "n"),
+    (HELLO | {"n": 1.5}, "n"),
+    (HELLO | {"seed": 2**63}, "seed"),
+    (HELLO | {"max_tokens": -1}, "max_tokens"),
+    (HELLO | {"max_tokens": 2**63}, "max_tokens"),
+    (HELLO | {"stop": ["x"] * 10_000}, "stop"),
+    (HELLO | {"stop": ""}, "stop"),
+    (HELLO | {"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+    (HELLO | {"logit_bias": {str(n): 1 for n in range(3000)}}, "logit_bias"),
+    (HELLO | {"logit_bias": {"-1": 1}}, "logit_bias"),
+    (HELLO | {"logit_bias": {"5": 101}}, "logit_bias"),
+    (HELLO | {"tools": [{"type": "function"}]}, "tools"),
+    (HELLO | {"audio": {"voice": "x"}}, "audio"),
+    (HELLO | {"response_format": {"type": "xml"}}, "response_format.type"),
+    (HELLO | {"response_format": {"type": "json_schema"}}, "response_format"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD, ids=lambda each: str(each)[:60])
+def test_what_is_wrong_is_named(fields, param):
+    with pytest.raises(ApiError) as caught:
+        read(**fields)
+    assert caught.value.status == 400
+    assert caught.value.param is not None and caught.value.param.startswith(param)
+    assert set(caught.value.body()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_mistyped_name_gets_a_suggestion():
+    with pytest.raises(ApiError, match="did you mean 'temperature'"):
+        read(**HELLO, temprature=1)
+
+
+def test_two_fields_that_need_each_other():
+    with pytest.raises(ApiError, match="top_logprobs needs logprobs"):
+        read(**HELLO, top_logprobs=2)
+    with pytest.raises(ApiError, match="stream_options needs stream"):
+        read(**HELLO, stream_options={"include_usage": True})
+    with pytest.raises(ApiError, match="best_of"):
+        read(CompletionRequest, prompt="x", best_of=2)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["x", ["x", "y"], [1, 2, 3], [[1, 2], [3]]], ids=["text", "texts", "ids", "lists"]
+)
+def test_prompts_and_inputs_have_four_forms(prompt):
+    assert read(CompletionRequest, prompt=prompt).prompt == prompt
+    assert read(EmbeddingRequest, input=prompt).input == prompt
+
+
+@pytest.mark.parametrize("empty", [[], [""], [[]], ""])
+def test_nothing_is_no_input(empty):
+    with pytest.raises(ApiError):
+        read(EmbeddingRequest, input=empty)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"[]", b"null", b"\xff\xfe{}", b'{"a": NaN}', b'{"a": 1, "a": 2}',
+        b'{"a": "\x00"}',
+        b'{"n": 1e400, "messages": [{"role": "user", "content": "x"}]}',
+        b"[" * 1000 + b"]" * 1000, b'{"a":' * 1000 + b"1" + b"}" * 1000,
+    ],
+    ids=lambda body: repr(body[:20]),
+)  # fmt: skip
+def test_a_body_that_is_no_request_is_a_400(body):
+    for shape in SHAPES:
+        with pytest.raises(ApiError) as caught:
+            read_request(body, shape)
+        assert caught.value.status == 400
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+FIELDS = sorted({name for shape in SHAPES for name in shape.model_fields})
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6))
+def test_any_values_of_known_fields_are_read_or_refused(table):
+    body = json.dumps(table).encode()
+    for shape in SHAPES:
+        try:
+            read_request(body, shape)
+        except ApiError as error:
+            assert error.status == 400 and error.message
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_or_refused(body):
+    for shape in SHAPES:
+        with pytest.raises(ApiError):
+            read_request(body, shape)

@@ -1,0 +1,273 @@
+"""What an ordinary client does, by the official client; and what others try."""
+
+import base64
+import json
+import re
+import struct
+import time
+from importlib import resources
+
+import httpx
+import openai
+import pytest
+from serving import KEY, made
+
+from yantai.serve.desk import Desk
+from yantai.serve.gate import Limits
+from yantai.serve.local import LocalBackend
+
+TALK = [{"role": "user", "content": "Who are you?"}]
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return made(tokenizer)
+
+
+@pytest.fixture
+def server(run_server, model):
+    return run_server({"small": LocalBackend(Desk(model, slots=4, waiting=8))})
+
+
+@pytest.fixture
+def client(server):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as opened:
+        yield opened
+
+
+def test_a_chat(client, model):
+    answer = client.chat.completions.create(
+        model="small", messages=TALK, max_completion_tokens=30, temperature=0
+    )
+    assert answer.choices[0].message.content == model.chat(TALK, max_new_tokens=30)
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    assert answer.usage.prompt_tokens == len(model.chat_format.render(TALK, reply=True).ids)
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer.object == "chat.completion" and answer.model == "small"
+
+
+def test_a_stream_is_the_same_in_pieces(client, model):
+    stream = client.chat.completions.create(
+        model="small", messages=TALK, max_tokens=30, temperature=0, stream=True,
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    pieces = list(stream)
+    text = "".join(each.choices[0].delta.content or "" for each in pieces if each.choices)
+    assert text == model.chat(TALK, max_new_tokens=30)
+    assert pieces[0].choices[0].delta.role == "assistant"
+    assert pieces[-2].choices[0].finish_reason in ("stop", "length")
+    assert pieces[-1].usage.completion_tokens > 0
+
+
+def test_several_choices_by_a_seed(client):
+    def asked(seed):
+        found = client.chat.completions.create(
+            model="small", messages=TALK, n=3, seed=seed, max_tokens=12, temperature=1.2
+        )
+        return [choice.message.content for choice in found.choices]
+
+    assert asked(5) == asked(5) != asked(6)
+    assert len(set(asked(5))) > 1
+
+
+def test_a_stop_text_and_logprobs(client):
+    free = client.chat.completions.create(
+        model="small", messages=TALK, max_tokens=20, temperature=0, logprobs=True, top_logprobs=2
+    )
+    rows = free.choices[0].logprobs.content
+    assert len(rows) in (free.usage.completion_tokens, free.usage.completion_tokens - 1)
+    assert all(len(row.top_logprobs) == 2 and row.logprob <= 0 for row in rows)
+    assert rows[0].logprob == pytest.approx(rows[0].top_logprobs[0].logprob)
+    text = free.choices[0].message.content
+    stop = text[len(text) // 2]
+    cut = client.chat.completions.create(
+        model="small", messages=TALK, max_tokens=20, temperature=0, stop=[stop]
+    )
+    assert cut.choices[0].message.content == text.partition(stop)[0]
+    assert cut.choices[0].finish_reason == "stop"
+
+
+def test_an_answer_keeps_to_its_schema(client):
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
+              "additionalProperties": False}  # fmt: skip
+    answer = client.chat.completions.create(
+        model="small", messages=TALK, max_tokens=60, seed=1,
+        response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": schema}},
+    )  # fmt: skip
+    if answer.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(answer.choices[0].message.content)["ok"], bool)
+    else:
+        assert answer.choices[0].message.content.startswith("{")
+    with pytest.raises(openai.BadRequestError, match="no grammar"):
+        client.chat.completions.create(
+            model="small", messages=TALK,
+            response_format={"type": "json_schema",
+                             "json_schema": {"name": "s", "schema": {"type": "goose"}}},
+        )  # fmt: skip
+
+
+def test_completions_of_several_prompts(client, model):
+    found = client.completions.create(
+        model="small", prompt=["One", "Two"], max_tokens=6, temperature=0, n=1, logprobs=1
+    )
+    texts = [prompt + choice.text for prompt, choice in
+             zip(["One", "Two"], found.choices, strict=True)]  # fmt: skip
+    assert texts == model.generate(["One", "Two"], max_new_tokens=6)
+    assert [choice.index for choice in found.choices] == [0, 1]
+    assert len(found.choices[0].logprobs.tokens) == len(found.choices[0].logprobs.token_logprobs)
+    echoed = client.completions.create(
+        model="small", prompt="One", max_tokens=6, temperature=0, echo=True
+    )
+    assert echoed.choices[0].text == texts[0]
+    streamed = client.completions.create(
+        model="small", prompt="One", max_tokens=6, temperature=0, stream=True
+    )
+    assert "One" + "".join(piece.choices[0].text for piece in streamed) == texts[0]
+
+
+def test_embeddings_in_both_forms(client, server):
+    found = client.embeddings.create(model="small", input=["Ivan", "Anna"])  # base64 by itself
+    plain = client.embeddings.create(model="small", input=["Ivan", "Anna"], encoding_format="float")
+    assert [len(each.embedding) for each in found.data] == [32, 32]
+    assert found.data[0].embedding == pytest.approx(plain.data[0].embedding)
+    raw = httpx.post(
+        f"{server.url}/v1/embeddings", headers={"authorization": f"Bearer {KEY}"},
+        json={"input": "Ivan", "encoding_format": "base64"},
+    ).json()["data"][0]["embedding"]  # fmt: skip
+    values = struct.unpack("<32f", base64.b64decode(raw))
+    assert values == pytest.approx(plain.data[0].embedding)
+
+
+def test_models_are_named(client):
+    assert [each.id for each in client.models.list()] == ["small"]
+    assert client.models.retrieve("small").id == "small"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("large")
+
+
+def test_mistakes_are_what_the_client_expects(client, server):
+    with pytest.raises(openai.NotFoundError, match="there are: small"):
+        client.chat.completions.create(model="large", messages=TALK)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="small", messages=TALK, temperature=9)
+    assert caught.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model="small", messages=[{"role": "user", "content": "word " * 500}]
+        )
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError, match="tools is not supported"):
+        client.chat.completions.create(
+            model="small", messages=TALK,
+            tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
+        )  # fmt: skip
+    wrong = openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):
+        wrong.chat.completions.create(model="small", messages=TALK)
+
+
+def test_other_paths_and_methods_are_no_secret_doors(server):
+    headers = {"authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=server.url, headers=headers) as browser:
+        for path, method, status in (
+            ("/v1/nothing", "GET", 404), ("/v1/chat/completions", "GET", 405),
+            ("/v1/models", "DELETE", 405), ("/healthz", "GET", 200), ("/readyz", "GET", 200),
+        ):  # fmt: skip
+            answer = browser.request(method, path)
+            assert answer.status_code == status
+            if status >= 400:
+                assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        assert "access-control-allow-origin" not in browser.get("/healthz").headers
+        text = browser.get("/metrics").text
+        assert 'yantai_requests_total{path="/healthz",status="200"} 2' in text
+        assert 'yantai_engine_active{model="small"} 0' in text
+
+
+def test_too_many_are_told_to_wait(run_server, model):
+    server = run_server({"small": LocalBackend(Desk(model))}, limits=Limits(tokens_a_minute=20))
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as client:
+        client.chat.completions.create(model="small", messages=TALK, max_tokens=20)
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(model="small", messages=TALK, max_tokens=20)
+    assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
+def test_a_client_that_goes_stops_the_work(server, model):
+    backend = server.service.backends["small"]
+    body = {"messages": TALK, "stream": True, "max_tokens": 70, "n": 4}
+    with httpx.stream(
+        "POST", f"{server.url}/v1/chat/completions", json=body,
+        headers={"authorization": f"Bearer {KEY}"},
+    ) as answer:  # fmt: skip
+        next(answer.iter_lines())
+    for _ in range(200):
+        if backend.figures["active"] == backend.figures["waiting"] == 0:
+            break
+        time.sleep(0.02)
+    assert backend.figures["active"] == 0
+
+
+def test_a_draining_server_says_so(server):
+    server.service.is_draining = True
+    headers = {"authorization": f"Bearer {KEY}"}
+    assert httpx.get(f"{server.url}/readyz").status_code == 503
+    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    answer = httpx.post(
+        f"{server.url}/v1/chat/completions", json={"messages": TALK}, headers=headers
+    )
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "5"
+
+
+def test_a_stream_is_one_event_a_line(server):
+    body = {"messages": TALK, "stream": True, "max_tokens": 5, "temperature": 0}
+    answer = httpx.post(
+        f"{server.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {KEY}"}
+    )
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = answer.text.strip().split("\n\n")
+    assert events[-1] == "data: [DONE]"
+    for line in events[:-1]:
+        assert json.loads(line.removeprefix("data: "))["object"] == "chat.completion.chunk"
+
+
+def test_the_page_is_here_alone(server):
+    """No key to look at it, nothing from elsewhere, and no script but its own files."""
+    page = httpx.get(f"{server.url}/")
+    assert page.status_code == 200 and page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    named = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+    seen = set()
+    while named:
+        path = named.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        found = httpx.get(f"{server.url}{path}")
+        assert found.status_code == 200 and found.headers["x-content-type-options"] == "nosniff"
+        assert "http://" not in found.text.replace("http://www.w3.org", "")
+        assert "https://" not in found.text
+        assert "innerHTML" not in found.text and "eval(" not in found.text
+        named += [f"/page/{name}" for name in re.findall(r'from "\./([\w.]+)"', found.text)]
+    assert {"/page/app.js", "/page/chat.js", "/page/jobs.js", "/page/style.css"} <= seen
+    assert httpx.get(f"{server.url}/page/../run.py").status_code in (401, 404)
+    assert "<script>" not in page.text and "style=" not in page.text
+
+
+def test_both_languages_of_the_page_say_the_same_things():
+    text = (resources.files("yantai.serve") / "page" / "words.js").read_text(encoding="utf-8")
+    english, chinese = text.split("  zh: {")
+    keys = [set(re.findall(r"(\w+): \"", part)) for part in (english, chinese)]
+    assert keys[0] == keys[1] and len(keys[0]) > 40
+
+
+def test_curves_are_those_of_the_run(run_server, model, tmp_path):
+    rows = [{"step": n, "loss": 5 - n / 1000, "tokens": n} for n in range(1, 5001)]
+    rows.insert(1234, {"step": 1234, "valid_loss": 4.5, "seconds": 3.0})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    server = run_server({"small": LocalBackend(Desk(model))})
+    server.service.logs["small"] = tmp_path / "metrics.jsonl"
+    headers = {"authorization": f"Bearer {KEY}"}
+    data = httpx.get(f"{server.url}/v1/models/small/curves", headers=headers).json()["data"]
+    assert len(data) <= 2001 and {"step": 1234, "valid_loss": 4.5, "seconds": 3.0} in data
+    assert httpx.get(f"{server.url}/v1/models/none/curves", headers=headers).status_code == 404
