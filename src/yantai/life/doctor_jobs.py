@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from yantai.base.log import counted
 from yantai.life.jobs.job import Job
 from yantai.training.recipe import Finetune
 
@@ -66,7 +67,7 @@ def _steps(case: Case) -> Iterator[Finding]:
     steps = rows * (given.epochs or 3.0) / a_step
     if steps < FEW_STEPS:
         key = "accumulate" if given.accumulate > 1 else "batch"
-        line = f"at most {max(1, round(steps))} steps in all, {a_step:,} rows each"
+        line = f"at most {counted(max(1, round(steps)), 'step')} in all, {a_step:,} rows each"
         yield ("problem", f"{key}: {line}: too few to learn from; lower it or raise epochs")
 
 

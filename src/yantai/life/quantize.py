@@ -28,14 +28,16 @@ from yantai.families.hub import local_folder
 from yantai.families.packed_folder import is_packed, save_packed
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
+from yantai.life.remember import pages_of
 from yantai.life.settings import Quantize
 from yantai.text.document import Document, DocumentReader
 from yantai.text.village import Village
 from yantai.training.receipt import file_hashes, receipt
 
 GROUPS = {8: 64, 4: 32}
-PIECES, PIECE, TOKENS = 64, 4000, 512
-"""Pieces of text at most, characters of one, tokens of it whose predictions are compared."""
+PIECES, TOKENS = 64, 512
+"""Pages of text at most, and tokens of each whose predictions are compared."""
+MOST_PAGES = 100_000
 WORST = 5
 
 
@@ -114,12 +116,8 @@ def _texts(settings: Quantize, folder: Path) -> tuple[list[Document], str]:
 
 
 def _pieces(documents: Iterable[Document]) -> Iterator[Document]:
-    """The beginnings of documents, evenly from all of them when there are many."""
-    every = [
-        Document(each.text[:PIECE], each.id, each.source, each.line)
-        for each in islice(documents, 100 * PIECES)
-        if each.text.strip()
-    ]
+    """Pages of documents, evenly from all of them when there are many."""
+    every = [page for page in islice(pages_of(documents), MOST_PAGES) if page.text.strip()]
     yield from every[:: max(1, -(-len(every) // PIECES))]
 
 

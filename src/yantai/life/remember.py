@@ -4,7 +4,7 @@ Knows: which documents these are, which of them are asked, and which may be mixe
 (replay, arXiv 1811.11682). What is asked is never mixed in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
@@ -57,7 +57,7 @@ def old_documents(settings: Finetune) -> Old | None:
     reader = _named(settings) if settings.old_data else _of_run(settings.model)
     if reader is None:
         return None
-    pages = list(_pages(reader))
+    pages = list(pages_of(reader))
     asked = pages[::EVERY]
     others = [page for number, page in enumerate(pages) if number % EVERY]
     if settings.replay and not others:
@@ -88,7 +88,7 @@ def _of_run(model: str) -> DocumentReader | None:
     return None
 
 
-def _pages(documents: DocumentReader) -> Iterator[Document]:
+def pages_of(documents: Iterable[Document]) -> Iterator[Document]:
     """Documents, long ones cut behind a line or anywhere."""
     for document in documents:
         start, size = 0, len(document.text)
