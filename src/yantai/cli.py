@@ -68,6 +68,8 @@ VERBS: dict[str, Verb] = {
     "predict": Verb("yantai.life.settings:Predict", "yantai.life.predict:predict", ("model",)),
     "evaluate": Verb("yantai.life.settings:Evaluate", "yantai.life.verbs:evaluate", ("model",)),
     "quantize": Verb("yantai.life.settings:Quantize", "yantai.life.quantize:quantise", ("model",)),
+    "export": Verb("yantai.life.settings:Export", "yantai.life.export:export", ("model",)),
+    "serve": Verb("yantai.serve.settings:Serve", "yantai.serve.run:serve", ("models",)),
     "doctor": Verb("yantai.life.settings:Doctor", "yantai.life.doctor:doctor", ("what",)),
     "verify": Verb("yantai.life.settings:Verify", "yantai.life.verify:verify", ("folder",)),
     "selftest": Verb("yantai.life.selftest:Selftest", "yantai.life.verbs:selftest"),

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,19 @@ def test_asking_for_the_speed_takes_nothing_from_torchs_generator():
     before = torch.get_rng_state()
     assert device.product_speed(torch.float32, CPU, size=32) > 0
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_numbers_too_small_to_matter_are_zero_in_every_thread():
+    """Processors need a hundred cycles for each of them, and trained attention is full of them."""
+    code = (
+        "import torch; from yantai.base.device import prepare_process; prepare_process(2)\n"
+        "small = torch.tensor([2**20], dtype=torch.int32).repeat(2**22).view(torch.float32)\n"
+        "left = (small * 1.0).view(torch.int32).count_nonzero()\n"
+        "print(int(left), torch.set_flush_denormal(True))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    if done[1] == "False":
+        pytest.skip("this processor has no such switch")
+    assert done[0] == "0"

@@ -10,8 +10,9 @@ from yantai.base.errors import ResourceError, UsageError
 from yantai.core.config import ModelConfig, RotaryScaling
 from yantai.core.initialise import build
 from yantai.families.table import FAMILIES
-from yantai.infer.engine import Engine, Request
+from yantai.infer.engine import Engine
 from yantai.infer.generate import generate_ids, prepare
+from yantai.infer.request import Request
 from yantai.infer.settings import Generation
 from yantai.training.network import model_config
 from yantai.training.recipe import Pretrain
@@ -225,3 +226,15 @@ def test_angles_that_depend_on_the_length_are_those_of_one_request():
     for ids, request in zip(asked, requests, strict=True):
         assert request.wait(60) == generate_ids(core, [ids], settings)[0][len(ids) :]
     engine.close()
+
+
+def test_tokens_come_one_by_one_and_leaving_cancels(model, engine):
+    settings = Generation(max_new_tokens=40)
+    ids = [5, 6, 7]
+    expected = generate_ids(model, [ids], settings)[0][len(ids) :]
+    assert list(engine.tokens(ids, settings)) == expected
+    tokens = engine.tokens(ids, Generation(max_new_tokens=900))
+    assert next(tokens) == expected[0]
+    tokens.close()
+    assert list(engine.tokens(ids, settings)) == expected  # there is room again
+    assert engine.active == 0

@@ -1,6 +1,7 @@
 """The object people hold: batched = single, streamed = at once, saved = loaded."""
 
 import math
+from contextlib import closing
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ import yantai
 from yantai.base.errors import DataError, ModelFileError, UsageError
 from yantai.core.initialise import build
 from yantai.families.table import FAMILIES
+from yantai.infer.engine import Engine
 from yantai.infer.generate import generate_ids
-from yantai.infer.language_model import LanguageModel, cut_at_stop
+from yantai.infer.language_model import LanguageModel
 from yantai.infer.settings import Generation
+from yantai.infer.stops import cut_at_stop
 from yantai.training.network import model_config
 from yantai.training.recipe import Pretrain
 
@@ -183,3 +186,23 @@ def test_pickles_are_refused_unopened(tmp_path):
     )
     with pytest.raises(ModelFileError, match="never opened"):
         yantai.load(tmp_path)
+
+
+def test_a_chat_through_an_engine_says_the_same_and_reads_no_turn_twice(tokenizer):
+    family = FAMILIES["llama"]
+    config = model_config(Pretrain(out="x", size="nano"), family, tokenizer.vocab_size)
+    model = LanguageModel(
+        build(config, table="gpt2", seed=2), family, tokenizer, frozenset({tokenizer.eos_id})
+    )
+    asked = {"max_new_tokens": 12, "temperature": 0.8, "seed": 5, "stop": ["the"]}
+    talk = [{"role": "user", "content": "Where is the mill, and who is the miller of the village?"}]
+    read = []
+    with closing(Engine(model.network, slots=1)) as engine:
+        begun = engine._begun
+        engine._begun = lambda request: read.append(found := begun(request)) or found
+        for _ in range(2):
+            plain = model.chat(talk, **asked)
+            assert model.chat(talk, engine=engine, **asked) == plain
+            talk += [{"role": "assistant", "content": plain}, {"role": "user", "content": "Why?"}]
+    assert read[0].request.reused == 0
+    assert read[1].request.reused >= len(read[0].request.ids)

@@ -19,8 +19,9 @@ from yantai.base.errors import UsageError
 from yantai.data.batch import IGNORED
 from yantai.data.examples import Example, ExampleRows
 from yantai.infer.generate import generate_ids
-from yantai.infer.language_model import LanguageModel, cut_at_stop
+from yantai.infer.language_model import LanguageModel
 from yantai.infer.settings import Generation
+from yantai.infer.stops import cut_at_stop
 from yantai.tasks.causal import continuations
 
 NEW_TOKENS = 256

@@ -8,24 +8,27 @@ thread of its own does all computing; whoever asks is told of each token by a ca
     request.wait()
 """
 
+import queue
 import threading
+import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from yantai.base.errors import ResourceError, UsageError
-from yantai.core.cache import Cache, States
+from yantai.core.cache import Cache
 from yantai.core.face import Model
 from yantai.infer.generate import check_room
+from yantai.infer.guesses import MOST, Echo, Worth
 from yantai.infer.prefixes import Prefixes
 from yantai.infer.reader import PREFILL_CHUNK
-from yantai.infer.row import Guide, Row
+from yantai.infer.request import Reading, Request
+from yantai.infer.row import Row
 from yantai.infer.settings import Generation
 from yantai.infer.slots import CacheSlots, OneSlot, slots_of
 
@@ -34,61 +37,6 @@ BESIDE = 128
 PREFIX_BYTES = 256 << 20
 TOGETHER = 32
 """Calls of one kind that are answered as one batch."""
-
-
-@dataclass(eq=False)
-class Request:
-    """What somebody wants continued, and who is told.
-
-    Attributes:
-        ids: the prompt.
-        settings: lengths, sampling, seed; for one continuation.
-        stop_ids: tokens that end it.
-        on_token: is told each token and the logits it was chosen from; True ends the request.
-        on_end: is told why it ended: stop, length, cancelled or failed.
-        number: of this continuation among several of one question; each draws for itself.
-        guide: a grammar, if there is one.
-        bias: what is added to the logits of tokens.
-    """
-
-    ids: Sequence[int]
-    settings: Generation
-    stop_ids: frozenset[int] = frozenset()
-    on_token: Callable[[int, Tensor], bool | None] = lambda token, logits: None
-    on_end: Callable[[str], None] = lambda reason: None
-    number: int = 0
-    guide: Guide | None = None
-    bias: Mapping[int, float] | None = None
-    reason: str = ""
-    error: BaseException | None = None
-    row: Row = field(init=False)
-    cancelled: bool = field(default=False, init=False)
-    reused: int = field(default=0, init=False)
-    _done: threading.Event = field(default_factory=threading.Event, init=False)
-
-    def cancel(self) -> None:
-        """Ask for its end; at most one more step is made."""
-        self.cancelled = True
-
-    def wait(self, seconds: float | int | None = None) -> list[int]:
-        """The new tokens, once it has ended.
-
-        Raises:
-            TimeoutError: it has not.
-            ResourceError: the engine failed.
-        """
-        if not self._done.wait(seconds):
-            raise TimeoutError("the request goes on")
-        if self.reason == "failed":
-            raise ResourceError("E803", "engine", "failed while it answered") from self.error
-        return self.row.ids[self.row.start :]
-
-    def end(self, reason: str) -> None:
-        """Say that it is over, once."""
-        if not self._done.is_set():
-            self.reason = reason
-            self._done.set()
-            self.on_end(reason)
 
 
 class Engine:
@@ -110,7 +58,8 @@ class Engine:
         prefix_bytes: int = PREFIX_BYTES,
     ):
         self.model, self.slots, self.most_waiting = model, slots, waiting
-        self.steps = 0
+        self.steps = self.guessed = 0
+        self._worth = Worth()
         self._prefix_bytes = prefix_bytes
         self._news = threading.Condition()
         self._inbox: deque[Request] = deque()
@@ -163,6 +112,28 @@ class Engine:
         )  # fmt: skip
         check_room(self.model, request.row.ids, request.row.limit)
 
+    def tokens(
+        self, ids: Sequence[int], settings: Generation, stop_ids: frozenset[int] = frozenset()
+    ) -> Iterator[int]:
+        """Those that continue a prompt, as they come; who stops listening has cancelled.
+
+        Raises:
+            UsageError: as of `submit_all`.
+            ResourceError: the same, or the engine failed.
+        """
+        news: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        request = Request(
+            ids, settings, stop_ids,
+            on_token=lambda token, _: news.put(token), on_end=lambda _: news.put(None),
+        )  # fmt: skip
+        self.submit(request)
+        try:
+            while (token := news.get()) is not None:
+                yield token
+            request.wait()
+        finally:
+            request.cancel()
+
     def call(self, answer: Callable[[list[Any]], list[Any]], item: Any) -> Future:
         """Let the engine's thread answer something else; calls of one kind become one batch.
 
@@ -204,7 +175,7 @@ class Engine:
 
     def _start_afresh(self) -> None:
         self._active: list[Request] = []
-        self._reading: _Reading | None = None
+        self._reading: Reading | None = None
         self._prefixes = Prefixes(self._prefix_bytes)
         decodes = self.model.config.shape == "decoder"
         self._slots = slots_of(self.model, self.slots) if decodes else None
@@ -250,13 +221,50 @@ class Engine:
                 self._let_in(self._reading, logits)
                 self._reading = None
         if self._active:
-            assert self._slots is not None
-            logits = self._slots.step([request.row.ids[-1] for request in self._active])
-            for request, row in list(zip(self._active, logits, strict=True)):
-                self._tell(request, row)
+            if not self._guess():
+                self._next_tokens()
             self._let_out()
 
-    def _begun(self, request: Request) -> "_Reading":
+    def _next_tokens(self) -> None:
+        """One for everybody."""
+        assert self._slots is not None
+        began = time.perf_counter()
+        logits = self._slots.step([request.row.ids[-1] for request in self._active])
+        if len(self._active) == 1:
+            self._worth.plain(time.perf_counter() - began)
+        for request, row in list(zip(self._active, logits, strict=True)):
+            self._tell(request, row)
+
+    def _guess(self) -> bool:
+        """Several tokens for a request that is alone, if what it says was said before."""
+        slots, request = self._slots, self._active[0]
+        alone = len(self._active) == 1 and self._reading is None
+        if not (alone and self._worth.is_tried and isinstance(slots, CacheSlots)):
+            return False
+        if not slots.reads_ahead or not request.guesses:
+            return False
+        if request.echo is None:
+            request.echo = Echo(request.row.ids)
+        request.echo.follow(request.row.ids)
+        left = request.row.limit - request.row.said
+        guess = request.echo.guess(min(MOST, left - 1))
+        if not guess:
+            return False
+        began = time.perf_counter()
+        logits = slots.read([request.row.ids[-1], *guess])
+        seconds = time.perf_counter() - began
+        taken = 0
+        for row, expected in zip(logits, [*guess, None], strict=True):
+            self._tell(request, row)
+            taken += 1
+            if request.row.ended or request.row.ids[-1] != expected:
+                break
+        slots.forget(len(logits) - taken)
+        self._worth.guessed(taken, seconds)
+        self.guessed += taken - 1
+        return True
+
+    def _begun(self, request: Request) -> "Reading":
         parameter = next(self.model.parameters())
         dtype = self.model.compute_dtype or parameter.dtype
         size = len(request.row.ids)
@@ -269,9 +277,9 @@ class Engine:
             if values is not None:
                 cache.store[:, :, 0, :, :known] = values[:, :, :, :known]
                 cache.filled = request.reused = known
-        return _Reading(request, cache)
+        return Reading(request, cache)
 
-    def _let_in(self, reading: "_Reading", logits: Tensor) -> None:
+    def _let_in(self, reading: "Reading", logits: Tensor) -> None:
         """A prompt was read: its first token, and a row for the others."""
         request, cache = reading.request, reading.cache
         if isinstance(cache, Cache) and isinstance(self._slots, CacheSlots):
@@ -344,19 +352,3 @@ class Engine:
             return
         for (_, _, future), found in zip(wanted, answers, strict=True):
             future.set_result(found)
-
-
-@dataclass
-class _Reading:
-    """A prompt that is being read, piece by piece."""
-
-    request: Request
-    cache: Cache | States
-
-    def read(self, model: Model, piece: int) -> Tensor | None:
-        """The next piece; the logits behind the last one."""
-        ids = self.request.row.ids
-        start = self.cache.filled
-        part = torch.tensor([ids[start : start + piece]], device=next(model.parameters()).device)
-        hidden = model.hidden(part, cache=self.cache)
-        return model.logits_of(hidden[:, -1])[0] if self.cache.filled == len(ids) else None

@@ -19,8 +19,10 @@ from yantai.core.mask import valid_keys
 from yantai.families.folder import save_folder
 from yantai.families.packed_folder import forms_of, is_packed, save_packed
 from yantai.families.rules import Family
+from yantai.infer.engine import Engine
 from yantai.infer.generate import generate_ids, prepare, steps
 from yantai.infer.settings import Generation
+from yantai.infer.stops import HoldBack, cut_at_stop
 from yantai.tasks.frame import Frame
 from yantai.text.chat import ChatFormat, Message
 from yantai.text.tokenizer import MAX_LENGTH, TURN_END, Tokenizer
@@ -188,11 +190,15 @@ class LanguageModel:
             )  # fmt: skip
         return [self.start_id]
 
-    def stream(self, prompt: str | Sequence[int], **settings: Any) -> Iterator[str]:
+    def stream(
+        self, prompt: str | Sequence[int], *, engine: Engine | None = None, **settings: Any
+    ) -> Iterator[str]:
         """The continuation alone, in pieces of whole characters, as they come.
 
         Args:
             prompt: a text, or ids (a rendered conversation).
+            engine: one of this model's, which remembers what it has read; the text is the same.
+            settings: those of `Generation`.
         """
         self._refuse_others()
         chosen = build(Generation, settings, "stream")
@@ -203,8 +209,10 @@ class LanguageModel:
             ids, sources, before = self.first_ids(), [ids], []
         ends = self._turn_ends()
         decoder = self.tokenizer.stream(after=before)
-        held = _HoldBack(chosen.stop)
-        for (token,) in steps(self.network, [ids], chosen, ends, sources=sources):
+        held = HoldBack(chosen.stop)
+        rows = steps(self.network, [ids], chosen, ends, sources=sources)
+        tokens = (row[0] for row in rows) if engine is None else engine.tokens(ids, chosen, ends)
+        for token in tokens:
             if token is None or token in ends:
                 break
             piece = held.feed(decoder.feed(token))
@@ -225,7 +233,12 @@ class LanguageModel:
         self, messages: Sequence[Message], *, stream: Literal[False] = False, **settings: Any
     ) -> str: ...
     def chat(
-        self, messages: Sequence[Message], *, stream: bool = False, **settings: Any
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool = False,
+        engine: Engine | None = None,
+        **settings: Any,
     ) -> str | Iterator[str]:
         """The assistant's next message.
 
@@ -233,6 +246,7 @@ class LanguageModel:
             messages: tables with `role` and `content`. A conversation that has outgrown the
                 context loses its oldest exchanges first (see `text/chat.py`).
             stream: give the text in pieces as it comes.
+            engine: as for `stream`.
             settings: those of `Generation`; `max_new_tokens` is 256 by default, or what fits.
         """
         room = self.network.config.max_positions
@@ -242,7 +256,7 @@ class LanguageModel:
         if new_tokens >= room:
             raise UsageError("E201", "max_new_tokens", "leaves no room", expected=f"under {room}")
         _, rendered = self.chat_format.fit(messages, room - new_tokens)
-        pieces = self.stream(rendered.ids, **settings)
+        pieces = self.stream(rendered.ids, engine=engine, **settings)
         return pieces if stream else "".join(pieces)
 
     def chat_batch(
@@ -358,41 +372,3 @@ class LanguageModel:
                 save_folder(self.network, self.family, temporary, special=special)
             if tokenizer is not None:
                 tokenizer.save(temporary)
-
-
-def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """The text before the first stop text.
-
-    >>> cut_at_stop("one. two. three", ("two",))
-    'one. '
-    """
-    places = [place for place in (text.find(word) for word in stop) if place >= 0]
-    return text[: min(places)] if places else text
-
-
-class _HoldBack:
-    """Holds back the end of a stream as long as it could be the beginning of a stop text."""
-
-    def __init__(self, stop: Sequence[str]):
-        self.stop, self.held, self.stopped = tuple(stop), "", False
-
-    def feed(self, piece: str) -> str:
-        text = self.held + piece
-        cut = cut_at_stop(text, self.stop)
-        if len(cut) < len(text):
-            self.held, self.stopped = "", True
-            return cut
-        keep = max(
-            (
-                size
-                for word in self.stop
-                for size in range(1, len(word))
-                if text.endswith(word[:size])
-            ),
-            default=0,
-        )
-        self.held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-    def finish(self) -> str:
-        return "" if self.stopped else self.held

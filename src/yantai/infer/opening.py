@@ -11,13 +11,16 @@ import torch
 from yantai.adapt.lora import LoRA, merge
 from yantai.base.device import DTYPES, choose_device, choose_dtype
 from yantai.base.errors import ModelFileError, UsageError
+from yantai.base.log import say
 from yantai.core.face import Model
 from yantai.core.grow import with_head
 from yantai.families.adapter import is_adapter, load_adapter, read_adapter_config, read_labels
 from yantai.families.folder import CONFIG, GENERATION, load_folder, read_model_json
+from yantai.families.gguf import read_gguf
 from yantai.families.hub import local_folder
 from yantai.families.labels import judging
 from yantai.families.llama2c import read_llama2c, read_tokenizer
+from yantai.families.probes import check_probes
 from yantai.families.rules import Family
 from yantai.families.table import family_named
 from yantai.families.weights import PICKLES, pickled
@@ -25,21 +28,25 @@ from yantai.infer.language_model import LanguageModel
 from yantai.text.tokenizer import Tokenizer
 
 
-def load(path: str | Path, *, dtype: str | None = None, device: str = "auto") -> LanguageModel:
+def load(
+    path: str | Path, *, dtype: str | None = None, device: str = "auto", probes: bool = False
+) -> LanguageModel:
     """Open a model.
 
     Args:
         path: a folder that Yantai or `transformers` wrote; or a name on the hub, such as
             `Qwen/Qwen3-0.6B` or `Qwen/Qwen3-0.6B@revision`, whose files are fetched once; or a
-            file of llama2.c with its vocabulary (tokenizer.bin, or tok512.bin for 512 entries)
-            beside it.
+            GGUF file; or a file of llama2.c with its vocabulary (tokenizer.bin, or tok512.bin for
+            512 entries) beside it.
         dtype: float32, bfloat16, float64; `auto` is the fastest on the device; None keeps the
             type of the file.
         device: cpu, cuda or auto.
+        probes: compare with the answers that training left beside the weights, where it did.
 
     Raises:
         UsageError: there is no such folder, and none could be fetched.
-        ModelFileError: the folder is not a model, or not a supported one.
+        ModelFileError: the folder is not a model, or not a supported one; or, with `probes`, it
+            is not the model that was trained.
     """
     place = choose_device(device)
     kind = None if dtype is None else choose_dtype(dtype, place)
@@ -57,6 +64,10 @@ def load(path: str | Path, *, dtype: str | None = None, device: str = "auto") ->
         _check_ids(folder / "tokenizer.json", tokenizer, network.config.vocab_size)
     ends = _eos_ids(folder, theirs, tokenizer)
     start = _start_id(theirs, network.config.vocab_size, folder)
+    if probes and tokenizer is not None:
+        worst = check_probes(folder, network, tokenizer, start)
+        if worst is not None:
+            say(f"{folder}: as trained: equal ids, logits within {worst:.1e} of the largest")
     return LanguageModel(network, family, tokenizer, ends, start)
 
 
@@ -85,7 +96,10 @@ def adapted(
 
 
 def _from_file(path: Path, kind: torch.dtype | None, place: torch.device) -> LanguageModel:
-    """A file of llama2.c; there, the token that begins a text ends it too."""
+    """A GGUF file, or one of llama2.c; there, the token that begins a text ends it too."""
+    if path.suffix == ".gguf":
+        model, family, own = read_gguf(path, dtype=kind, device=place)
+        return LanguageModel(model, family, own, _ends_of(own))
     if path.suffix != ".bin":
         if path.suffix in PICKLES:
             raise pickled(path)
@@ -129,4 +143,8 @@ def _eos_ids(folder: Path, theirs: dict[str, Any], tokenizer: Tokenizer | None) 
             return frozenset({value})
         if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
             return frozenset(value)
+    return _ends_of(tokenizer)
+
+
+def _ends_of(tokenizer: Tokenizer | None) -> frozenset[int]:
     return frozenset({tokenizer.eos_id} if tokenizer and tokenizer.eos_id is not None else ())

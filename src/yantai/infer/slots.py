@@ -140,6 +140,22 @@ class CacheSlots:
         )
         return self.model.logits_of(hidden[:, -1])
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether several tokens of a lone row can be read in one step with equal logits."""
+        return self._native is not None
+
+    def read(self, ids: list[int]) -> Tensor:
+        """Float[token, vocab]: several tokens of the only row; `forget` those that were wrong."""
+        assert self._native is not None and self.count == 1
+        if self._cache.filled + len(ids) > self._cache.length:
+            self._end_at(self._cache.filled, 2 * self._cache.length)
+        return self._native.read(ids, self._cache, self.padding[0])
+
+    def forget(self, count: int) -> None:
+        """The newest tokens of the only row were not read."""
+        self._cache.filled -= count
+
     def _made(self, length: int) -> Cache:
         parameter = next(self.model.parameters())
         dtype = self.model.compute_dtype or parameter.dtype

@@ -6,10 +6,12 @@ context is the policy of `text/chat.py`.
 
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import closing, nullcontext
 from typing import Any
 
 from yantai.base.errors import YantaiError
 from yantai.base.log import say
+from yantai.infer.engine import Engine
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
 from yantai.life.settings import Chat
@@ -54,10 +56,24 @@ def converse(
 ) -> list[dict[str, str]]:
     """Answer line after line; an error is told and the conversation goes on."""
     start = [{"role": "system", "content": system}] if system else []
-    messages = list(start)
     room = model.network.config.max_positions
     settings = dict(settings or {})
     settings["max_new_tokens"] = min(settings.get("max_new_tokens", 256), max(1, room // 2))
+    # it remembers the conversation, so that no turn is read twice
+    engine = Engine(model.network, slots=1) if model.shape == "decoder" else None
+    with closing(engine) if engine is not None else nullcontext():
+        return _conversation(model, engine, lines, emit, start, settings)
+
+
+def _conversation(
+    model: LanguageModel,
+    engine: Engine | None,
+    lines: Iterable[str],
+    emit: Callable[[str], None],
+    start: list[dict[str, str]],
+    settings: dict[str, Any],
+) -> list[dict[str, str]]:
+    messages = list(start)
     for line in lines:
         if line.strip() in ("/exit", "/quit"):
             break
@@ -70,7 +86,7 @@ def converse(
         messages.append({"role": "user", "content": line})
         reply = ""
         try:
-            for piece in model.chat(messages, stream=True, **settings):
+            for piece in model.chat(messages, stream=True, engine=engine, **settings):
                 emit(piece)
                 reply += piece
         except KeyboardInterrupt:

@@ -97,6 +97,7 @@ def teach(settings: Finetune, report: Report | None = None, *, tested: bool = Tr
         report: is told (step, score) of every validation, and may end the run by raising.
         tested: whether a test follows, for which some jobs measure the model before it learns.
     """
+    prepare_process(settings.threads, deterministic=settings.deterministic)
     job = JOBS[settings.task](settings)
     if settings.model == "scratch":
         family = settings.family or job.usual_family
@@ -107,7 +108,6 @@ def teach(settings: Finetune, report: Report | None = None, *, tested: bool = Tr
     with FolderLock(settings.out):
         begin_run(settings)
         device = choose_device(settings.device)
-        prepare_process(settings.threads, deterministic=settings.deterministic)
         parts = parts_of(settings, job)
         body = body_of(settings, job, parts)
         seen = parts if tested else replace(parts, test=[])

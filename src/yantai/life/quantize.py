@@ -6,7 +6,7 @@ Knows: a model before and after, texts. Nothing is written if it loses more than
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from math import log
 from pathlib import Path
@@ -26,6 +26,7 @@ from yantai.evaluate.task_loss import task_loss
 from yantai.evaluate.text_loss import text_loss
 from yantai.families.hub import local_folder
 from yantai.families.packed_folder import is_packed, save_packed
+from yantai.families.probes import write_probes
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
 from yantai.life.remember import pages_of
@@ -51,10 +52,10 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
     check_replaceable(settings.out)
     prepare_process(settings.threads)
     folder = local_folder(settings.model)
-    before = load(folder, dtype="float32", device=settings.device)
+    before = load(folder, dtype="float32", device=settings.device, probes=True)
     if is_packed(before.network):
         raise UsageError("E203", "model", "is packed already", do="give the one it was made from")
-    texts, source = _texts(settings, folder)
+    texts, source = texts_of(settings.data, folder)
     inner = Form(settings.bits, settings.group or GROUPS[settings.bits])
     outer = Form(8, settings.group or GROUPS[8])
     importance = None
@@ -79,7 +80,7 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
     report: dict[str, Any] = {
         "text": source,
         **_sizes(packing),
-        **_quality(before, after, texts, settings.seed),
+        **quality(before, after, texts, settings.seed),
     }
     worst = sorted(errors, key=lambda name: -errors[name])[:WORST]
     report["worst_matrices"] = {name: round(errors[name], 5) for name in worst}
@@ -97,12 +98,18 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
     return {"model": str(settings.out), **report}
 
 
-def _texts(settings: Quantize, folder: Path) -> tuple[list[Document], str]:
-    """Pieces of what is given, of what the model's own run has read, or else of the village."""
-    if settings.data:
-        return list(_pieces(DocumentReader(list(settings.data)))), ", ".join(
-            str(path) for path in settings.data
-        )
+def texts_of(data: Sequence[Path], folder: Path) -> tuple[list[Document], str]:
+    """Pieces of what is given, of what a model's own run has read, or else of the village.
+
+    Args:
+        data: documents; none for the run's.
+        folder: of the model.
+
+    Returns:
+        The pieces, and what to call them.
+    """
+    if data:
+        return list(_pieces(DocumentReader(list(data)))), ", ".join(str(path) for path in data)
     recipe = folder.parent / "recipe.json"
     named = read_json(recipe).get("settings", {}).get("data") if recipe.is_file() else None
     paths = [Path(each) for each in named] if isinstance(named, list) else []
@@ -148,10 +155,10 @@ def _sizes(packing: Packing) -> dict[str, Any]:
     return {"bits_a_weight": round(packing.bits_a_weight, 3), "left_as_they_are": packing.left}
 
 
-def _quality(
+def quality(
     before: LanguageModel, after: LanguageModel, texts: list[Document], seed: int
 ) -> dict[str, Any]:
-    """Loss, divergence and equal predictions, each with its interval."""
+    """Loss, divergence and equal predictions of two models of one tokenizer, with intervals."""
     found: dict[str, Any] = {"pieces": len(texts)}
     if not before.job:
         found["loss"] = _loss(before, after, texts, seed)
@@ -188,8 +195,18 @@ def _loss(
 
 
 def _told(report: dict[str, Any], packing: Packing) -> str:
-    loss = report["loss"]
     lines = [f"{report['bits_a_weight']:.2f} bits a weight; read: {report['text']}"]
+    lines += told_quality(report)
+    shown = ", ".join(f"{name} {error:.2%}" for name, error in report["worst_matrices"].items())
+    lines.append(f"farthest from what they were: {shown}")
+    if packing.left:
+        lines.append(f"left as they are: {len(packing.left)}, such as {packing.left[0]}")
+    return "\n".join(lines) + "\n"
+
+
+def told_quality(report: dict[str, Any]) -> list[str]:
+    """What `quality` found, for a person."""
+    loss, lines = report["loss"], []
     if "low" in loss["before"]:
         lines.append(
             f"{loss['measure']}: {loss['before']['value']:.4f} before, "
@@ -199,11 +216,7 @@ def _told(report: dict[str, Any], packing: Packing) -> str:
     far, same = report["divergence"], report["same_prediction"]
     lines.append(f"divergence of its predictions: {far['value']:.5f} nats ({interval_text(far)})")
     lines.append(f"the same likeliest token: {same['value']:.2%} ({interval_text(same, '.2%')})")
-    shown = ", ".join(f"{name} {error:.2%}" for name, error in report["worst_matrices"].items())
-    lines.append(f"farthest from what they were: {shown}")
-    if packing.left:
-        lines.append(f"left as they are: {len(packing.left)}, such as {packing.left[0]}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _write(
@@ -223,6 +236,7 @@ def _write(
             model.network.to(kind), model.family, temporary, inner, outer, special=special
         )  # fmt: skip
         model.tokenizer.save(temporary)
+        write_probes(temporary, model.network, model.tokenizer, model.start_id)
         write_json(temporary / "quality.json", report)
         facts = {"bits_a_weight": report["bits_a_weight"], "loss": report["loss"]}
         inputs = {"model": str(folder), "files": file_hashes(folder)}

@@ -21,9 +21,10 @@ from yantai.base.errors import UsageError
 from yantai.base.files import FolderLock, new_folder, write_json
 from yantai.base.log import duration, say
 from yantai.infer.opening import load
-from yantai.life.chat import chat
-from yantai.life.settings import Chat, Quickstart
+from yantai.life.settings import Quickstart
 from yantai.life.village_scores import LANGUAGES, score_all
+from yantai.serve.run import port_or_any, serve
+from yantai.serve.settings import PORT, Serve
 from yantai.text.village import Village
 from yantai.training.chat_tune import ChatTuning, chat_tune
 from yantai.training.plan import energy_estimate
@@ -53,8 +54,12 @@ def quickstart(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, A
     with FolderLock(out):
         result = _live(settings, emit)
     if settings.serve and not settings.no_serve and sys.stdin.isatty() and sys.stdout.isatty():
-        say(f"\nYour model is in {out / 'model'}. Ask it something, in English or Chinese.")
-        chat(Chat(model=out / "model"), emit)
+        model = out / "model"
+        say(
+            f"\nYour model is in {model}. Talk to it on its page, in English or Chinese; Ctrl-C "
+            f"ends it. `yantai serve {model}` opens it again, `yantai chat {model}` is a chat here."
+        )
+        serve(Serve(models=(str(model),), port=port_or_any("127.0.0.1", PORT)), emit)
     return result
 
 

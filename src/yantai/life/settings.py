@@ -119,6 +119,24 @@ class Quantize(Config):
     seed: int = Field(0, ge=0, description="of the bootstrap")
 
 
+class Export(Config):
+    """Write a model in the form of other programs: a GGUF file, or a plain folder.
+
+    Example: yantai export run/model --to gguf --out model.gguf
+    """
+
+    model: str = Field(description="a model folder, or a name on the hub")
+    out: Path = Field(description="the file, or the folder")
+    to: Literal["gguf", "folder"] = Field(
+        "gguf", description="gguf for llama.cpp; folder for transformers, vLLM, onnxruntime-genai"
+    )
+    type: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"] | None = Field(
+        None, description="of the matrices; F16, in a folder BF16"
+    )
+    data: tuple[Path, ...] = Field((), description="documents to compare on; else those of its run")
+    seed: int = Field(0, ge=0, description="of the bootstrap")
+
+
 class TrainTokenizer(Config):
     """Learn a byte-level BPE vocabulary and report how well it fits each language.
 
@@ -177,14 +195,14 @@ class Verify(Config):
 
 
 class Quickstart(Config):
-    """The whole life of a small model on this machine: text, training, scores, a chat.
+    """The whole life of a small model on this machine: text, training, scores, a page to talk on.
 
     Example: yantai quickstart --minutes 5
     """
 
     out: Path = Field(Path("quickstart"), description="the folder that everything goes to")
     minutes: float = Field(5.0, gt=0.2, le=600, description="about how long it may take")
-    serve: bool = Field(True, description="end on a chat, where there is a terminal")
+    serve: bool = Field(True, description="end on its page, where there is a terminal")
     no_serve: bool = Field(False, description="end after the scores")
     seed: int = Field(7, ge=0, description="of the village and of the training")
     threads: int | None = Field(None, ge=1, description="CPU threads")

@@ -12,16 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yantai.adapt.quantize import packed_modules
 from yantai.base.config import build
 from yantai.base.errors import DataError, ModelFileError, ResourceError, YantaiError
+from yantai.core.face import Model
 from yantai.infer.answer import answer
 from yantai.infer.classify import classify
 from yantai.infer.embed import embed
-from yantai.infer.engine import Engine, Request
+from yantai.infer.engine import Engine
 from yantai.infer.grammar import Grammars
-from yantai.infer.language_model import LanguageModel, _HoldBack
+from yantai.infer.language_model import LanguageModel
+from yantai.infer.request import Request
 from yantai.infer.rewrite import summarize, translate
 from yantai.infer.settings import Generation
+from yantai.infer.stops import HoldBack
 from yantai.infer.tag import tag
 
 Send = Callable[[dict[str, Any]], None]
@@ -37,7 +41,7 @@ class _Answer:
     index: int
     send: Send
     decoder: Any
-    held: _HoldBack
+    held: HoldBack
     top: int | None
     request: Request | None = None
     tokens: int = 0
@@ -51,10 +55,18 @@ class Desk:
         model: with a tokenizer.
         slots: continuations at once.
         waiting: further ones that may wait.
+        about: what else is known of the model: the `task` that it was taught, its `run`.
     """
 
-    def __init__(self, model: LanguageModel, *, slots: int = 16, waiting: int = 64):
-        self.model = model
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        slots: int = 16,
+        waiting: int = 64,
+        about: Mapping[str, Any] | None = None,
+    ):
+        self.model, self.about = model, dict(about or {})
         self.engine = Engine(model.network, slots=slots, waiting=waiting)
         self._open: dict[int, list[Request]] = {}
         self._lock = threading.Lock()
@@ -69,15 +81,17 @@ class Desk:
         """What the server needs to know of the model."""
         network, job = self.model.network, self.model.job
         shape = network.config.shape
+        task = job or self.about.get("task", "")
         can = [job] if job else ["embed"]
         if not job and shape == "decoder":
-            can += ["chat", "complete", "translate", "summarize"]
+            can += ["chat", "complete"] + ([task] if task in REWRITES else [])
         elif not job and shape == "encoder-decoder":
-            can += ["translate", "summarize"]
-        return {
-            "shape": shape, "job": job, "can": can, "context": network.config.max_positions,
+            can += [task] if task in REWRITES else REWRITES
+        return self.about | {
+            "family": self.model.family.name, "shape": shape, "task": task, "can": can,
+            "context": network.config.max_positions,
             "vocabulary": self.model.tokenizer.vocab_size,
-            "parameters": sum(each.numel() for each in network.parameters()),
+            **_weights(network),
         }  # fmt: skip
 
     def ask(self, id: int, question: Mapping[str, Any], send: Send) -> None:
@@ -132,7 +146,7 @@ class Desk:
         for index in range(count):
             texts = _Answer(
                 index, send, self.model.tokenizer.stream(after=before),
-                _HoldBack(question.get("stop") or ()), question.get("logprobs"),
+                HoldBack(question.get("stop") or ()), question.get("logprobs"),
             )  # fmt: skip
             texts.request = Request(
                 ids, settings, ends, number=index, bias=question.get("bias"), guide=guides[index],
@@ -267,8 +281,21 @@ class Desk:
         return list(summarize(self.model, texts))
 
 
+REWRITES = ["translate", "summarize"]
 SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
             "frequency_penalty")  # fmt: skip
+
+
+def _weights(network: Model) -> dict[str, Any]:
+    """How many they are, and what they are stored as."""
+    plain = list(network.parameters())
+    codes = {each.codes.data_ptr(): each for _, each in packed_modules(network)}
+    packed = sum(each.codes.numel() * 8 // each.form.bits for each in codes.values())
+    bits = sorted({each.form.bits for each in codes.values()})
+    kind = str(plain[0].dtype).removeprefix("torch.")
+    if bits:
+        kind = f"{' and '.join(str(each) for each in bits)} bits"
+    return {"parameters": packed + sum(each.numel() for each in plain), "weights": kind}
 
 
 def _with_chances(token: int, logits: Tensor, top: int, tokenizer: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Knows: how the parts are put together, and uvicorn. It refuses to be open to oth
 import asyncio
 import ipaddress
 import signal
+import socket
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -66,9 +67,19 @@ class PatientProtocol(H11Protocol):
 class DrainingServer(uvicorn.Server):
     """Says that it is not ready as soon as it is asked to end."""
 
-    def __init__(self, config: uvicorn.Config, service: Service):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        when_open: Callable[[], None] = lambda: None,
+    ):
         super().__init__(config)
-        self.service = service
+        self.service, self.when_open = service, when_open
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says where, once it listens."""
+        await super().startup(sockets)
+        self.when_open()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A second time ends at once."""
@@ -97,7 +108,7 @@ def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
     backends: dict[str, Any] = _backends(settings)
     limits = Limits(body_bytes=settings.max_body_bytes, tokens_a_minute=settings.tokens_per_minute)
     gate: Gate | None = None
-    curves = {_name_of(path): Path(path).parent / "metrics.jsonl" for path in settings.models}
+    curves = {_name_of(path): _log_of(Path(path).resolve()) for path in settings.models}
     service = Service(
         backends, lambda key, tokens: gate.used(key, tokens) if gate else None, curves
     )
@@ -109,22 +120,27 @@ def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
         h11_max_incomplete_event_size=HEADER_BYTES, timeout_keep_alive=15,
         timeout_graceful_shutdown=int(settings.grace_seconds),
     )  # fmt: skip
-    server = DrainingServer(config, service)
-    asyncio.run(_serve(server, backends, emit))
+    door = _bound(settings.host, settings.port)
+    address = f"http://{_shown(settings.host)}:{door.getsockname()[1]}"
+    names = ", ".join(backends)
+    server = DrainingServer(
+        config, service, lambda: emit(f"page {address}/ · API {address}/v1 · models: {names}\n")
+    )
+    with door:
+        asyncio.run(_serve(server, backends, door))
     return {"answered": sum(service.answered.values()), "tokens": service.tokens}
 
 
 async def _serve(
-    server: DrainingServer, backends: dict[str, ProcessBackend], emit: Callable[[str], None]
+    server: DrainingServer, backends: dict[str, ProcessBackend], door: socket.socket
 ) -> None:
     try:
         for name, backend in backends.items():
             began = time.monotonic()
             await backend.start()
             say(f"{name}: ready after {time.monotonic() - began:.1f} s")
-        emit(f"http://{server.config.host}:{server.config.port}/v1 · {', '.join(backends)}\n")
         with _signals():
-            await server.serve()
+            await server.serve(sockets=[door])
     finally:
         for backend in backends.values():
             await backend.close()
@@ -141,6 +157,46 @@ def _signals() -> Generator[None, None, None]:
             signal.signal(sig, handler)
 
 
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has its address and does not listen yet, so that nobody waits for a model.
+
+    Raises:
+        UsageError: another program has the port, or the host is not one of this machine's.
+    """
+    try:
+        kind, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        door = socket.socket(kind)
+        try:
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind(address)
+        except OSError:
+            door.close()
+            raise
+    except OSError as error:
+        raise UsageError(
+            "E203", f"{host}:{port}", f"nothing can listen there ({error.strerror or error})",
+            do="give another --port, or 0 for any that is free",
+        ) from error  # fmt: skip
+    return door
+
+
+def port_or_any(host: str, port: int) -> int:
+    """The port if nobody has it, else 0, for any that is free."""
+    try:
+        _bound(host, port).close()
+    except UsageError:
+        return 0
+    return port
+
+
+def _shown(host: str) -> str:
+    """As an address has it."""
+    named = "127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host
+    return f"[{named}]" if ":" in named else named
+
+
 def _backends(settings: Serve) -> dict[str, ProcessBackend]:
     """A process for each model, by the name of its folder."""
     found: dict[str, ProcessBackend] = {}
@@ -151,6 +207,13 @@ def _backends(settings: Serve) -> dict[str, ProcessBackend]:
         given = settings.model_dump(include={"dtype", "device", "slots", "waiting", "threads"})
         found[name] = ProcessBackend(given | {"model": path})
     return found
+
+
+def _log_of(folder: Path) -> Path:
+    """The figures of the run that a model folder lies in; of several, the one that ended last."""
+    own = folder.parent / "metrics.jsonl"
+    others = sorted(folder.parent.glob("*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+    return others[-1] if others and not own.is_file() else own
 
 
 def _name_of(path: str) -> str:

@@ -7,6 +7,8 @@ from pydantic import Field
 
 from yantai.base.config import Config
 
+PORT = 8000
+
 
 class Serve(Config):
     """Serve models over HTTP, in OpenAI's shapes.
@@ -16,7 +18,7 @@ class Serve(Config):
 
     models: tuple[str, ...] = Field(description="model folders, or names on the hub")
     host: str = Field("127.0.0.1", description="where to listen; others need a key")
-    port: int = Field(8000, ge=0, le=65535, description="where to listen")
+    port: int = Field(PORT, ge=0, le=65535, description="where to listen")
     api_key_file: Path | None = Field(None, description="keys, or NAME sha256:HEX, one a line")
     allow_host: tuple[str, ...] = Field((), description="further names that clients call it by")
     slots: int = Field(16, ge=1, le=256, description="texts that are continued at once")

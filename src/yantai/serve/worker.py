@@ -15,11 +15,14 @@ import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 BEAT_SECONDS = 0.5
 READERS = 2
 """Threads in which templates and tokenizers run."""
+FACTS = ("steps", "tokens", "seconds", "best_loss")
+"""Of a run, those that a reader of the page may want to know."""
 
 
 def main(descriptor: int, settings: dict[str, Any]) -> None:
@@ -44,9 +47,14 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
 
     try:
         prepare_process(settings.get("threads"))
-        model = load(settings["model"], dtype=settings["dtype"], device=settings["device"])
+        model = load(
+            settings["model"], dtype=settings["dtype"], device=settings["device"], probes=True
+        )
         prepare(model.network)
-        desk = Desk(model, slots=settings["slots"], waiting=settings["waiting"])
+        desk = Desk(
+            model, slots=settings["slots"], waiting=settings["waiting"],
+            about=_about(Path(settings["model"])),
+        )  # fmt: skip
     except YantaiError as error:
         send({"failed": str(error), "code": error.code})
         return
@@ -80,6 +88,27 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
                 question["bias"] = {int(id): value for id, value in question["bias"].items()}
             readers.submit(ask, table["ask"], question)
     os._exit(0)  # threads in the middle of a step would keep the process
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """What the receipts of a model and of the run beside it say; {} where there are none."""
+
+    def table(path: Path, *names: str) -> dict[str, Any]:
+        try:
+            found: Any = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    task = table(folder / "receipt.json").get("task")
+    about: dict[str, Any] = {"task": task} if isinstance(task, str) else {}
+    facts = table(folder.resolve().parent / "receipt.json", "facts")
+    run = {name: facts[name] for name in FACTS if isinstance(facts.get(name), int | float)}
+    hours = table(folder.resolve().parent / "receipt.json", "facts", "energy").get("watt_hours")
+    run |= {"watt_hours": hours} if isinstance(hours, int | float) else {}
+    return about | ({"run": run} if run else {})
 
 
 if __name__ == "__main__":

@@ -56,10 +56,10 @@ def chat_tune(settings: ChatTuning, rows: Conversations) -> dict[str, Any]:
         settings: the recipe.
         rows: conversations, each a list of messages; a few are held out to validate on.
     """
+    prepare_process(settings.threads, deterministic=settings.deterministic)
     settings = fill_in(settings)
     with FolderLock(settings.out):
         device = choose_device(settings.device)
-        prepare_process(settings.threads, deterministic=settings.deterministic)
         begin_run(settings)
         model, family, _ = load_folder(settings.model, dtype=torch.float32, device=device)
         tokenizer = Tokenizer.load(settings.model)

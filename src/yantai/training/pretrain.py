@@ -58,6 +58,7 @@ def pretrain(settings: Pretrain, report: Report | None = None) -> dict[str, Any]
     """
     if settings.new_entries and settings.from_ is None:
         raise UsageError("E203", "new_entries", "needs a model to go on with", do="give --from")
+    prepare_process(settings.threads, deterministic=settings.deterministic)
     if settings.from_ is not None:
         settings = settings.model_copy(update={"from_": local_folder(settings.from_)})
         check_continued(settings)
@@ -73,7 +74,6 @@ def pretrain(settings: Pretrain, report: Report | None = None) -> dict[str, Any]
             raise UsageError("E201", "--data", "no documents are named", do="give files or folders")
         begin_run(settings)
         device = choose_device(settings.device)
-        prepare_process(settings.threads, deterministic=settings.deterministic)
         tokenizer = _tokenizer(settings)
         train, valid = _shards(settings, tokenizer)
         start_id = None

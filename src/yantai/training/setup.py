@@ -33,6 +33,7 @@ from yantai.data.loader import Loader
 from yantai.data.pack import RowSource
 from yantai.families.adapter import save_adapter
 from yantai.families.folder import save_folder
+from yantai.families.probes import write_probes
 from yantai.families.rules import Family
 from yantai.tasks.causal import Causal
 from yantai.tasks.task import Task
@@ -311,10 +312,10 @@ def export(setup: Setup, folder: Path) -> None:
         else:
             save_folder(setup.model, setup.family, temporary, special=special)
         tokenizer.save(temporary)
-        write_json(
-            temporary / "receipt.json",
-            {"stage": "model", "inputs": setup.parent, "outputs": file_hashes(temporary)},
-        )
+        write_probes(temporary, setup.model, tokenizer, setup.start_id)
+        made = {"stage": "model", "inputs": setup.parent, "outputs": file_hashes(temporary)}
+        task = getattr(setup.settings, "task", None)
+        write_json(temporary / "receipt.json", made | ({"task": task} if task else {}))
 
 
 def _report(

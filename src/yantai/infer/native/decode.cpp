@@ -41,6 +41,7 @@ struct Model {
 
 struct Step {
     int64_t rows, room, filled, length, threads;  // rows that are read, and that the cache holds
+    int64_t behind;  // whether the rows stand behind each other in the cache's first row
     const int64_t *ids, *padding;  // one a row; padding counts the unseen places at its beginning
     const float *cos, *sin;        // length × head_dim, or null; the sine is signed
     void* cache;                   // layers × 2 × room × kv_heads × length × head_dim
@@ -186,39 +187,72 @@ Scratch divide(const Model& m, const Step& s) {
     return to;
 }
 
-// One head of one row: q and k are turned, k and v are kept, and the values seen are gathered.
+// Where a token comes to stand in the cache.
+int64_t place_of(const Step& s, int64_t row) { return s.behind ? s.filled + row : s.filled; }
+
+// The keys of one head of the row of the cache that a token belongs to; the values lie behind them.
+template <class T>
+T* keys_of(const Model& m, const Step& s, int64_t number, int64_t row, int64_t kv) {
+    const int64_t own = s.behind ? 0 : row, step = s.length * m.head_dim;
+    return static_cast<T*>(s.cache) + ((2 * number * s.room + own) * m.kv_heads + kv) * step;
+}
+
+// A token's key and value as the cache holds them.
+template <class T>
+void newest(const Model& m, const Step& s, const Layer& layer, int64_t row, int64_t kv,
+            const Scratch& at, float* k, T* key, T* value) {
+    const int64_t n = m.head_dim, turned = (place_of(s, row) - s.padding[row]) * n;
+    const float* from = at.qkv + row * (m.heads + 2 * m.kv_heads) * n;
+    normalise(layer.of_key, m.is_layer_norm, m.norm_eps, from + (m.heads + kv) * n, k, n);
+    if (s.cos) turn(k, s.cos + turned, s.sin + turned, n);
+    const float* v = from + (m.heads + m.kv_heads + kv) * n;
+    for (int64_t i = 0; i < n; i++) put(key + i, k[i]), put(value + i, v[i]);
+}
+
+// Write one head's key and value of one token into the cache.
+template <class T>
+void keep(const Model& m, const Step& s, int64_t number, int64_t row, int64_t kv, const T* key,
+          const T* value) {
+    const int64_t n = m.head_dim, place = place_of(s, row) * n;
+    T* keys = keys_of<T>(m, s, number, row, kv);
+    std::memcpy(keys + place, key, n * sizeof(T));
+    std::memcpy(keys + s.room * m.kv_heads * s.length * n + place, value, n * sizeof(T));
+}
+
+// The same for tokens behind each other: all are written before any of them looks back.
+template <class T>
+void keep_newest(const Model& m, const Step& s, const Layer& layer, int64_t number, int64_t row,
+                 int64_t kv, const Scratch& at, float* own) {
+    const int64_t n = m.head_dim;
+    T *key = reinterpret_cast<T*>(own + 2 * n), *value = reinterpret_cast<T*>(own + 3 * n);
+    newest<T>(m, s, layer, row, kv, at, own + n, key, value);
+    keep<T>(m, s, number, row, kv, key, value);
+}
+
+// One head of one token: q and k are turned, k and v are kept, and the values seen are gathered.
 template <class T>
 void look_back(const Model& m, const Step& s, const Layer& layer, int64_t number, int64_t row,
                int64_t head, const Scratch& at, float* own) {
-    const int64_t n = m.head_dim, kv = head / (m.heads / m.kv_heads);
-    const float* from = at.qkv + row * (m.heads + 2 * m.kv_heads) * n;
-    float *q = own, *k = own + n, *scores = own + 4 * n;
-    normalise(layer.of_query, m.is_layer_norm, m.norm_eps, from + head * n, q, n);
-    normalise(layer.of_key, m.is_layer_norm, m.norm_eps, from + (m.heads + kv) * n, k, n);
-    if (s.cos) {
-        const int64_t place = (s.filled - s.padding[row]) * n;
-        turn(q, s.cos + place, s.sin + place, n);
-        turn(k, s.cos + place, s.sin + place, n);
-    }
+    const int64_t n = m.head_dim, group = m.heads / m.kv_heads, kv = head / group;
+    const int64_t place = place_of(s, row), turned = (place - s.padding[row]) * n;
+    float *q = own, *scores = own + 4 * n;
+    normalise(layer.of_query, m.is_layer_norm, m.norm_eps,
+              at.qkv + (row * (m.heads + 2 * m.kv_heads) + head) * n, q, n);
+    if (s.cos) turn(q, s.cos + turned, s.sin + turned, n);
     for (int64_t i = 0; i < n; i++) q[i] *= m.scale;
-    // the newest key and value as the cache will hold them; another thread may be writing there
+    // made here again, not read: another thread may be writing there
     T *key = reinterpret_cast<T*>(own + 2 * n), *value = reinterpret_cast<T*>(own + 3 * n);
-    const float* v = from + (m.heads + m.kv_heads + kv) * n;
-    for (int64_t i = 0; i < n; i++) put(key + i, k[i]), put(value + i, v[i]);
-    const int64_t step = s.length * n;
-    T* keys = static_cast<T*>(s.cache) + ((2 * number * s.room + row) * m.kv_heads + kv) * step;
-    T* values = keys + s.room * m.kv_heads * step;
-    if (head % (m.heads / m.kv_heads) == 0) {
-        std::memcpy(keys + s.filled * n, key, n * sizeof(T));
-        std::memcpy(values + s.filled * n, value, n * sizeof(T));
-    }
+    newest<T>(m, s, layer, row, kv, at, own + n, key, value);
+    if (!s.behind && head % group == 0) keep<T>(m, s, number, row, kv, key, value);
+    const T* keys = keys_of<T>(m, s, number, row, kv);
+    const T* values = keys + s.room * m.kv_heads * s.length * n;
     int64_t first = s.padding[row];
-    if (m.window) first = std::max(first, s.filled + 1 - m.window);
-    const int64_t count = s.filled - first;
-    auto keep = [&](int64_t, int64_t t, float score) { scores[t] = score; };
-    band<1>(Plain<T>{keys + first * n, n}, nullptr, 0, count, q, n, 0, keep);
-    auto keep_last = [&](int64_t, int64_t, float score) { scores[count] = score; };
-    band<1>(Plain<T>{key, n}, nullptr, 0, 1, q, n, 0, keep_last);
+    if (m.window) first = std::max(first, place + 1 - m.window);
+    const int64_t count = place - first;
+    auto note = [&](int64_t, int64_t t, float score) { scores[t] = score; };
+    band<1>(Plain<T>{keys + first * n, n}, nullptr, 0, count, q, n, 0, note);
+    auto note_last = [&](int64_t, int64_t, float score) { scores[count] = score; };
+    band<1>(Plain<T>{key, n}, nullptr, 0, 1, q, n, 0, note_last);
     softmax(scores, count + 1);
     float* out = at.mixed + (row * m.heads + head) * n;
     std::fill(out, out + n, 0.0f);
@@ -247,7 +281,7 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         for (int64_t row = 0; row < s.rows; row++)
             for (int64_t i = dim.from; i < dim.to; i++) {
                 float value = tokens.at(s.ids[row], i);
-                const int64_t place = (s.filled - s.padding[row]) * m.dim + i;
+                const int64_t place = (place_of(s, row) - s.padding[row]) * m.dim + i;
                 if (m.positions) value += one(static_cast<const T*>(m.positions)[place]);
                 at.x[row * m.dim + i] = value;
             }
@@ -262,6 +296,13 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         });
         fetch<T>(layer.out, dim.from, dim.to);
         BARRIER
+        if (s.behind) {
+            const Share news = share(s.rows * m.kv_heads, thread, threads, 1);
+            for (int64_t task = news.from; task < news.to; task++)
+                keep_newest<T>(m, s, layer, number, task / m.kv_heads, task % m.kv_heads, at,
+                               heads_own);
+            BARRIER
+        }
         const Share tasks = share(s.rows * m.heads, thread, threads, 1);
         for (int64_t task = tasks.from; task < tasks.to; task++)
             look_back<T>(m, s, layer, number, task / m.heads, task % m.heads, at, heads_own);
@@ -312,7 +353,7 @@ int64_t scratch_floats(const Model* m, const Step* s) {
     return divide(*m, *s).own - s->scratch + s->threads * own_floats(*m, *s);
 }
 
-// Write the logits of the next token of each row, and its key and value into the cache.
+// Write the logits behind each token, and its key and value into the cache.
 void decode_step(const Model* m, const Step* s) {
 #ifdef _OPENMP
 #pragma omp parallel num_threads(s->threads)

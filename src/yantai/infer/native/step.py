@@ -60,7 +60,8 @@ Model = _structure(
     positions=POINTER, last=Norm, head=Matrix, layer=POINTER,
 )  # fmt: skip
 Step = _structure(
-    rows=WHOLE, room=WHOLE, filled=WHOLE, length=WHOLE, threads=WHOLE, ids=POINTER, padding=POINTER,
+    rows=WHOLE, room=WHOLE, filled=WHOLE, length=WHOLE, threads=WHOLE, behind=WHOLE, ids=POINTER,
+    padding=POINTER,
     cos=POINTER, sin=POINTER, cache=POINTER, scratch=POINTER, logits=POINTER,
 )  # fmt: skip
 
@@ -80,7 +81,6 @@ class NativeStep:
         self._model = self._describe(model)
         self._table: tuple[Cache, Tensor, Tensor] | None = None
 
-    @torch.inference_mode()
     def __call__(self, ids: Sequence[int], cache: Cache, padding: Sequence[int] | None) -> Tensor:
         """Float[row, vocab]: the logits behind one more token of each row; the cache grows by it.
 
@@ -89,15 +89,32 @@ class NativeStep:
             cache: what was read before, of as many rows.
             padding: the unseen places at the beginning of each row; None for none.
         """
-        rows = len(ids)
-        assert rows == cache.rows, "a cache of other rows"
-        assert cache.filled < cache.length, f"the cache of {cache.length} positions is full"
-        here = torch.tensor([list(ids), list(padding or [0] * rows)])
+        assert len(ids) == cache.rows, "a cache of other rows"
+        return self._run(ids, cache, list(padding or [0] * len(ids)), behind=False)
+
+    def read(self, ids: Sequence[int], cache: Cache, padding: int) -> Tensor:
+        """Float[token, vocab]: several tokens of one row, behind each other, in one step.
+
+        The logits are those of as many steps of one token, to the bit.
+
+        Args:
+            ids: the tokens.
+            cache: what was read before, of one row; it grows by all of them.
+            padding: the unseen places at its beginning.
+        """
+        assert cache.rows == 1, "a cache of other rows"
+        return self._run(ids, cache, [padding] * len(ids), behind=True)
+
+    @torch.inference_mode()
+    def _run(self, ids: Sequence[int], cache: Cache, padding: list[int], *, behind: bool) -> Tensor:
+        rows, more = len(ids), len(ids) if behind else 1
+        assert cache.filled + more <= cache.length, f"the cache of {cache.length} positions is full"
+        here = torch.tensor([list(ids), padding])
         cos, sin = self._angles(cache)
         logits = torch.empty(rows, self._vocab)
         step = Step(
             rows=rows, room=cache.store.shape[2], filled=cache.filled, length=cache.length,
-            threads=torch.get_num_threads(),
+            threads=torch.get_num_threads(), behind=behind,
             ids=here[0].data_ptr(), padding=here[1].data_ptr(), cos=cos, sin=sin,
             cache=cache.store.data_ptr(), logits=logits.data_ptr(),
         )  # fmt: skip
@@ -105,7 +122,7 @@ class NativeStep:
         scratch = torch.empty(self._scratch_floats(*where))
         step.scratch = scratch.data_ptr()
         self._decode_step(*where)
-        cache.advance(1)
+        cache.advance(more)
         return logits
 
     def _angles(self, cache: Cache) -> tuple[int | None, int | None]:

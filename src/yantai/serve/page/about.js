@@ -1,12 +1,37 @@
 // What a model is, and the run that it came from.
 import { get } from "./api.js";
 import { element, told } from "./app.js";
-import { say } from "./words.js";
+import { language, say } from "./words.js";
+
+const SHAPES = { decoder: "decoder", encoder: "encoder", "encoder-decoder": "both" };
+
+function duration(seconds) {
+  const hours = Math.floor(seconds / 3600), minutes = Math.floor((seconds % 3600) / 60);
+  const parts = [[hours, "hours"], [minutes, "minutes"], [Math.round(seconds % 60), "seconds"]];
+  return parts.filter(([count, unit]) => count || (unit === "seconds" && seconds < 60))
+    .map(([count, unit]) => `${count} ${say(unit)}`).join(" ");
+}
+
+// What is known of a model, in the order in which a reader asks for it.
+function facts(model) {
+  const number = (value) => value?.toLocaleString(language === "zh" ? "zh-CN" : "en");
+  const run = model.run ?? {};
+  return {
+    shape: `${model.family} · ${say(SHAPES[model.shape])}`,
+    task: model.task && say(model.task),
+    parameters: number(model.parameters), weights: model.weights,
+    context: number(model.context), vocabulary: number(model.vocabulary),
+    can: model.can.map((name) => say(name)).join(say("comma")),
+    tokensRead: number(run.tokens), steps: number(run.steps),
+    took: run.seconds && duration(run.seconds), bestLoss: run.best_loss?.toFixed(4),
+    energy: run.watt_hours && say("wattHours", { hours: run.watt_hours.toFixed(1) }),
+    since: new Date(1000 * model.created).toLocaleString(language === "zh" ? "zh-CN" : "en"),
+  };
+}
 
 export async function card(main, model) {
-  const rows = Object.entries(model).map(([name, value]) =>
-    element("tr", {}, element("th", { scope: "row" }, name),
-      element("td", {}, Array.isArray(value) ? value.join(", ") : typeof value === "number" ? value.toLocaleString() : String(value))));
+  const rows = Object.entries(facts(model)).filter(([, value]) => value).map(([name, value]) =>
+    element("tr", {}, element("th", { scope: "row" }, say(name)), element("td", {}, value)));
   main.append(element("h2", {}, model.id), element("table", {},
     element("thead", {}, element("tr", {}, element("th", { scope: "col" }, say("field")), element("th", { scope: "col" }, say("value")))),
     element("tbody", {}, ...rows)));
@@ -22,7 +47,7 @@ export async function curves(main, model) {
 }
 
 function drawn(rows) {
-  const width = 800, height = 360, left = 56, bottom = 36, top = 12, right = 12;
+  const width = 800, height = 360, left = 56, bottom = 36, top = 12, right = 28;
   const space = "http://www.w3.org/2000/svg";
   const make = (name, given, text) => {
     const made = document.createElementNS(space, name);

@@ -2,12 +2,12 @@
 import { Refused, get, useKey } from "./api.js";
 import { card, curves } from "./about.js";
 import { chat, complete } from "./chat.js";
-import { job } from "./jobs.js";
+import { compare, job } from "./jobs.js";
 import { language, say, turn } from "./words.js";
 
 const TABS = {
   chat, complete, translate: job("translate"), summarize: job("summarize"), classify: job("classify"),
-  tag: job("tag"), span: job("span"), card, curves,
+  tag: job("tag"), span: job("span"), embed: compare, card, curves,
 };
 const state = { models: [], model: null, tab: "" };
 const by = (id) => document.getElementById(id);
@@ -44,7 +44,8 @@ function words() {
 }
 
 function tabs() {
-  const can = [...state.model.can.filter((name) => name in TABS), "card", "curves"];
+  const taught = (name) => name !== "embed" || state.model.task === "embed" || state.model.shape === "encoder";
+  const can = [...state.model.can.filter((name) => name in TABS && taught(name)), "card", "curves"];
   const order = Object.keys(TABS).filter((name) => can.includes(name));
   if (!order.includes(state.tab)) state.tab = order[0];
   by("tabs").replaceChildren(

@@ -48,10 +48,10 @@ async function listen(path, body, put, signal) {
     if (text) put(text);
   }
   if (!usage) return;
-  const seconds = Math.max(0.001, (performance.now() - (first || began)) / 1000);
+  const seconds = Math.max(0.001, (performance.now() - began) / 1000);
   const read = say("read", { prompt: usage.prompt_tokens, cached: usage.prompt_tokens_details.cached_tokens });
   const done = say("done", {
-    tokens: usage.completion_tokens, speed: ((usage.completion_tokens - 1) / seconds).toFixed(0),
+    tokens: usage.completion_tokens, speed: (usage.completion_tokens / seconds).toFixed(0),
     first: (((first || performance.now()) - began) / 1000).toFixed(2),
   });
   status(`${done} · ${read}`);

@@ -1,0 +1,92 @@
+"""A request of the engine: what somebody wants continued, and what has been read of it.
+
+Knows: ids, who is told, and a prompt in pieces.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from yantai.base.errors import ResourceError
+from yantai.core.cache import Cache, States
+from yantai.core.face import Model
+from yantai.infer.guesses import Echo
+from yantai.infer.row import Guide, Row
+from yantai.infer.settings import Generation
+
+
+@dataclass(eq=False)
+class Request:
+    """What somebody wants continued, and who is told.
+
+    Attributes:
+        ids: the prompt.
+        settings: lengths, sampling, seed; for one continuation.
+        stop_ids: tokens that end it.
+        on_token: is told each token and the logits it was chosen from; True ends the request.
+        on_end: is told why it ended: stop, length, cancelled or failed.
+        number: of this continuation among several of one question; each draws for itself.
+        guide: a grammar, if there is one.
+        bias: what is added to the logits of tokens.
+        guesses: whether tokens may be read before they are chosen; what is said stays the same.
+    """
+
+    ids: Sequence[int]
+    settings: Generation
+    stop_ids: frozenset[int] = frozenset()
+    on_token: Callable[[int, Tensor], bool | None] = lambda token, logits: None
+    on_end: Callable[[str], None] = lambda reason: None
+    number: int = 0
+    guide: Guide | None = None
+    bias: Mapping[int, float] | None = None
+    guesses: bool = True
+    reason: str = ""
+    error: BaseException | None = None
+    row: Row = field(init=False)
+    cancelled: bool = field(default=False, init=False)
+    reused: int = field(default=0, init=False)
+    echo: Echo | None = field(default=None, init=False)
+    _done: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def cancel(self) -> None:
+        """Ask for its end; at most one more step is made."""
+        self.cancelled = True
+
+    def wait(self, seconds: float | int | None = None) -> list[int]:
+        """The new tokens, once it has ended.
+
+        Raises:
+            TimeoutError: it has not.
+            ResourceError: the engine failed.
+        """
+        if not self._done.wait(seconds):
+            raise TimeoutError("the request goes on")
+        if self.reason == "failed":
+            raise ResourceError("E803", "engine", "failed while it answered") from self.error
+        return self.row.ids[self.row.start :]
+
+    def end(self, reason: str) -> None:
+        """Say that it is over, once."""
+        if not self._done.is_set():
+            self.reason = reason
+            self._done.set()
+            self.on_end(reason)
+
+
+@dataclass
+class Reading:
+    """A prompt that is being read, piece by piece."""
+
+    request: Request
+    cache: Cache | States
+
+    def read(self, model: Model, piece: int) -> Tensor | None:
+        """The next piece; the logits behind the last one."""
+        ids = self.request.row.ids
+        start = self.cache.filled
+        part = torch.tensor([ids[start : start + piece]], device=next(model.parameters()).device)
+        hidden = model.hidden(part, cache=self.cache)
+        return model.logits_of(hidden[:, -1])[0] if self.cache.filled == len(ids) else None

@@ -1,0 +1,147 @@
+"""What travels with a model is what it answered: a changed tokenizer or weight is seen."""
+
+import json
+import re
+
+import pytest
+import torch
+
+import yantai
+from yantai.base.errors import ModelFileError
+from yantai.core.config import Labels, ModelConfig
+from yantai.core.initialise import build
+from yantai.families.folder import save_folder
+from yantai.families.probes import PROBES, TOLERANCE, check_probes, probes_of, write_probes
+from yantai.families.table import family_named
+from yantai.text.village import Village
+from yantai.training.pretrain import pretrain
+from yantai.training.recipe import Pretrain
+
+
+def network_for(tokenizer, **changes):
+    config = ModelConfig(**{
+        "vocab_size": tokenizer.vocab_size, "dim": 32, "layers": 2, "heads": 2, "kv_heads": 2,
+        "head_dim": 16, "hidden": 48, "max_positions": 96,
+    } | changes)  # fmt: skip
+    return build(config, seed=1, table="gpt2")
+
+
+@pytest.fixture
+def folder(tokenizer, tmp_path):
+    network = network_for(tokenizer)
+    save_folder(network, family_named("llama"), tmp_path)
+    tokenizer.save(tmp_path)
+    write_probes(tmp_path, network, tokenizer)
+    return tmp_path
+
+
+def opened(folder, **changes):
+    return yantai.load(folder, dtype="float32", probes=True, **changes)
+
+
+def test_a_run_leaves_them_and_its_model_passes(tmp_path, capsys):
+    book = "\n".join(story.text for story in Village(seed=5).stories(30, "en"))
+    (tmp_path / "book.txt").write_text(book, encoding="utf-8")
+    pretrain(
+        Pretrain(
+            data=(tmp_path / "book.txt",), out=tmp_path / "run", size="nano", layers=1,
+            vocab_size=400, context=64, steps=4, batch=2, threads=1, dtype="bfloat16",
+        )
+    )  # fmt: skip
+    for name in ("model", "last"):
+        table = json.loads((tmp_path / "run" / name / PROBES).read_text())
+        assert table["dtype"] == "float32"  # the arithmetic of the weights, not of the training
+        assert [len(row["best"]) for row in table["rows"]] == [5] * len(table["rows"])
+        kinds = {"text" if "text" in row else "messages" for row in table["rows"]}
+        assert kinds == {"text", "messages"}
+        model = opened(tmp_path / "run" / name)
+        worst = check_probes(tmp_path / "run" / name, model.network, model.tokenizer)
+        assert worst is not None and worst < 1e-5
+        listed = json.loads((tmp_path / "run" / name / "receipt.json").read_text())["outputs"]
+        assert PROBES in listed
+    assert "as trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "start"),
+    [
+        ("bert", {"shape": "encoder", "position": "learned", "token_types": 2}, None),
+        ("t5", {"shape": "encoder-decoder", "position": "relative"}, 0),
+        ("llama", {"head": Labels(names=("a", "b"))}, None),
+    ],
+)
+def test_every_shape_and_a_head_of_labels_has_answers(tokenizer, tmp_path, family, changes, start):
+    network = network_for(tokenizer, **changes)
+    network.train()
+    write_probes(tmp_path, network, tokenizer, start)
+    assert network.training
+    assert check_probes(tmp_path, network, tokenizer, start) == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        network.head.weight.mul_(1.5)
+    with pytest.raises(ModelFileError, match="answers otherwise"):
+        check_probes(tmp_path, network, tokenizer, start)
+
+
+def test_a_changed_weight_is_named(folder):
+    model = yantai.load(folder, dtype="float32")
+    with torch.no_grad():
+        model.network.decoder.blocks[0].mlp.part.down.weight.mul_(1.5)
+    save_folder(model.network, family_named("llama"), folder)
+    with pytest.raises(ModelFileError, match=r"probes\.json:rows\[0\].*expected -?\d.*got -?\d"):
+        opened(folder)
+    assert yantai.load(folder)  # who does not ask is not told
+
+
+def test_a_changed_template_and_a_changed_tokenizer_are_named(folder, tokenizer):
+    template = folder / "chat_template.jinja"
+    before = template.read_text()
+    template.write_text(before.replace("user", "person") + " ")
+    with pytest.raises(ModelFileError, match=r"rows\[4\].*other ids .*first at \d+"):
+        opened(folder)
+    template.write_text(before)
+    assert opened(folder)
+    path = folder / "tokenizer.json"
+    table = json.loads(path.read_text())
+    words = table["model"]["vocab"]
+    first, second = (next(word for word in words if word == letter) for letter in ("t", "e"))
+    words[first], words[second] = words[second], words[first]
+    path.write_text(json.dumps(table))
+    with pytest.raises(ModelFileError, match=r"rows\[\d\].*expected \d+ '.*got \d+ '"):
+        opened(folder)
+
+
+def test_fewer_bits_are_told_not_refused(folder, capsys):
+    assert yantai.load(folder, dtype="bfloat16", probes=True)
+    share = float(re.search(r"within (\S+) of", capsys.readouterr().err)[1])
+    assert 1e-6 < share < 0.1
+    assert TOLERANCE == 1e-3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [], {"rows": 3}, {"dtype": "float32", "rows": [3]},
+        {"dtype": "float32", "rows": [{"text": "a", "ids": [], "best": [], "logits": []}]},
+        {"dtype": "float32", "rows": [{"text": "a", "ids": [1], "best": [-1], "logits": [0.0]}]},
+        {"dtype": "float32", "rows": [{"text": 1, "ids": [1], "best": [1], "logits": [0.0]}]},
+        {"dtype": "float32", "rows": [
+            {"messages": [None], "ids": [1], "best": [1], "logits": [0.0]}]},
+        {"dtype": "float32", "rows": [
+            {"text": "x", "ids": [10**30], "best": [1], "logits": [0.0]}]},
+    ],
+)  # fmt: skip
+def test_a_file_that_somebody_else_wrote_is_refused(folder, content):
+    (folder / PROBES).write_text(json.dumps(content))
+    with pytest.raises(ModelFileError, match=r"probes\.json"):
+        opened(folder)
+
+
+def test_answers_beyond_the_model_are_refused(folder, tokenizer):
+    network = network_for(tokenizer)
+    table = probes_of(network, tokenizer)
+    table["rows"][0]["best"][0] = 10**6
+    (folder / PROBES).write_text(json.dumps(table))
+    with pytest.raises(ModelFileError, match="beyond"):
+        opened(folder)
+    (folder / PROBES).unlink()
+    assert opened(folder)

@@ -1,0 +1,83 @@
+"""A model for other programs: the file, the folder, and what their use costs."""
+
+import json
+
+import pytest
+import torch
+import transformers
+
+import yantai
+from yantai.base.errors import ModelFileError, UsageError
+from yantai.life.export import export
+from yantai.life.quantize import quantise
+from yantai.life.settings import Export, Quantize
+from yantai.text.village import Village
+from yantai.training.pretrain import pretrain
+from yantai.training.recipe import Pretrain
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small model that has learned a little."""
+    folder = tmp_path_factory.mktemp("run")
+    book = "\n".join(story.text for story in Village(seed=5).stories(60, "en"))
+    (folder / "book.txt").write_text(book, encoding="utf-8")
+    pretrain(
+        Pretrain(
+            data=(folder / "book.txt",), out=folder / "run", size="nano", layers=1, dim=64, heads=2,
+            vocab_size=500, context=64, steps=20, batch=8, threads=1,
+        )
+    )  # fmt: skip
+    return folder
+
+
+def recipe(run, out, **changes):
+    return Export(**{"model": str(run / "run" / "model"), "out": out} | changes)
+
+
+def test_a_file_says_what_it_costs(run, tmp_path):
+    shown = []
+    whole = export(recipe(run, tmp_path / "a" / "m.gguf", type="F32"), shown.append)
+    assert whole["loss"]["difference"]["value"] == pytest.approx(0, abs=1e-6)
+    assert whole["same_prediction"]["value"] == 1.0
+    few = export(recipe(run, tmp_path / "few.gguf", type="Q4_0"), shown.append)
+    assert few["bytes"] < 0.4 * whole["bytes"]
+    assert few["divergence"]["value"] > 1e-5
+    assert "bits per byte" in "".join(shown) and "the texts of its own run" in "".join(shown)
+    model, again = yantai.load(run / "run" / "model"), yantai.load(tmp_path / "a" / "m.gguf")
+    assert model.generate("The", max_new_tokens=8) == again.generate("The", max_new_tokens=8)
+
+
+def test_a_folder_opens_in_transformers(run, tmp_path):
+    report = export(recipe(run, tmp_path / "plain", to="folder", type="F32"), lambda text: None)
+    assert report["type"] == "F32"
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
+    model = yantai.load(run / "run" / "model", dtype="float32")
+    ids = torch.arange(20, 50)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(ids).logits, model.logits(ids), atol=1e-4, rtol=0)
+    export(recipe(run, tmp_path / "half", to="folder"), lambda text: None)
+    stored = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert stored["torch_dtype"] == "bfloat16"
+
+
+def test_what_cannot_be_written_is_refused(run, tmp_path):
+    def refused(match, kind=UsageError, **changes):
+        with pytest.raises(kind, match=match):
+            export(recipe(run, tmp_path / "x", **changes), lambda text: None)
+
+    (tmp_path / "x").mkdir()
+    refused("is a folder")
+    (tmp_path / "x").rmdir()
+    refused("not a type of such folders", to="folder", type="Q8_0")
+    packed = Quantize(model=str(run / "run" / "model"), out=tmp_path / "packed", bits=8, threads=1)
+    quantise(packed, lambda text: None)
+    refused("is packed", model=str(tmp_path / "packed"))
+    other = yantai.load(run / "run" / "model", dtype="float32")
+    with torch.no_grad():
+        other.network.decoder.norm.weight.mul_(2)
+    other.save(tmp_path / "other")
+    probes = (run / "run" / "model" / "probes.json").read_text()
+    (tmp_path / "other" / "probes.json").write_text(probes)
+    refused("answers otherwise", ModelFileError, model=str(tmp_path / "other"))
+    assert not (tmp_path / "x").exists()
