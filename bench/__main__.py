@@ -1,6 +1,7 @@
 """`make bench`: the machine's ceilings, then ours against the peers, in turn.
 
 python -m bench [ceilings] [start] [training] [dropout] [objectives] [finetuning] [decoding]
+                [serving]
 """
 
 import datetime
@@ -11,7 +12,7 @@ import warnings
 
 import torch
 
-from bench import ceilings, decoding, finetuning, objectives, training
+from bench import ceilings, decoding, finetuning, objectives, serving, training
 from yantai.base.device import prepare_process
 
 warnings.filterwarnings("ignore")
@@ -36,6 +37,7 @@ PARTS = {
     "objectives": objectives.main,
     "finetuning": finetuning.main,
     "decoding": decoding.main,
+    "serving": serving.main,
 }
 
 

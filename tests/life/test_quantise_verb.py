@@ -10,12 +10,14 @@ from yantai.adapt.quantize import PackedLinear, packed_modules
 from yantai.base.errors import ModelFileError, NumericsError, UsageError
 from yantai.evaluate.text_loss import text_loss
 from yantai.families.packed_folder import ENTRY
+from yantai.life.evaluate_rows import evaluate_rows
+from yantai.life.finetune import finetune
 from yantai.life.quantize import quantise
-from yantai.life.settings import Quantize
+from yantai.life.settings import Evaluate, Quantize
 from yantai.text.document import DocumentReader
 from yantai.text.village import Village
 from yantai.training.pretrain import pretrain
-from yantai.training.recipe import Pretrain
+from yantai.training.recipe import Finetune, Pretrain
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +154,31 @@ def test_a_packed_model_is_saved_as_it_is_and_does_not_learn(run, tmp_path):
                 threads=1,
             )
         )  # fmt: skip
+
+
+def test_how_it_does_its_job_is_compared(tmp_path):
+    rows = [{"text": f"{word} day {n}", "label": label} for n in range(30)
+            for word, label in (("good", "yes"), ("bad", "no"))]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    finetune(
+        Finetune(
+            model="scratch", task="classify", data=tmp_path / "rows.jsonl", out=tmp_path / "run",
+            size="nano", steps=10, pretrain_minutes=0, vocab_size=400, threads=1,
+        ),
+        str,
+    )  # fmt: skip
+    shown = []
+    settings = Quantize(
+        model=str(tmp_path / "run" / "model"), out=tmp_path / "small", threads=1,
+        rows=tmp_path / "rows.jsonl", data=(tmp_path / "rows.jsonl",), max_loss_increase=1,
+    )  # fmt: skip
+    report = quantise(settings, shown.append)
+    found = evaluate_rows(
+        Evaluate(model=tmp_path / "small", data=(tmp_path / "rows.jsonl",)),
+        yantai.load(tmp_path / "small", dtype="float32"), str,
+    )  # fmt: skip
+    assert report["task"]["n"] == 60 and report["task"]["task"] == "classify"
+    then, now = (report["task"][key]["accuracy"]["value"] for key in ("before", "after"))
+    assert now == pytest.approx(found["metrics"]["accuracy"]["value"], abs=0.02)
+    assert then > 0.5
+    assert f"accuracy {then:.4f}" in "".join(shown)

@@ -78,3 +78,36 @@ class Running:
         assert not self.thread.is_alive()
         for backend in self.service.backends.values():
             backend.desk.close()
+
+
+class Stub:
+    """A backend that says what it was made to say."""
+
+    def __init__(self, *can, pieces=("你好，", "world"), pause=0.0, answers=(), **facts):
+        self.facts = {"can": list(can), "family": "llama", "shape": "decoder", "task": "",
+                      "parameters": 12_345, "weights": "float32", "context": 96,
+                      "vocabulary": 1024} | facts  # fmt: skip
+        self.pieces, self.pause, self.answers = pieces, pause, list(answers)
+        self.asked, self.cancelled, self.open = [], 0, 0
+        self.is_ready, self.figures, self.desk = True, {}, self
+
+    def close(self):
+        """There is nothing to end."""
+
+    async def ask(self, question):
+        self.asked.append(question)
+        if question["do"] not in ("chat", "complete"):
+            yield {"answers": self.answers, "prompt_tokens": 3, "end": "stop"}
+            return
+        whole = False
+        self.open += 1
+        try:
+            yield {"prompt_tokens": 5}
+            for piece in self.pieces:
+                await asyncio.sleep(self.pause)
+                yield {"index": 0, "text": piece}
+            whole = True
+            yield {"index": 0, "end": "stop", "tokens": len(self.pieces), "reused": 2}
+        finally:
+            self.open -= 1
+            self.cancelled += not whole

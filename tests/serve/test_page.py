@@ -3,12 +3,11 @@
 The models behind it are stubs, so that what they say is known to the letter.
 """
 
-import asyncio
 import re
 import shutil
 
 import pytest
-from serving import KEY
+from serving import KEY, Stub
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -18,37 +17,6 @@ pytestmark = [
 ]
 CAUGHT = "document.title='caught'"
 EVIL = f'<img src=x onerror="{CAUGHT}"><script>{CAUGHT}</script>&lt;b>'
-
-
-class Stub:
-    """A backend that says what it was made to say."""
-
-    def __init__(self, *can, pieces=("你好，", "world"), pause=0.0, answers=(), **facts):
-        self.facts = {"can": list(can), "family": "llama", "shape": "decoder", "task": "",
-                      "parameters": 12_345, "weights": "float32", "context": 96,
-                      "vocabulary": 1024} | facts  # fmt: skip
-        self.pieces, self.pause, self.answers = pieces, pause, list(answers)
-        self.asked, self.cancelled = [], 0
-        self.is_ready, self.figures, self.desk = True, {}, self
-
-    def close(self):
-        """There is nothing to end."""
-
-    async def ask(self, question):
-        self.asked.append(question)
-        if question["do"] not in ("chat", "complete"):
-            yield {"answers": self.answers, "prompt_tokens": 3, "end": "stop"}
-            return
-        yield {"prompt_tokens": 5}
-        whole = False
-        try:
-            for piece in self.pieces:
-                await asyncio.sleep(self.pause)
-                yield {"index": 0, "text": piece}
-            whole = True
-        finally:
-            self.cancelled += not whole
-        yield {"index": 0, "end": "stop", "tokens": len(self.pieces), "reused": 2}
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,9 @@ from yantai.families.packed_folder import is_packed, save_packed
 from yantai.families.probes import write_probes
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
+from yantai.life.evaluate_rows import evaluate_rows
 from yantai.life.remember import pages_of
-from yantai.life.settings import Quantize
+from yantai.life.settings import Evaluate, Quantize
 from yantai.text.document import Document, DocumentReader
 from yantai.text.village import Village
 from yantai.training.receipt import file_hashes, receipt
@@ -82,6 +83,8 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
         **_sizes(packing),
         **quality(before, after, texts, settings.seed),
     }
+    if settings.rows is not None:
+        report["task"] = _on_rows(settings, settings.rows, before, after)
     worst = sorted(errors, key=lambda name: -errors[name])[:WORST]
     report["worst_matrices"] = {name: round(errors[name], 5) for name in worst}
     emit(_told(report, packing))
@@ -151,6 +154,19 @@ def _predictions(model: LanguageModel, ids: Tensor) -> Tensor:
     return logits[0].float().log_softmax(-1)
 
 
+def _on_rows(
+    settings: Quantize, rows: Path, before: LanguageModel, after: LanguageModel
+) -> dict[str, Any]:
+    """The metrics of the task that the models do, on the same rows."""
+    asked = Evaluate(
+        model=Path(settings.model), data=(rows,), task=settings.task, seed=settings.seed,
+        text_column=settings.text_column, label_column=settings.label_column,
+    )  # fmt: skip
+    found = [evaluate_rows(asked, model, lambda text: None) for model in (before, after)]
+    then, now = (each["metrics"] for each in found)
+    return {"task": found[0]["task"], "n": found[0]["n"], "before": then, "after": now}
+
+
 def _sizes(packing: Packing) -> dict[str, Any]:
     return {"bits_a_weight": round(packing.bits_a_weight, 3), "left_as_they_are": packing.left}
 
@@ -197,6 +213,12 @@ def _loss(
 def _told(report: dict[str, Any], packing: Packing) -> str:
     lines = [f"{report['bits_a_weight']:.2f} bits a weight; read: {report['text']}"]
     lines += told_quality(report)
+    for name, then in report.get("task", {}).get("before", {}).items():
+        now = report["task"]["after"][name]
+        lines.append(
+            f"{report['task']['task']}, {report['task']['n']} rows: {name} {then['value']:.4f} "
+            f"({interval_text(then)}) before, {now['value']:.4f} ({interval_text(now)}) after"
+        )
     shown = ", ".join(f"{name} {error:.2%}" for name, error in report["worst_matrices"].items())
     lines.append(f"farthest from what they were: {shown}")
     if packing.left:

@@ -3,8 +3,8 @@
 Knows: the parts of the self-test and how their figures are told. Each part lives in a file of its
 own: random kills of real runs (`selftest_kills.py`), kills and refusals at single system calls of
 a save (`selftest_saves.py`), damaged checkpoints (`selftest_damage.py`) and model folders
-(`selftest_folders.py`). A failure carries the one command that repeats it. Imports no torch; what
-needs it runs in processes of its own.
+(`selftest_folders.py`), and a server under attack (`selftest_server.py`). A failure carries the one
+command that repeats it. Imports no torch; what needs it runs in processes of its own.
 """
 
 import tempfile
@@ -21,8 +21,9 @@ from yantai.life.selftest_damage import damage_checkpoints
 from yantai.life.selftest_folders import damage_folders
 from yantai.life.selftest_kills import kill_runs, starve_run
 from yantai.life.selftest_saves import kill_saves, refuse_saves
+from yantai.life.selftest_server import attack_server
 
-Part = Literal["all", "kills", "saves", "storage", "damage", "folders"]
+Part = Literal["all", "kills", "saves", "storage", "damage", "folders", "server"]
 
 
 class Selftest(Config):
@@ -37,7 +38,10 @@ class Selftest(Config):
     truncations: int = Field(200, ge=0, description="checkpoints cut short")
     folders: int = Field(1000, ge=0, description="damaged model folders that are opened")
     steps: int = Field(40, ge=8, description="optimiser steps of each run")
-    only: Part = Field("all", description="kills, saves, storage, damage, folders, or all")
+    server: bool = Field(False, description="a server, too: attacked, starved, killed, drained")
+    requests: int = Field(10_000, ge=1, description="malformed requests to the server")
+    clients: int = Field(200, ge=1, description="slow clients of the server, and ones that leave")
+    only: Part = Field("all", description="kills, saves, storage, damage, folders, server, or all")
     quick: bool = Field(False, description="a tenth of everything, in half a minute")
 
 
@@ -65,6 +69,14 @@ def selftest(settings: Selftest, emit: Callable[[str], None] = say) -> dict[str,
         "damage": [lambda folder: damage_checkpoints(folder, flips, truncations, seed=seed)],
         "folders": [lambda folder: damage_folders(folder, folders, seed=seed)],
     }
+    if settings.server or settings.only == "server":
+        requests, clients = _part_of(settings.requests, share), _part_of(settings.clients, share)
+        lost = _part_of(settings.kills, share)
+        parts["server"] = [
+            lambda folder: attack_server(
+                folder, requests=requests, clients=clients, kills=lost, seed=seed
+            )
+        ]
     result: dict[str, Any] = {"seed": seed, "passed": True, "failures": []}
     for name, tests in parts.items():
         if settings.only not in ("all", name):

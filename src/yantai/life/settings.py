@@ -108,6 +108,10 @@ class Quantize(Config):
     calibrate: tuple[Path, ...] = Field(
         (), description="documents by which scales of 4 bits are chosen"
     )
+    rows: Path | None = Field(None, description="rows with answers, to compare how it does its job")
+    task: str | None = Field(None, description="rows: what is asked; else what the model does")
+    text_column: str = Field("text", description="rows: the column that is read")
+    label_column: str | None = Field(None, description="rows: the column that says what is right")
     max_loss_increase: float = Field(
         0.05, ge=0, description="refuse if the loss rises by more than this share"
     )

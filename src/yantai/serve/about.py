@@ -4,13 +4,14 @@ Knows: what a service has counted.
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from yantai.base.log import MetricsFile
+from yantai.serve.openapi import document
 from yantai.serve.schema import ApiError
 
 MOST_ROWS = 2000
@@ -23,10 +24,11 @@ class About:
 
     Args:
         service: of `routes.py`, which has this among its routes.
+        jobs: names of routes that take texts.
     """
 
-    def __init__(self, service: Any):
-        self.service = service
+    def __init__(self, service: Any, jobs: Sequence[str] = ()):
+        self.service, self.jobs = service, jobs
 
     def handlers(self) -> dict[str, Callable[[Request], Awaitable[Response]]]:
         """By their paths; all of them are read."""
@@ -37,6 +39,7 @@ class About:
             "/healthz": self.alive,
             "/readyz": self.ready,
             "/metrics": self.metrics,
+            "/openapi.json": self.description,
         }
 
     async def models(self, request: Request) -> Response:
@@ -80,6 +83,10 @@ class About:
             what = "shutting down" if draining else f"no progress: {', '.join(stuck)}"
             raise ApiError(503, what, code="unavailable", kind="server_error", wait=5)
         return JSONResponse({"status": "ready"})
+
+    async def description(self, request: Request) -> Response:
+        """`GET /openapi.json`."""
+        return JSONResponse(document(self.jobs, self.handlers()))
 
     async def metrics(self, request: Request) -> Response:
         """`GET /metrics`, as Prometheus reads it."""

@@ -67,7 +67,7 @@ class Service:
             "/v1/completions": self.complete,
             "/v1/embeddings": self.embed,
         } | {f"/v1/{job}": self.job for job in JOBS}
-        gets = About(self).handlers()
+        gets = About(self, JOBS).handlers()
         routes = [
             Route(path, self._told(handler), methods=[method])
             for method, table in (("POST", posts), ("GET", gets))

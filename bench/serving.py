@@ -1,0 +1,196 @@
+"""Serving on a CPU: many clients at once, what the server costs beside the engine, what it keeps.
+
+Contenders, random Llama weights, greedy, 32 tokens read and 64 written for each of 16 clients: the
+engine; the same behind `yantai serve` and its HTTP; `transformers.generate`, one after the
+other. Then, of the server alone: the first token of a prompt of 400 tokens that it has read before
+and of one that it has not, the seconds until it is ready, and the memory of its engine's process.
+
+    python -m bench serving
+"""
+
+import atexit
+import http.client
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from bench.decoding import SHAPES, weights
+from bench.measure import Contender, figures_line, in_turn, ratio_line
+
+CLIENTS, PROMPT, NEW = 16, 32, 64
+LONG, TRIES = 400, 9
+BARE = (
+    "import re, torch, yantai.serve.desk\n"
+    "print(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+)
+
+
+def prompts(vocab, count=CLIENTS, length=PROMPT):
+    """Other ones for each client."""
+    dice = torch.Generator().manual_seed(1)
+    return torch.randint(3, vocab, (count, length), generator=dice).tolist()
+
+
+def folder_of(shape, folder):
+    """A model folder with a tokenizer, in bfloat16."""
+    from yantai.text.tokenizer import Tokenizer
+    from yantai.text.village import Village
+
+    weights(shape)[0].save_pretrained(folder)
+    rows = Village(seed=3).documents(200)
+    Tokenizer.train((row["text"] for row in rows), 2048).save(Path(folder))
+
+
+def engine(shape):
+    """All at once, without a server."""
+    from yantai.infer.engine import Engine
+    from yantai.infer.opening import load
+    from yantai.infer.request import Request
+    from yantai.infer.settings import Generation
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder_of(shape, folder)
+        network = load(folder, dtype="auto").network
+    made = Engine(network, slots=CLIENTS, prefix_bytes=0)
+    asked = prompts(shape["vocab_size"])
+
+    def step():
+        requests = [Request(ids, Generation(max_new_tokens=NEW)) for ids in asked]
+        made.submit_all(requests)
+        for request in requests:
+            request.wait(600)
+
+    return step
+
+
+def one_by_one(shape):
+    """What a loop around `generate` serves."""
+    model = weights(shape)[0]
+    asked = torch.tensor(prompts(shape["vocab_size"]))
+
+    @torch.inference_mode()
+    def step():
+        for ids in asked:
+            model.generate(ids[None], max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+
+    return step
+
+
+class Server:
+    """`yantai serve` on a free port."""
+
+    def __init__(self, folder):
+        command = [sys.executable, "-m", "yantai.cli", "serve", str(folder), "--port", "0"]
+        command += ["--slots", str(CLIENTS), "--waiting", "64"]
+        began = time.monotonic()
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        line = self.process.stdout.readline().decode()
+        self.ready = time.monotonic() - began
+        self.port = int(re.search(r":(\d+)/", line)[1])
+
+    def ask(self, ids, count=NEW, stream=False):
+        """Seconds until the first token, and until all are there."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        body = {"prompt": ids, "max_tokens": count, "temperature": 0, "stream": stream,
+                "logit_bias": {"1": -100}}  # fmt: skip
+        began = time.monotonic()
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+        answer.readline()
+        first = time.monotonic() - began
+        answer.read()
+        connection.close()
+        return first, time.monotonic() - began
+
+    def memory(self):
+        """Bytes of the process that has the model."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        status = Path(f"/proc/{path.read_text().split()[-1]}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024
+
+    def close(self):
+        """End it."""
+        self.process.terminate()
+        self.process.wait(60)
+
+
+def served(shape):
+    """All at once, each over its own connection."""
+    folder = tempfile.TemporaryDirectory()
+    folder_of(shape, folder.name)
+    server = Server(folder.name)
+    atexit.register(server.close)
+    asked = prompts(shape["vocab_size"])
+
+    def step():
+        threads = [threading.Thread(target=server.ask, args=(ids,)) for ids in asked]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return step
+
+
+def of_the_server(name, shape):
+    """Prefixes, readiness, memory: lines of figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder_of(shape, folder)
+        stored = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+        command = [sys.executable, "-c", BARE]
+        bare = int(subprocess.run(command, capture_output=True, check=True).stdout) * 1024
+        server = Server(folder)
+        try:
+            server.ask(prompts(shape["vocab_size"])[0])
+            longs = prompts(shape["vocab_size"], TRIES, LONG)
+            cold = [server.ask(ids, 1)[0] for ids in longs]
+            warm = [server.ask([*ids[:-1], 5], 1)[0] for ids in longs]
+            used = server.memory() - bare
+        finally:
+            server.close()
+    kept = 256 << 20  # what prefixes may take; the slots' cache comes to it
+    width = shape["hidden_size"] // shape["num_attention_heads"] * shape["num_key_value_heads"]
+    caches = 2 * shape["num_hidden_layers"] * width * 2 * 512 * CLIENTS
+    least, most = stored + caches, stored + caches + kept
+    low, high = statistics.median(cold), statistics.median(warm)
+    return [
+        f"{name}: first token of {LONG}, cold {1e3 * low:.0f} ms, read before {1e3 * high:.0f} ms: "
+        f"{low / high:.1f} × (wanted 5)",
+        f"{name}: ready after {server.ready:.1f} s (wanted 3)",
+        f"{name}: {used / 1e6:.0f} MB above a bare process; weights and caches {least / 1e6:.0f}, "
+        f"with room for prefixes {most / 1e6:.0f}: {used / least:.2f} × (wanted 1.3)",
+    ]
+
+
+def main(rounds=5):
+    """Ratios in turn."""
+    lines = []
+    for name, shape in SHAPES.items():
+        makers = {"engine": engine, "served": served, "transformers": one_by_one}
+        runs = {key: Contender(make, (shape,), CLIENTS * NEW, 1) for key, make in makers.items()}
+        figures = in_turn(runs, rounds)
+        for contender in runs.values():
+            contender.close()
+        lines += [figures_line(f"{name}: {key}", row, "tok/s") for key, row in figures.items()]
+        lines.append(ratio_line(f"{name}: served / engine", figures["served"], figures["engine"],
+                                0.95))  # fmt: skip
+        lines.append(ratio_line(f"{name}: 16 clients / transformers", figures["served"],
+                                figures["transformers"], 3.0))  # fmt: skip
+        lines += of_the_server(name, shape)
+    return lines
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    print("\n".join(main()))
