@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from yantai.base.errors import DataError, UsageError
 from yantai.data.batch import Array, Batch, Row, collate
@@ -121,6 +122,8 @@ def task_loss(
 ) -> TaskLoss:
     """Ask an encoder for hidden tokens, an encoder–decoder for what was taken out.
 
+    What marks the places (T5's sentinels) is read, and not asked for.
+
     Args:
         model: with a tokenizer that has the tokens for it.
         documents: texts.
@@ -167,7 +170,7 @@ def _scored(model: LanguageModel, task: Task, batch: Batch) -> TaskLoss:
     network = model.network
     moved = batch.to(next(network.parameters()).device)
     hidden = task.hidden(network, moved)
-    there = moved.targets >= 0
+    there = _asked(model, task.name, moved.targets)
     aims, rows = moved.targets[there], hidden[there]
     losses, hits = torch.zeros_like(aims, dtype=torch.float64), 0
     for start in range(0, len(aims), TARGETS):
@@ -184,15 +187,24 @@ def _scored(model: LanguageModel, task: Task, batch: Batch) -> TaskLoss:
         hits,
         Counter(aims.tolist()),
         0,
-        _without_target(batch),
+        _without_target(batch, there.cpu()),
     )
 
 
-def _without_target(batch: Batch) -> int:
+def _asked(model: LanguageModel, task: str, targets: Tensor) -> Tensor:
+    """Where text is to be said: sentinels and the end come in a known order, and are no text."""
+    there = targets >= 0
+    if task != "denoise":
+        return there
+    marks = [*model.tokenizer.span_ids, *model.eos_ids]
+    return there & ~torch.isin(targets, torch.tensor(marks, device=targets.device))
+
+
+def _without_target(batch: Batch, asked_at: Tensor) -> int:
     """Documents of rows that nothing is asked about."""
     there = batch.source_documents if batch.source_documents is not None else batch.documents
     count = 0
     for row, documents in enumerate(there):
-        asked = batch.documents[row][batch.targets[row] >= 0]
+        asked = batch.documents[row][asked_at[row]]
         count += len(set(documents[documents >= 0].tolist()) - set(asked.tolist()))
     return count

@@ -42,6 +42,8 @@ class Size:
 AFTER_THE_PARTS = {"rest_rate": 1 / 12, "matrix_rate": 1 / 2}
 """Of these rates, what is left where norms stand after the parts, as in BERT and BART: found for a
 small BERT on held-out training novels (LOG.md), and taken over for BART and for fine-tuning."""
+UNSCALED = {"rest_rate": 3 / 4, "matrix_rate": 1 / 5}
+"""The same where scores are not divided by √head_dim, as in T5: they grow as many times faster."""
 
 SIZES: dict[str, Size] = {
     "nano": Size(3, 128, 2, 256, 16, 6e-3, 1.6e-2),
@@ -85,9 +87,13 @@ def size_for(name: str, family: str | None) -> Size:
     (0.02, 0.01)
     """
     size = size_named(name)
-    if family is None or family_named(family).fixed().get("norm_where") != "after":
-        return size
-    changed = {name: share * getattr(size, name) for name, share in AFTER_THE_PARTS.items()
+    fixed = family_named(family).fixed() if family is not None else {}
+    shares: dict[str, float] = {}
+    if fixed.get("norm_where") == "after":
+        shares = AFTER_THE_PARTS
+    elif "scores" not in fixed.get("scaled", ("scores",)):
+        shares = UNSCALED
+    changed = {name: share * getattr(size, name) for name, share in shares.items()
                if getattr(size, name) is not None}  # fmt: skip
     return replace(size, **changed)
 
