@@ -4,11 +4,11 @@ Knows: the shapes of requests, and which routes there are.
 """
 
 from collections.abc import Iterable
+from importlib.metadata import version
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from yantai import __version__
 from yantai.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TaskRequest
 
 POSTS = {
@@ -70,7 +70,7 @@ def document(jobs: Iterable[str], reads: Iterable[str]) -> dict[str, Any]:
         }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Yantai", "version": __version__},
+        "info": {"title": "Yantai", "version": version("yantai")},
         "paths": paths,
         "security": [{"key": []}],
         "components": {
