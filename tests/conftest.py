@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 from jaxtyping import install_import_hook
 
@@ -63,3 +64,10 @@ def ctrl_c_is_heard():
     """A shell starts its background jobs deaf to Ctrl-C, which the tests of signals need."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def numbers_are_left_as_they_were():
+    """A run may take small numbers for zero; whoever called it must not find them so afterwards."""
+    yield
+    assert sys.float_info.min / 2 > 0.0

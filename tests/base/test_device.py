@@ -70,9 +70,11 @@ def test_asking_for_the_speed_takes_nothing_from_torchs_generator():
 def test_numbers_too_small_to_matter_are_zero_in_every_thread():
     """Processors need a hundred cycles for each of them, and trained attention is full of them."""
     code = (
-        "import torch; from yantai.base.device import prepare_process; prepare_process(2)\n"
-        "small = torch.tensor([2**20], dtype=torch.int32).repeat(2**22).view(torch.float32)\n"
-        "left = (small * 1.0).view(torch.int32).count_nonzero()\n"
+        "import torch; from yantai.base.device import prepare_process, tiny_is_zero\n"
+        "prepare_process(2)\n"
+        "with tiny_is_zero():\n"
+        "    small = torch.tensor([2**20], dtype=torch.int32).repeat(2**22).view(torch.float32)\n"
+        "    left = (small * 1.0).view(torch.int32).count_nonzero()\n"
         "print(int(left), torch.set_flush_denormal(True))"
     )
     done = subprocess.run(
@@ -81,3 +83,25 @@ def test_numbers_too_small_to_matter_are_zero_in_every_thread():
     if done[1] == "False":
         pytest.skip("this processor has no such switch")
     assert done[0] == "0"
+
+
+def test_whoever_calls_a_run_has_small_numbers_again_afterwards():
+    @device.tiny_is_zero()
+    def run():
+        with device.tiny_is_zero():
+            pass
+        return sys.float_info.min / 2
+
+    try:
+        switched = torch.set_flush_denormal(True)
+        inside = sys.float_info.min / 2
+    finally:
+        torch.set_flush_denormal(False)
+    if not switched:
+        pytest.skip("this processor has no such switch")
+    assert inside == 0.0
+    assert run() == 0.0, "an inner one does not end an outer one"
+    assert sys.float_info.min / 2 > 0.0
+    with pytest.raises(KeyError), device.tiny_is_zero():
+        raise KeyError
+    assert sys.float_info.min / 2 > 0.0

@@ -8,7 +8,9 @@ import ctypes
 import functools
 import os
 import platform
+import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +102,7 @@ def physical_cores() -> int:
 def prepare_process(threads: int | None = None, *, deterministic: bool = False) -> int:
     """Get this process ready for long work.
 
-    A fixed number of threads; freed memory is kept; numbers below 1e-38 are zero. Call it before
-    torch has computed anything: threads take the last of these from the one that begins them.
+    A fixed number of threads; freed memory is kept.
 
     Args:
         threads: None takes the physical cores.
@@ -111,14 +112,28 @@ def prepare_process(threads: int | None = None, *, deterministic: bool = False) 
         The number of threads, on which the last bit of a CPU sum depends.
     """
     count = threads or physical_cores()
-    # sharp attention leaves such numbers behind, and many processors need a hundred cycles for each
-    torch.set_flush_denormal(True)
     torch.set_num_threads(count)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     _keep_freed_memory()
     return count
+
+
+@contextlib.contextmanager
+def tiny_is_zero() -> Generator[None]:
+    """Numbers below 1e-38 (in float64 2e-308) are zero meanwhile; works as a decorator too.
+
+    Sharp attention leaves such numbers behind, and many processors need a hundred cycles for each.
+    torch's threads take this from the thread that begins them, and keep it: enter before anything
+    was computed. The thread that entered has its own numbers back afterwards.
+    """
+    before = sys.float_info.min / 2 == 0.0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 @functools.cache

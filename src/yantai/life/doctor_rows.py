@@ -15,6 +15,7 @@ from yantai.data.batch import IGNORED
 from yantai.data.conversations import Conversation
 from yantai.families.hub import local_folder
 from yantai.life.doctor_jobs import look_at_job
+from yantai.life.doctor_texts import look_at_texts
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job
 from yantai.metrics.near import near_pairs
@@ -61,6 +62,7 @@ def examine_rows(settings: Finetune, name: str) -> list[Finding]:
     for look in looks:
         findings += look(job, parts, files)
     findings += look_at_job(settings, job, parts["train"])
+    findings += look_at_texts(job.name, parts["train"])
     findings += _tokens(settings, job, parts["train"])
     return findings
 
@@ -218,13 +220,29 @@ def _tokens(settings: Finetune, job: Job, rows: Sequence[Any]) -> Iterator[Findi
     tokenizer = Tokenizer.load(folder)
     yield from _special_tokens(tokenizer, folder)
     limit = fill_in(settings).context or USUAL_CONTEXT
-    sizes = [len(ids) for ids in tokenizer.encode_batch([job.text_of(row) for row in rows])]
+    encoded = tokenizer.encode_batch([job.text_of(row) for row in rows])
+    yield from _unknown(tokenizer, encoded, folder, settings.data)
+    sizes = [len(ids) for ids in encoded]
     cut = [row for row, size in zip(rows, sizes, strict=True) if size > limit - 2]
     if len(cut) / len(rows) > CUT_SHARE and job.name not in ("tag", "span"):
         line = f"{len(cut) / len(rows):.0%} of the texts are longer than {limit} tokens and are cut"
         yield ("note", f"{settings.data}: {line}, such as {cut[0].place}; raise --context")
     if rows and isinstance(rows[0], Conversation):
         yield from _conversations(tokenizer, rows, limit, settings.data)
+
+
+def _unknown(
+    tokenizer: Tokenizer, rows: Sequence[Sequence[int]], folder: Path, data: Path
+) -> Iterator[Finding]:
+    """Texts in a script that the vocabulary has not."""
+    name = tokenizer.settings.get("unk_token")
+    unknown = tokenizer.control.get(name.get("content") if isinstance(name, dict) else name or "")
+    if unknown is None:
+        return
+    share = sum(list(row).count(unknown) for row in rows) / max(1, sum(map(len, rows)))
+    if share > CUT_SHARE:
+        line = f"{share:.0%} of the tokens of {data} are unknown to it"
+        yield ("problem", f"{folder / 'tokenizer.json'}: {line}: take another model")
 
 
 def _special_tokens(tokenizer: Tokenizer, folder: Path) -> Iterator[Finding]:

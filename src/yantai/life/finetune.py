@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from yantai.base.device import choose_device, prepare_process
+from yantai.base.device import choose_device, prepare_process, tiny_is_zero
 from yantai.base.errors import UsageError
 from yantai.base.files import FolderLock, write_json
 from yantai.base.log import counted
@@ -89,6 +89,7 @@ def finetune(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
     return {"model": taught.result["model"], **report, "training": taught.result}
 
 
+@tiny_is_zero()
 def teach(settings: Finetune, report: Report | None = None, *, tested: bool = True) -> Taught:
     """Everything but the test: arguments and errors as of `finetune`.
 

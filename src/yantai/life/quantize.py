@@ -17,7 +17,7 @@ from torch import Tensor
 
 from yantai.adapt.packed import Form
 from yantai.adapt.quantize import Packing, input_squares, packed_modules, quantize, unpacked_error
-from yantai.base.device import prepare_process
+from yantai.base.device import prepare_process, tiny_is_zero
 from yantai.base.errors import NumericsError, UsageError
 from yantai.base.files import check_replaceable, new_folder, read_json, write_json
 from yantai.base.log import say
@@ -43,6 +43,7 @@ MOST_PAGES = 100_000
 WORST = 5
 
 
+@tiny_is_zero()
 def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
     """`yantai quantize`.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from yantai.base.device import choose_device, prepare_process
+from yantai.base.device import choose_device, prepare_process, tiny_is_zero
 from yantai.base.errors import UsageError
 from yantai.base.files import FolderLock, new_folder, write_json
 from yantai.base.log import duration, say
@@ -63,6 +63,7 @@ def quickstart(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, A
     return result
 
 
+@tiny_is_zero()
 def _live(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, Any]:
     out, began = settings.out, time.monotonic()
     prepare_process(settings.threads)

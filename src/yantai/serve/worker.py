@@ -39,12 +39,15 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
         except OSError:  # the server has gone, and with it whoever asked
             os._exit(0)
 
+    import torch
+
     from yantai.base.device import prepare_process
     from yantai.base.errors import YantaiError
     from yantai.infer.generate import prepare
     from yantai.infer.opening import load
     from yantai.serve.desk import Desk
 
+    torch.set_flush_denormal(True)  # see `tiny_is_zero`; this whole process computes
     try:
         prepare_process(settings.get("threads"))
         model = load(

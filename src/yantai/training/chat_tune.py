@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from yantai.base.device import choose_device, prepare_process
+from yantai.base.device import choose_device, prepare_process, tiny_is_zero
 from yantai.base.files import FolderLock, sha256_text
 from yantai.data.examples import Example, ExampleRows
 from yantai.data.loader import Loader
@@ -49,6 +49,7 @@ def to_examples(rows: Conversations, chat: ChatFormat) -> list[Example]:
     return examples
 
 
+@tiny_is_zero()
 def chat_tune(settings: ChatTuning, rows: Conversations) -> dict[str, Any]:
     """Tune `settings.model` on conversations; writes `out/model` like any run.
 

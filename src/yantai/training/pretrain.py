@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from yantai.base.device import choose_device, prepare_process
+from yantai.base.device import choose_device, prepare_process, tiny_is_zero
 from yantai.base.errors import UsageError
 from yantai.base.files import FolderLock, new_folder, sha256_file
 from yantai.base.log import counted, say
@@ -46,6 +46,7 @@ HELD_OUT_SHARE = 0.02
 HELD_OUT_MINIMUM = 20
 
 
+@tiny_is_zero()
 def pretrain(settings: Pretrain, report: Report | None = None) -> dict[str, Any]:
     """Run `yantai pretrain`; returns what `--json` prints.
 

@@ -1,0 +1,230 @@
+"""What in the texts themselves would be learned though nobody wants it, whatever the job.
+
+Knows: what is read and what is learned of a row. Texts that differ in their numbers alone, ends and
+answers that all rows share, marks of other programs, and what stands on both sides of a pair or on
+one side only.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from yantai.text.tokenizer import HAN
+
+Finding = tuple[str, str]
+SOME, MANY, MOST = 0.05, 0.2, 0.5
+"""Shares of the rows from which on a thing is no accident."""
+FEW_KINDS, LONG, LEAST = 0.1, 16, 10
+"""Kinds of text a row; the length (Han characters count twice) of what is no mere word; cases."""
+ESCAPED = re.compile(
+    r"\\[nrt](?![A-Za-z:\\])|&(?:amp|lt|gt|quot|nbsp|#\d+);|<br ?/?>|\\u[0-9a-f]{4}"
+)
+PLACEHOLDER = re.compile(r"\$?\{[^{}\n]{0,40}\}|%(?:\([\w ]+\))?[sd]|https?://[^\s，。]+|</?\w+>")
+SAID = re.compile(r"(?<![.!?。！？] )(?<!^)\b[A-Z][a-z]{2,}\b|\d[\d,.]*\d|\d")
+MARK = re.compile(r"[\w/#-]*\d[\w/#-]*")
+SENTENCE = re.compile(r"[.!?。！？]+[\s”」』]*")
+_HAN = re.compile(f"[{HAN}]")
+
+
+def look_at_texts(task: str, rows: Sequence[Any]) -> Iterator[Finding]:
+    """Everything that is known to bite, for these texts."""
+    if len(rows) < 2 * LEAST:
+        return
+    for name, texts in _sides(rows).items():
+        yield from _numbers_alone(name, texts, rows)
+        yield from _escaped(name, texts, rows)
+        if name not in ("text", "source", "question"):
+            yield from _shared_end(name, texts, rows)
+            yield from _canned(name, texts, rows)
+    for look in LOOKS.get(task, ()):
+        yield from look(rows)
+
+
+def _sides(rows: Sequence[Any]) -> dict[str, list[str]]:
+    """Texts of the rows, by what they are: read ones, and those that are learned."""
+    first = rows[0]
+    if hasattr(first, "messages"):
+        said = {role: ["\n".join(each["content"] for each in row.messages if each["role"] == role)
+                       for row in rows] for role in ("user", "assistant")}  # fmt: skip
+        return {"question": said["user"], "answer": said["assistant"]}
+    if hasattr(first, "chosen"):
+        return {name: [getattr(row, name)[-1]["content"] for row in rows]
+                for name in ("chosen", "rejected")}  # fmt: skip
+    names = ("text", "question", "source", "target")
+    return {name: [getattr(row, name) for row in rows] for name in names if hasattr(first, name)}
+
+
+def _size(text: str) -> int:
+    return len(text) + len(_HAN.findall(text))
+
+
+def _kind(text: str) -> str:
+    """A text without what changes from case to case: numbers, and names of things with numbers."""
+    return re.sub(r"\s+", " ", MARK.sub("0", text)).strip()
+
+
+def _numbers_alone(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator[Finding]:
+    """Texts that are one another's but for numbers: is this the column that was meant?"""
+    kinds = Counter(_kind(text) for text in texts)
+    varied = len(set(texts)) > MOST * len(texts)
+    if name in ("text", "source") and varied and len(kinds) < FEW_KINDS * len(texts):
+        shown = kinds.most_common(1)[0][0][:40]
+        line = f"{len(texts):,} texts are {len(kinds)} but for their numbers, such as {shown!r}"
+        yield ("problem", f"{rows[0].place}: {line}: is it the right column?")
+
+
+def _escaped(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator[Finding]:
+    """Line breaks and marks as another program spells them."""
+    odd = [(row, found[0]) for row, text in zip(rows, texts, strict=True)
+           if (found := ESCAPED.search(text))]  # fmt: skip
+    if len(odd) >= SOME * len(rows):
+        row, found = odd[0]
+        line = f"in {len(odd):,} rows the {name} has {found!r}, spelled out"
+        yield ("problem", f"{row.place}: {line}: it would be learned letter by letter")
+
+
+def _shared_end(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator[Finding]:
+    """The same words at the end, or at the beginning, of most texts."""
+    for where, turn in (("end", -1), ("beginning", 1)):
+        flipped = sorted(text.strip()[::turn] for text in texts)
+        apart = max(1, int(MOST * len(flipped)))  # what two so far apart share, all between share
+        shared = {_common(one, other) for one, other in zip(flipped, flipped[apart:], strict=False)}
+        found = [
+            (sum(text.startswith(each) for text in flipped), _size(each), each)
+            for each in shared
+            if _size(each) >= LONG
+        ]
+        if found and len(set(texts)) > LEAST:
+            count, _, best = max(found)
+            said = best[::turn]
+            line = f"{count:,} of {len(texts):,} have the same {where} of the {name}, {said[:40]!r}"
+            yield ("problem", f"{rows[0].place}: {line}: the model would always say it")
+
+
+def _common(one: str, other: str) -> str:
+    size = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        size += 1
+    return one[:size]
+
+
+def _canned(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator[Finding]:
+    """One answer for many questions."""
+    kinds = Counter(_kind(text) for text in texts)
+    kind, count = kinds.most_common(1)[0]
+    several = sum(number for _, number in kinds.most_common(5) if number >= LEAST)
+    if count < LEAST or _size(kind) < LONG or several < SOME * len(rows):
+        return
+    place = next(row.place for row, text in zip(rows, texts, strict=True) if _kind(text) == kind)
+    line = f"the {name} is the same in {count:,} rows but for numbers, {kind[:40]!r}"
+    level = "problem" if count > MANY * len(rows) else "note"
+    yield (level, f"{place}: {line}; the commonest are {several:,} rows: it would be said often")
+
+
+# ---------------------------------------------------------------- of single jobs
+
+
+def _placeholders(rows: Sequence[Any]) -> Iterator[Finding]:
+    """What programs fill in, or follow, must come out as it went in."""
+    pairs = [
+        (row, *(Counter(PLACEHOLDER.findall(text)) for text in (row.source, row.target)))
+        for row in rows
+    ]
+    some = [each for each in pairs if each[1]]
+    odd = [each for each in some if each[1] != each[2]]
+    if len(odd) >= LEAST and len(odd) > SOME * len(some):
+        row, before, after = odd[0]
+        gone = next(iter(before - after or after - before))
+        line = f"in {len(odd):,} of {len(some):,} rows placeholders change, {gone!r}"
+        yield ("problem", f"{row.place}: {line}: programs need them as they are")
+
+
+def _unsupported(rows: Sequence[Any]) -> Iterator[Finding]:
+    """Numbers and names of a summary that are not in its text."""
+    said = [(row, SAID.findall(row.target)) for row in rows]
+    all_of_them = sum(len(found) for _, found in said)
+    lost = [(row, each) for row, found in said for each in found if each not in row.source]
+    if all_of_them >= LEAST and len(lost) > MOST * all_of_them:
+        row, each = lost[0]
+        line = f"{len(lost):,} of {all_of_them:,} numbers and names of the summaries are not in"
+        tail = f"their texts, such as {each!r}: it would make them up"
+        yield ("problem", f"{row.place}: {line} {tail}")
+
+
+def _every_word(rows: Sequence[Any]) -> Iterator[Finding]:
+    """Names of several words as several names."""
+    beside, spans, place = 0, 0, ""
+    for row in rows:
+        spans += len(row.spans)
+        for one, other in zip(row.spans, row.spans[1:], strict=False):
+            between = row.text[one.end : other.start]
+            if one.label == other.label and between == " ":
+                beside, place = beside + 1, place or row.place
+    longer = sum(" " in row.text[span.start : span.end] for row in rows for span in row.spans)
+    if beside > MANY * spans and not longer:
+        line = f"{beside:,} names of one word follow one of the same kind, and none has two words"
+        yield ("problem", f"{place}: {line}: does every word begin with B-?")
+
+
+def _first_sentence(rows: Sequence[Any]) -> Iterator[Finding]:
+    """Answers that stand at the same place whatever is asked."""
+    there, first = 0, 0
+    for row in rows:
+        ends = [match.end() for match in SENTENCE.finditer(row.context)]
+        if len(ends) < 3 or not row.answers:
+            continue
+        there += 1
+        first += row.answers[0][1] < ends[0]
+    if there >= 2 * LEAST and first > 0.95 * there:
+        line = f"{first:,} of {there:,} answers stand in the first sentence of several"
+        yield ("problem", f"{rows[0].place}: {line}: the model would look nowhere else")
+
+
+def _always_together(rows: Sequence[Any]) -> Iterator[Finding]:
+    """Labels that never stand alone: a separator that cuts names apart."""
+    sets = Counter(row.labels for row in rows)
+    names = {label for labels in sets for label in labels}
+    if all(len(labels) > 1 for labels in sets) and len(sets) < len(names):
+        labels = sets.most_common(1)[0][0]
+        line = f"every row has several labels, always one of {len(sets)} sets, such as {labels}"
+        yield ("problem", f"{rows[0].place}: {line}: does label_separator cut names apart?")
+
+
+def _twins(rows: Sequence[Any]) -> Iterator[Finding]:
+    """Two answers that differ in spaces or marks alone."""
+    bare = [
+        [re.sub(r"[\W_]+", "", each[-1]["content"]).lower() for each in (row.chosen, row.rejected)]
+        for row in rows
+    ]
+    odd = [row for row, (one, other) in zip(rows, bare, strict=True) if one == other]
+    if len(odd) > SOME * len(rows):
+        line = f"in {len(odd):,} rows both answers are the same but for spaces or marks"
+        yield ("problem", f"{odd[0].place}: {line}: nothing is preferred there")
+
+
+def _shared_mark(rows: Sequence[Any]) -> Iterator[Finding]:
+    """A number that both texts of a pair have, and no other pair."""
+    marks = [(set(MARK.findall(row.source)), set(MARK.findall(row.target))) for row in rows]
+    count = Counter(mark for one, other in marks for mark in one | other)
+    odd = []
+    for row, (one, other) in zip(rows, marks, strict=True):
+        shared = [mark for mark in one & other if count[mark] == 1 and len(mark) > 3]
+        odd += [(row, shared)] if shared else []
+    if len(odd) > MOST * len(rows):
+        row, shared = odd[0]
+        line = f"{len(odd):,} pairs share a number that no other pair has, such as {shared[0]!r}"
+        yield ("problem", f"{row.place}: {line}: the model would compare that alone")
+
+
+LOOKS = {
+    "classify": (_always_together,),
+    "tag": (_every_word,),
+    "span": (_first_sentence,),
+    "translate": (_placeholders,),
+    "summarize": (_unsupported,),
+    "prefer": (_twins,),
+    "embed": (_shared_mark,),
+}
