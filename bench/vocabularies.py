@@ -16,6 +16,7 @@ from yantai.text.tokenizer import Tokenizer
 from yantai.text.vocabulary import UNKNOWN
 
 KINDS = ("bpe", "unigram", "wordpiece", "characters")
+TEXTS = ("novels", "chinese")
 
 
 def texts_of(paths: tuple[Path, ...]) -> list[str]:
@@ -30,17 +31,19 @@ def texts_of(paths: tuple[Path, ...]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 16384])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--corpora", nargs="+", choices=TEXTS, default=TEXTS)
     parser.add_argument("--scratch", type=Path, default=Path("runs/vocabularies"))
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
     columns = ["text", "kind", "entries", "bytes a token", "characters a token", "unknown", "MB/s"]
     print(f"| {' | '.join([*columns, 'learned in'])} |")
     print("|---|---|---|---|---|---|---|---|")
-    for name in ("novels", "chinese"):
+    for name in options.corpora:
         corpus = CORPORA[name](_data(), options.scratch, False)
         train, held = texts_of(corpus.train), texts_of(corpus.valid)
         size = sum(len(text.encode()) for text in held)
-        for kind in KINDS:
+        for kind in options.kinds:
             for entries in options.sizes:
                 began = time.perf_counter()
                 try:

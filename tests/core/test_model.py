@@ -108,9 +108,10 @@ def test_the_loss_and_its_gradients_are_those_of_cross_entropy(kind):
         assert torch.allclose(ours[name], item.grad, atol=1e-10, rtol=1e-8), name
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("cap", [None, 3.0])
 @pytest.mark.parametrize("left_out", [0, 7, 80, 88, 90, 599, 600])
-def test_the_loss_is_the_same_in_any_chunking(cap, left_out, monkeypatch):
+def test_the_loss_is_the_same_in_any_chunking(cap, left_out, smoothing, monkeypatch):
     """600 positions are three chunks of products and ten pieces of softmax; 512 end with one."""
     monkeypatch.setattr("yantai.core.head.CHUNK_NUMBERS", 1)
     torch.manual_seed(0)
@@ -118,17 +119,20 @@ def test_the_loss_is_the_same_in_any_chunking(cap, left_out, monkeypatch):
     weight = torch.randn(17, 8, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(0, 17, (600,))
     targets[torch.randperm(600)[:left_out]] = -1
-    ours = cross_entropy_sum(hidden, weight, targets, cap)
+    ours = cross_entropy_sum(hidden, weight, targets, cap, smoothing=smoothing)
     found = torch.autograd.grad(ours * 2, (hidden, weight))
     logits = hidden @ weight.t()
     logits = logits if cap is None else cap * torch.tanh(logits / cap)
-    plain = F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
+    plain = F.cross_entropy(
+        logits, targets, ignore_index=-1, reduction="sum", label_smoothing=smoothing
+    )
     expected = torch.autograd.grad(plain * 2, (hidden, weight))
     assert torch.allclose(ours, plain, rtol=1e-12)
     for mine, theirs in zip(found, expected, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-10)
     with torch.no_grad():
-        assert torch.allclose(cross_entropy_sum(hidden, weight, targets, cap), plain, rtol=1e-12)
+        again = cross_entropy_sum(hidden, weight, targets, cap, smoothing=smoothing)
+        assert torch.allclose(again, plain, rtol=1e-12)
 
 
 @pytest.mark.parametrize("left_out", [0, 1, 3, 64, 100, 199, 200])

@@ -40,6 +40,13 @@ def silent(text):
     pass
 
 
+@pytest.mark.parametrize("changes", [{"task": "tag"}, {"label_separator": ","}])
+def test_smooth_labels_are_for_one_of_many(tmp_path, changes):
+    assert settings_for(tmp_path, label_smoothing=0.1).label_smoothing == 0.1
+    with pytest.raises(ValueError, match="label_smoothing is for one target of many"):
+        settings_for(tmp_path, label_smoothing=0.1, **changes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_from_rows_to_a_score(family, tmp_path):

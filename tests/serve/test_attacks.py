@@ -8,6 +8,7 @@ import pytest
 from serving import KEY, Stub, made
 
 from yantai.life.selftest_attacks import crowd, deaf, leavers, malformed, slow
+from yantai.life.selftest_floods import flood, long_prompts
 from yantai.life.selftest_requests import Target, spoiled, statuses
 from yantai.life.selftest_server import attack_server
 from yantai.serve import run
@@ -72,6 +73,20 @@ def test_nobody_hears_another_one(attacked, tokenizer):
     assert seen.failures == [] and seen.answers == {"equal": 96}
 
 
+def test_a_flood_is_answered_or_sent_away(attacked, tokenizer):
+    seen = flood(attacked(LocalBackend(Desk(made(tokenizer), slots=2, waiting=4))), 60)
+    assert seen.failures == []
+    assert seen.answers["2xx"] >= 6 and seen.answers["4xx"] > 20
+    assert seen.answers["2xx"] + seen.answers["4xx"] == 60
+    assert seen.figures["refused_after_ms"] > 0
+
+
+def test_prompts_without_end_are_refused_by_their_length(attacked, tokenizer):
+    seen = long_prompts(attacked(LocalBackend(Desk(made(tokenizer)))))
+    assert seen.failures == [] and seen.answers == {"4xx": 5}
+    assert seen.figures["others_waited_ms"] > 0
+
+
 def test_the_attacks_notice_what_they_look_for():
     """Against a server that answers 500, closes nothing and says something else each time."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -99,6 +114,8 @@ def test_the_attacks_notice_what_they_look_for():
     target = Target(listener.getsockname()[1], KEY, "small")
     assert any("answered with 500" in each for each in malformed(target, 10).failures)
     assert crowd(target, 8).failures
+    assert any("one of the flood" in each for each in flood(target, 4).failures)
+    assert any("no refusal" in each for each in long_prompts(target).failures)
     target.figures = lambda: 1
     assert any("go on" in each for each in deaf(target, 1, deadline=0.1).failures)
     assert any("not let go" in each for each in slow(target, 3, deadline=0.1).failures)
@@ -111,8 +128,11 @@ def test_the_attacks_notice_what_they_look_for():
 def test_a_real_server_is_attacked_killed_and_drained(tmp_path):
     found = attack_server(tmp_path, requests=200, clients=20, kills=1, patient=False)
     assert found.pop("failures") == []
+    measured = {name: found.pop(name) for name in ("refused_after_ms", "others_waited_ms")}
+    assert all(value > 0 for value in measured.values())
     assert found == {
         "malformed_requests": found["malformed_requests"], "clients_that_left": 20,
-        "questions_in_a_crowd": 200, "killed_workers": 1, "drained_streams": 20,
+        "questions_in_a_crowd": 200, "long_prompts": 5, "flood": 200, "killed_workers": 1,
+        "drained_streams": 20,
     }  # fmt: skip
     assert found["malformed_requests"] >= 200

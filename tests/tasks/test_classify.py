@@ -70,6 +70,21 @@ def test_the_loss_is_that_of_the_judgements(judge):
     assert ours == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_smooth_labels_are_for_learning_alone(judge):
+    model, frame = judge
+    names = [f"row {number}" for number in range(len(TEXTS))]
+    (batch,) = batches_of(frame.rows(classified(frame, TEXTS, LABELS, names)), len(TEXTS))
+    smooth = Classify(smoothing=0.2)
+    measured = smooth.loss_sum(model, batch)
+    assert measured.item() == Classify().loss_sum(model, batch).item()
+    logits = judgements(model, frame, TEXTS)
+    model.train()
+    learned = smooth.loss_sum(model, batch)
+    expected = F.cross_entropy(logits, torch.tensor(LABELS), reduction="sum", label_smoothing=0.2)
+    assert learned.item() == pytest.approx(float(expected), rel=1e-5)
+    assert abs(learned.item() - measured.item()) > 1e-4
+
+
 def test_several_labels_have_a_loss_each(judge):
     model, frame = judge
     truths = np.random.default_rng(0).integers(0, 2, (len(TEXTS), 3)).astype(np.float32)

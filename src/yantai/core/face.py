@@ -116,14 +116,18 @@ class Model(nn.Module):
         """The sum of −ln p(target) over targets ≥ 0; divide by their count of the whole step."""
         return self.loss_of(self.hidden(ids, mask=mask, positions=positions), targets)
 
-    def loss_of(self, hidden: Hidden, targets: Ids) -> Float[Tensor, ""]:
-        """The same from hidden vectors; nothing is computed where there is no target."""
+    def loss_of(self, hidden: Hidden, targets: Ids, smoothing: float = 0.0) -> Float[Tensor, ""]:
+        """The same from hidden vectors; nothing is computed where there is no target.
+
+        `smoothing` is the share of each target that all entries have alike.
+        """
         rows, aims = hidden.flatten(0, 1), targets.flatten()
         if self.head.transform is not None:
             places = places_of(aims)
             rows, aims = rows.index_select(0, places), aims[places]
         head = self.head
-        return cross_entropy_sum(head.ready(rows), head.weight, aims, head.cap, head.bias)
+        ready = head.ready(rows)
+        return cross_entropy_sum(ready, head.weight, aims, head.cap, head.bias, smoothing)
 
     def log_probabilities(
         self, hidden: Float[Tensor, "row dim"], targets: Int[Tensor, "row"]

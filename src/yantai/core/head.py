@@ -63,9 +63,14 @@ def cross_entropy_sum(
     targets: Int[Tensor, "position"],
     cap: float | None = None,
     bias: Float[Tensor, "vocab"] | None = None,
+    smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Σ −ln softmax(hidden·weightᵀ + bias)[target] over positions whose target is not negative."""
-    return _LinearCrossEntropy.apply(hidden, weight, targets, cap, bias)
+    """Σ −ln softmax(hidden·weightᵀ + bias)[target] over positions whose target is not negative.
+
+    With `smoothing` ε a target is the mixture of itself, 1 − ε, and of all entries alike, ε
+    (arXiv 1512.00567, section 7).
+    """
+    return _LinearCrossEntropy.apply(hidden, weight, targets, cap, bias, smoothing)
 
 
 def token_log_probabilities(
@@ -115,7 +120,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None, bias: Tensor | None
+        ctx,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        cap: float | None,
+        bias: Tensor | None,
+        smoothing: float,
     ):
         """The loss, and with it the gradients."""
         rows, aims, places = hidden, targets, None
@@ -126,7 +137,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         used = weight.to(hidden.dtype)
         learn = any(ctx.needs_input_grad)
         added = bias.to(hidden.dtype) if bias is not None else None
-        total, d_rows, d_weight, d_bias = _loss_and_gradients(rows, used, aims, cap, added, learn)
+        total, d_rows, d_weight, d_bias = _loss_and_gradients(
+            rows, used, aims, cap, added, smoothing, learn
+        )
         if learn:
             d_hidden = d_rows
             if places is not None:
@@ -141,7 +154,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         (gradient,) = gradients
         d_hidden, d_weight, d_bias = ctx.saved_tensors
         d_bias = d_bias * gradient if d_bias is not None else None
-        return d_hidden * gradient.to(d_hidden.dtype), d_weight * gradient, None, None, d_bias
+        return d_hidden * gradient.to(d_hidden.dtype), d_weight * gradient, None, None, d_bias, None
 
 
 def chunk_rows(vocab: int) -> int:
@@ -155,6 +168,7 @@ def _loss_and_gradients(
     targets: Tensor,
     cap: float | None,
     bias: Tensor | None,
+    smoothing: float,
     learn: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loss's sum, its gradient to `hidden`, and to `used` and `bias` in the wide type.
@@ -173,7 +187,7 @@ def _loss_and_gradients(
     d_bias = hidden.new_zeros(vocab if learn and bias is not None else 0, dtype=wide)
     buffer = hidden.new_empty((min(chunk, len(hidden)), vocab))
     few = hidden.new_empty((step, vocab), dtype=wide)
-    minus = few.new_full((step, 1), -1.0)
+    minus = few.new_full((step, 1), smoothing - 1.0)
     for start in range(0, len(hidden), chunk):
         rows = slice(start, start + chunk)
         aims = targets[rows]
@@ -187,9 +201,14 @@ def _loss_and_gradients(
                 part.copy_(soft_cap(part, cap))
             chances = torch.softmax(part, dim=-1, dtype=wide, out=few[: len(part)])
             total -= _log_chances(chances.gather(1, index), part, index).sum()
+            if smoothing:  # −Σᵥ ln pᵥ/V is −ln p of the target, and its logit above the mean one
+                above = part.gather(1, index).to(wide) - part.mean(1, keepdim=True, dtype=wide)
+                total += smoothing * above.sum()
             if not learn:
                 continue
             chances.scatter_add_(1, index, minus[: len(part)])
+            if smoothing:
+                chances -= smoothing / vocab
             if cap is not None:
                 chances *= 1 - (part / cap).square_()
             part.copy_(chances)

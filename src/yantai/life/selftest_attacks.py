@@ -23,10 +23,17 @@ WAITING = 503
 
 @dataclass
 class Seen:
-    """What an attack has seen."""
+    """What an attack has seen.
+
+    Attributes:
+        answers: how many of each kind.
+        failures: in words.
+        figures: what was measured, in the unit that the name says.
+    """
 
     answers: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
 
     def take(self, raw: bytes, what: str) -> None:
         """Count the answers in what was received."""

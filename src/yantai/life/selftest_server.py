@@ -18,6 +18,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from yantai.life.selftest_attacks import Seen, crowd, deaf, leavers, malformed, slow
+from yantai.life.selftest_floods import flood, long_prompts
 from yantai.life.selftest_requests import SECONDS, Target, received
 from yantai.life.selftest_runs import recipe, write_corpus
 
@@ -25,18 +26,19 @@ KEY = "sk-selftest-0123456789"
 BODY_SECONDS, WRITE_SECONDS = 30.0, 30.0
 """The server's own deadlines."""
 GRACE = 15.0
+WAITING = 64
 REPEAT = "yantai selftest --only server --seed"
 
 
 def attack_server(
     folder: Path, *, requests: int, clients: int, kills: int, seed: int = 0, patient: bool = True
 ) -> dict[str, Any]:
-    """F45, F49 to F54, F57, F58 on a server of its own.
+    """F45, F47, F49 to F54, F57, F58 on a server of its own.
 
     Args:
         folder: for the model and the logs.
         requests: malformed ones.
-        clients: slow ones, deaf ones, and those that leave.
+        clients: slow ones, deaf ones, those that leave, and a tenth of those that come at once.
         kills: of the process that has the model.
         seed: of every choice.
         patient: wait for the server's deadlines, too, with slow clients and deaf ones.
@@ -50,6 +52,7 @@ def attack_server(
 
     def note(name: str, seen: Seen) -> None:
         figures[name] = sum(seen.answers.values())
+        figures.update({key: round(value, 1) for key, value in seen.figures.items()})
         repeat = f"{REPEAT} {seed}"
         failures.extend({"what": f"{name}: {each}", "repeat": repeat} for each in seen.failures)
 
@@ -57,6 +60,8 @@ def attack_server(
         note("malformed_requests", malformed(target, requests, seed=seed))
         note("clients_that_left", leavers(target, clients, seed=seed))
         note("questions_in_a_crowd", crowd(target, 10 * clients, seed=seed))
+        note("long_prompts", long_prompts(target))
+        note("flood", flood(target, 10 * clients))
         if patient:
             note("slow_clients", slow(target, clients, deadline=BODY_SECONDS + 15, seed=seed))
             note("deaf_clients", deaf(target, max(1, clients // 10), deadline=WRITE_SECONDS + 15))
@@ -83,7 +88,7 @@ def running(
     (folder / "keys").write_text(KEY + "\n")
     command = [sys.executable, "-m", "yantai.cli", "serve", str(model), "--port", "0"]
     command += ["--api-key-file", str(folder / "keys"), "--threads", "1", "--slots", "8"]
-    command += ["--waiting", "4096", "--grace-seconds", str(GRACE), "--dtype", "float32"]
+    command += ["--waiting", str(WAITING), "--grace-seconds", str(GRACE), "--dtype", "float32"]
     with (folder / "server.log").open("w") as log, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=log, text=True
     ) as process:  # fmt: skip

@@ -23,6 +23,7 @@ class Causal(EveryTarget):
     """−Σ ln p(targetₜ | ids≤ₜ), nobody looking across a document's border."""
 
     name: str = "causal"
+    smoothing: float = 0.0
 
 
 def answer_losses(model: Model, rows: ExampleRows, batch: int = 8) -> NDArray[np.float64]:

@@ -31,12 +31,13 @@ class Classify(EveryTarget):
 
     truths: NDArray[np.float32] | None = None
     name: str = "classify"
+    smoothing: float = 0.0
 
     def loss_sum(self, model: Model, batch: Batch) -> Tensor:
         """The sum over texts, natural logarithm."""
-        hidden = self.hidden(model, batch)
         if self.truths is None:
-            return model.loss_of(hidden, batch.targets)
+            return super().loss_sum(model, batch)
+        hidden = self.hidden(model, batch)
         judged = batch.targets != IGNORED
         logits = widened(model.logits_of(hidden[judged]))
         truths = torch.from_numpy(self.truths).to(logits)[batch.targets[judged]]

@@ -42,6 +42,14 @@ class Task(Protocol):
 class EveryTarget:
     """What most tasks do: the loss is −Σ ln p(target) over the targets of the rows as they are."""
 
+    @property
+    def smoothing(self) -> float:
+        """The share of a target that all entries have alike while the model learns.
+
+        How good the model is, is measured without.
+        """
+        return 0.0
+
     def rows(self, source: RowSource) -> RowSource:
         """As they are."""
         return source
@@ -52,7 +60,8 @@ class EveryTarget:
 
     def loss_sum(self, model: Model, batch: Batch) -> Tensor:
         """The sum over the batch's targets, natural logarithm."""
-        return model.loss_of(self.hidden(model, batch), batch.targets)
+        smoothing = self.smoothing if model.training else 0.0
+        return model.loss_of(self.hidden(model, batch), batch.targets, smoothing)
 
     def count(self, batch: Batch) -> int:
         """The targets."""

@@ -106,6 +106,10 @@ LANGUAGE_TASKS = ("chat", "prefer", "translate", "summarize")
 """Those after which a language model is one still, and may have forgotten."""
 
 
+SMOOTHED = ("translate", "summarize", "chat", "classify")
+"""Those whose loss is −ln p of one entry or label."""
+
+
 class Finetune(Training):
     """Teach a model a job from rows of examples; score it on rows it has not seen.
 
@@ -129,6 +133,9 @@ class Finetune(Training):
     )
     columns: tuple[str, ...] = Field((), description="names of the columns, without a first line")
     beta: float = Field(0.1, gt=0, description="prefer: how strongly the model before holds")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="the share of a target that all entries or labels have alike"
+    )
     epochs: float | None = Field(None, gt=0, description="budget: how often the rows are read")
     lora: bool = Field(False, description="learn adapters beside the matrices, not these")
     lora_rank: int = Field(16, ge=1, le=4096, description="rank of the adapters")
@@ -169,6 +176,8 @@ class Finetune(Training):
             raise ValueError("settings of adapters without lora")
         if self.replay and self.task not in ("chat", "translate", "summarize"):
             raise ValueError(f"replay mixes running text in, of which {self.task} learns nothing")
+        if self.label_smoothing and (self.task not in SMOOTHED or self.label_separator):
+            raise ValueError(f"label_smoothing is for one target of many, as {SMOOTHED[0]} has it")
         if self.old_data and self.task not in LANGUAGE_TASKS:
             raise ValueError(f"old_data is for language models; {self.task} makes another of it")
         if self.model != "scratch" and (self.pretrain_on or self.pretrain_minutes):
@@ -190,7 +199,8 @@ HIDDEN_FLAGS = frozenset(
 """Settings that a recipe or the command line takes but `--help` does not list."""
 HIDDEN_IN_FINETUNE = frozenset(
     (
-        _SELDOM + "accumulate beta columns ema lora_alpha lora_dropout lora_rank lora_stabilised "
-        "lora_targets old_data optimizer schedule split_seed tokens vocab_size weight_decay"
+        _SELDOM + "accumulate beta columns ema label_smoothing lora_alpha lora_dropout lora_rank "
+        "lora_stabilised lora_targets old_data optimizer schedule split_seed tokens "
+        "vocab_size weight_decay"
     ).split()
 )

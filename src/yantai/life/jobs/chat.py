@@ -28,6 +28,7 @@ class ChatJob(LanguageJob):
 
     def __init__(self, settings: Finetune):
         self.before: NDArray[np.float64] | None = None
+        self.smoothing = settings.label_smoothing
 
     def read(self, path: Path, **options: Any) -> tuple[list[Conversation], Any]:
         """Rows in any of the usual forms."""
@@ -45,7 +46,9 @@ class ChatJob(LanguageJob):
         seed: int,
     ) -> Prepared:
         """A conversation an example."""
-        return Prepared(Causal(), _rows(frame, train, seed), _rows(frame, valid, seed))
+        return Prepared(
+            Causal("causal", self.smoothing), _rows(frame, train, seed), _rows(frame, valid, seed)
+        )
 
     def predict(
         self, network: Model, frame: Frame, rows: Sequence[Conversation]

@@ -29,6 +29,7 @@ class ClassifyJob(LabelJob):
         label = settings.label_column or "label"
         self.columns = Columns(settings.text_column, label, settings.label_separator)
         self.several = settings.label_separator is not None
+        self.smoothing = settings.label_smoothing
 
     def read(self, path: Path, **options: Any) -> tuple[list[Labelled], Any]:
         """Rows of a table."""
@@ -72,7 +73,9 @@ class ClassifyJob(LabelJob):
     ) -> Prepared:
         """A text an example."""
         known = self.truth([*train, *valid])
-        task = Classify(known.astype(np.float32) if self.several else None)
+        task = Classify(
+            known.astype(np.float32) if self.several else None, self.name, self.smoothing
+        )
         targets = list(range(len(known))) if self.several else known.tolist()
 
         def rows(part: Sequence[Labelled], aims: list[int]) -> ExampleRows:

@@ -226,6 +226,7 @@ class PairJob(LanguageJob):
         self.name = settings.task
         self.source = settings.text_column
         self.target = settings.label_column or "target"
+        self.smoothing = settings.label_smoothing
 
     def read(self, path: Path, **options: Any) -> tuple[list[Pair], Any]:
         """Rows of a table."""

@@ -32,7 +32,7 @@ class RewriteJob(PairJob):
             pairs = [(row.source, row.target) for row in rows]
             return asker.rows(asker.examples(pairs, [row.place for row in rows]), seed)
 
-        return Prepared(Causal(name=self.name), examples(train), examples(valid))
+        return Prepared(Causal(self.name, self.smoothing), examples(train), examples(valid))
 
     def predict(self, network: Model, frame: Frame, rows: Sequence[Pair]) -> list[str]:
         """What the model makes of the sources."""

@@ -1,0 +1,150 @@
+"""Too much at once, and too long: what a server must refuse quickly, while it answers others.
+
+Knows: the answers that a refusal may be. How long others wait meanwhile is measured beside.
+"""
+
+import contextlib
+import selectors
+import socket
+import threading
+import time
+
+from yantai.life.selftest_attacks import Seen
+from yantai.life.selftest_requests import SECONDS, Target, received, statuses
+
+# ---------------------------------------------------------------- F52: more than can be answered
+
+
+def flood(target: Target, count: int, *, together: int = 400) -> Seen:
+    """Questions that come at once are answered, or told at once when to come again.
+
+    Args:
+        target: with fewer places than that.
+        count: of questions.
+        together: of which so many come at once; a process may open only so many files.
+    """
+    seen = Seen()
+    refused: list[float] = []
+    for start in range(0, count, together):
+        raws, waits = _at_once(target, min(together, count - start))
+        for raw in raws:
+            _count(seen, raw)
+        refused += waits
+    if refused:
+        seen.figures["refused_after_ms"] = 1000 * sorted(refused)[int(0.99 * (len(refused) - 1))]
+    try:
+        target.served()
+    except (OSError, RuntimeError) as error:
+        seen.failures.append(f"after the flood: {error}")
+    return seen
+
+
+def _at_once(target: Target, count: int) -> tuple[list[bytes], list[float]]:
+    """What each of them received, and the seconds until a refusal."""
+    whole = target.request({"prompt": "One", "max_tokens": 4, "temperature": 0})
+    raws: dict[socket.socket, bytes] = {}
+    sent, refused = {}, []
+    with selectors.DefaultSelector() as chooser:
+        for _ in range(count):
+            connection = target.open()
+            connection.sendall(whole)
+            raws[connection], sent[connection] = b"", time.monotonic()
+            chooser.register(connection, selectors.EVENT_READ)
+        end = time.monotonic() + 6 * SECONDS
+        while chooser.get_map() and time.monotonic() < end:
+            for key, _ in chooser.select(1.0):
+                connection, piece = key.fileobj, b""
+                assert isinstance(connection, socket.socket)
+                with contextlib.suppress(OSError):
+                    piece = connection.recv(65_536)
+                raws[connection] += piece
+                if piece and not _is_whole(raws[connection]):
+                    continue
+                chooser.unregister(connection)
+                if b" 429 " in raws[connection][:20]:
+                    refused.append(time.monotonic() - sent[connection])
+    for connection in raws:
+        connection.close()
+    return list(raws.values()), refused
+
+
+def _is_whole(raw: bytes) -> bool:
+    head, found, body = raw.partition(b"\r\n\r\n")
+    if not found:
+        return False
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return len(body) >= int(line.split(b":")[1])
+    return False
+
+
+def _count(seen: Seen, raw: bytes) -> None:
+    seen.take(raw, "one of the flood")
+    status = (statuses(raw) or [0])[0]
+    if status not in (200, 429, 503):
+        seen.failures.append(f"one of the flood got {status or 'nothing'}")
+    if status == 429 and b"retry-after:" not in raw.lower():
+        seen.failures.append("a refusal does not say when to come again")
+
+
+# ---------------------------------------------------------------- F47: prompts without end
+
+LONG = {
+    "ten thousand words": "one " * 10_000,
+    "a million letters": "a" * 1_000_000,
+    "a million characters": "墨" * 1_000_000,
+    "ten million letters": "b" * 10_000_000,
+    "a million spaces": " " * 1_000_000,
+}
+TOO_LONG = (b"context_length_exceeded", b" 413 ")
+
+
+def long_prompts(target: Target) -> Seen:
+    """Prompts that no context holds are refused by name, and nobody else waits for them."""
+    seen = Seen()
+    with _Watch(target) as watch:
+        for name, prompt in LONG.items():
+            with target.open() as connection:
+                # a server may refuse by the length alone, and close before it was sent
+                with contextlib.suppress(OSError):
+                    connection.sendall(target.request({"prompt": prompt, "max_tokens": 2}))
+                raw = received(connection, until=b"}")
+            seen.take(raw, name)
+            if not any(each in raw for each in TOO_LONG):
+                seen.failures.append(f"{name}: {raw[:60]!r} is no refusal by its length")
+    if watch.is_lost:
+        seen.failures.append("others were not answered meanwhile")
+    seen.figures["others_waited_ms"] = 1000 * watch.worst
+    return seen
+
+
+class _Watch(threading.Thread):
+    """Asks whether the server is alive, again and again, and keeps the longest wait."""
+
+    def __init__(self, target: Target):
+        super().__init__(daemon=True, name="yantai-watch")
+        self.target, self.worst, self.is_lost = target, 0.0, False
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Until it is told to end."""
+        asked = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{self.target.port}\r\n\r\n".encode()
+        try:
+            with self.target.open() as connection:
+                while not self._ended.wait(0.005) and not self.is_lost:
+                    began, raw = time.monotonic(), b""
+                    connection.sendall(asked)
+                    while not _is_whole(raw) and not self.is_lost:
+                        piece = connection.recv(4096)
+                        raw, self.is_lost = raw + piece, not piece
+                    self.worst = max(self.worst, time.monotonic() - began)
+        except OSError:
+            self.is_lost = True
+
+    def __enter__(self) -> "_Watch":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join(SECONDS)
