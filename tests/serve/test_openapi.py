@@ -2,6 +2,10 @@
 
 import httpx
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 from serving import KEY, Stub
 
 HEADERS = {"authorization": f"Bearer {KEY}"}
@@ -29,16 +33,11 @@ def test_it_names_every_route(run_server, stub):
 
 @pytest.mark.slow
 def test_nothing_that_it_allows_or_forbids_is_an_error_of_the_server(run_server, stub):
-    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
-    from hypothesis import HealthCheck, given, settings
-    from schemathesis.checks import not_a_server_error
-    from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
-
+    checks = (not_a_server_error, status_code_conformance, content_type_conformance)
     server = run_server({"small": stub})
     table = httpx.get(f"{server.url}/openapi.json", headers=HEADERS).json()
     described = schemathesis.openapi.from_dict(table)
     described.config.update(base_url=server.url)
-    checks = (not_a_server_error, status_code_conformance, content_type_conformance)
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
     statuses = []
     for operation in described.get_all_operations():

@@ -9,7 +9,7 @@ from typing import Any, overload
 from yantai.base.config import build
 from yantai.base.errors import UsageError
 from yantai.core.face import Model
-from yantai.infer.generate import generate_ids, prepare
+from yantai.infer.generate import generate_ids
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.settings import Generation
 from yantai.tasks.frame import Frame
@@ -25,12 +25,12 @@ def rewritten(
     """What a model makes of each source, in their order; settings are those of `Generation`.
 
     Args:
-        network: a decoder or an encoder–decoder.
+        network: a decoder or an encoder–decoder, prepared (`infer/generate.py`).
         frame: how it reads.
         sources: texts.
         batch: how many are written together; the result does not depend on it.
     """
-    asker, network = asker_of(frame), prepare(network)
+    asker = asker_of(frame)
     if settings.get("max_new_tokens") is None and settings.get("max_length") is None:
         settings["max_new_tokens"] = asker.answer_length
     if not settings.keys() & {"num_beams", "temperature", "do_sample", "top_k", "top_p", "seed"}:

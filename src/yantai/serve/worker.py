@@ -43,7 +43,6 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
 
     from yantai.base.device import prepare_process
     from yantai.base.errors import YantaiError
-    from yantai.infer.generate import prepare
     from yantai.infer.opening import load
     from yantai.serve.desk import Desk
 
@@ -53,7 +52,6 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
         model = load(
             settings["model"], dtype=settings["dtype"], device=settings["device"], probes=True
         )
-        prepare(model.network)
         desk = Desk(
             model, slots=settings["slots"], waiting=settings["waiting"],
             about=_about(Path(settings["model"])),
