@@ -119,3 +119,55 @@ def loss_after(table: str, steps: int) -> float:
 def test_what_neighbours_say_is_learned_where_plain_weights_still_guess():
     """Plain weights are still at the frequencies, 3.9 nats, after as many steps."""
     assert loss_after("neighbours", 80) < loss_after("gpt2", 80) - 1.0
+
+
+def with_distances(heads: int = 4, kv_heads: int = 4, **changed) -> Transformer:
+    """A T5 in small, with the table's first weights."""
+    config = ModelConfig(
+        vocab_size=200, dim=64, layers=2, heads=heads, kv_heads=kv_heads, head_dim=16, hidden=96,
+        max_positions=40, shape="encoder-decoder", position="relative",
+        **{"scaled": ()} | changed,
+    )  # fmt: skip
+    model = build(config, seed=3, table="neighbours")
+    assert isinstance(model, Transformer)
+    return model.eval()
+
+
+def looked_at(part: torch.nn.Module, run) -> torch.Tensor:
+    """A part's attention, "head query key"."""
+    seen = []
+    hook = part.pattern.register_forward_hook(lambda *args: seen.append(args[-1]))
+    with torch.no_grad():
+        run()
+    hook.remove()
+    return seen[0][0]
+
+
+def test_distances_begin_with_what_is_beside():
+    """Even heads look back, odd ones ahead, the less the farther; a decoder looks back only."""
+    model = with_distances()
+    ids = torch.full((1, 30), 7)
+    pattern = looked_at(model.encoder.blocks[0].attn.part, lambda: model.encode(ids))
+    for head in range(4):
+        row = pattern[head, 15]
+        side = 1 if head % 2 else -1
+        assert row.argmax() == 15 + side
+        near, far = row[15 + side], row[15 + 4 * side]
+        assert near > 4 * far > 4 * row[15 + 12 * side] and near > 4 * row[15 - side]
+    memory = model.encode(ids)
+    pattern = looked_at(model.decoder.blocks[0].attn.part, lambda: model.hidden(ids, memory=memory))
+    assert (pattern[:, 15].argmax(-1) == 14).all()
+
+
+@pytest.mark.parametrize("changed", [{}, {"kv_heads": 2}, {"scaled": ("scores",)}])
+def test_a_decoder_begins_by_looking_for_its_own_token_in_the_source(changed):
+    model = with_distances(**changed)
+    torch.manual_seed(0)
+    source = torch.randperm(200)[None, :30]
+    memory = model.encode(source)
+    asked = source[:, 5:20]
+    pattern = looked_at(
+        model.decoder.blocks[0].cross.part, lambda: model.hidden(asked, memory=memory)
+    )
+    assert pattern.diagonal(5, 1, 2).mean() > 0.3  # where chance gives 1 / 30
+    assert (pattern.argmax(-1) == torch.arange(5, 20)).float().mean() > 0.8

@@ -1,23 +1,85 @@
-"""First weights of an encoder with learned positions whose first block looks at neighbours.
+"""First weights of models that are asked for hidden words, so that they begin by looking around.
 
-Knows: an entry and one block. From plain random weights such an encoder has to find out from
-hidden tokens alone what "beside" means: every head begins by looking everywhere, the first
+Knows: entries, blocks and numbers of distances. From plain random weights such a model has to find
+out from hidden tokens alone what "beside" means: every head begins by looking everywhere, the first
 gradients towards its scores are noise, and the loss stays at word frequencies for thousands of
-steps of a small batch. Here positions begin as sinusoids in dimensions that no token uses, and
-each head of the first block as a look at one neighbour, whose vector it hands on in part. All of
-it is learned on; the idea is that of mimetic initialisation (arXiv 2305.09828).
+steps of a small batch. All of it is learned on; the idea is that of mimetic initialisation (arXiv
+2305.09828).
+
+Where positions are learned, they begin as sinusoids in dimensions that no token uses, and each
+head of the first block as a look at one neighbour, whose vector it hands on in part. Where
+distances have numbers, these fall with the distance, for each head on another side. And a decoder's
+first look at the source is for the token that it stands at: what is missing where a mark stands, is
+told by what stands around that mark.
 """
 
 import torch
 from torch import Tensor
 
-from yantai.core.position import sinusoids
+from yantai.core.config import ModelConfig
+from yantai.core.model import Transformer
+from yantai.core.position import relative_buckets, sinusoids
 from yantai.core.stack import Stack
 
 SHARPNESS = 96.0
 """The first score of a head for the very place that it looks at; far places have nearly 0."""
 HANDED_ON = 0.5
 """The share of a neighbour's vector that a head adds to the stream."""
+FALL = 2.0
+"""How much a score falls at first: with the logarithm of a distance (as arXiv 2205.09921 has it for
+good), at the place itself, and on the side that a head does not look at."""
+FOUND = 8.0
+"""The first score of a token of the source that is the very one; of others about ±1."""
+
+
+def look_around(model: Transformer, generator: torch.Generator) -> None:
+    """Rewrite the weights that decide what is looked at first, where the model has such."""
+    if model.config.position == "relative":
+        for stack in (model.encoder, model.decoder):
+            if stack is not None:
+                look_nearby(stack)
+        if model.decoder is not None and model.decoder.cross:
+            look_for_the_same(model.decoder, generator)
+    elif model.encoder is not None:
+        look_at_neighbours(model.encoder, model.embed.tokens.weight, generator)
+
+
+@torch.no_grad()
+def look_nearby(stack: Stack) -> None:
+    """Rewrite the numbers of distances: even heads look back, odd ones ahead, where they may."""
+    config = stack.config
+    assert stack.relative is not None
+    farthest = config.relative.distance
+    ahead = torch.arange(-farthest, farthest + 1 if stack.both_ways else 1)
+    buckets = relative_buckets(ahead, config, both_ways=stack.both_ways)
+    for head in range(config.heads):
+        fall = ahead.abs().clamp_min(1).log() + (ahead == 0)
+        if stack.both_ways:
+            fall += ahead * (1 if head % 2 else -1) < 0
+        for bucket in buckets.unique().tolist():
+            stack.relative.weight[bucket, head] = -FALL * fall[buckets == bucket].mean()
+
+
+@torch.no_grad()
+def look_for_the_same(stack: Stack, generator: torch.Generator) -> None:
+    """Rewrite queries and keys of the first cross-attention: both are one look at a vector."""
+    config = stack.config
+    part = dict(stack.blocks[0].get_submodule("cross.part").named_parameters())
+    q, k = part["qkv.q.weight"], part["qkv.k.weight"]
+    # a vector behind a norm has dim as its squared length, and what a head sees of it head_dim
+    gain = (FOUND / config.head_dim / _scale(config)) ** 0.5
+    size, group = min(config.head_dim, config.dim), config.heads // config.kv_heads
+    for head in range(config.kv_heads):
+        drawn = torch.randn(config.dim, size, generator=generator)
+        look = torch.linalg.qr(drawn)[0].mT * gain
+        for matrix, heads in ((k, (head,)), (q, range(head * group, (head + 1) * group))):
+            for each in heads:
+                matrix[each * config.head_dim : each * config.head_dim + size] = look
+
+
+def _scale(config: ModelConfig) -> float:
+    """What scores are multiplied with."""
+    return config.head_dim**-0.5 if "scores" in config.scaled else 1.0
 
 
 def neighbour_of(head: int) -> int:
@@ -57,8 +119,7 @@ def look_at_neighbours(stack: Stack, tokens: Tensor, generator: torch.Generator)
     rows.zero_()
     rows[:, :width] = sinusoids(places, width)[0] * length / (width / 2) ** 0.5
     # behind the norm a place has two thirds of the squared length, which is dim
-    scale = config.head_dim**-0.5 if "scores" in config.scaled else 1.0
-    gain = (SHARPNESS * 1.5 / config.dim / scale) ** 0.5
+    gain = (SHARPNESS * 1.5 / config.dim / _scale(config)) ** 0.5
     directions = torch.randn(config.heads, config.dim - width, config.head_dim, generator=generator)
     for head, drawn in enumerate(directions):
         start, stop = head * config.head_dim, (head + 1) * config.head_dim

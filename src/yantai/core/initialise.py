@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from yantai.core.config import ModelConfig, RecurrentConfig
 from yantai.core.face import Model
-from yantai.core.first_sight import look_at_neighbours
+from yantai.core.first_sight import look_around
 from yantai.core.model import Transformer
 from yantai.core.recurrent import Recurrent
 
@@ -60,7 +60,7 @@ def _remember(tensor: Tensor, config: AnyConfig, generator: torch.Generator) -> 
 
 # Published defaults. "zero": a block starts as the identity (arXiv 2003.04887, 1901.09321).
 # "gpt2": N(0, 0.02), projections into the stream scaled by 1/√(2·layers). "neighbours": the same,
-# with an encoder's first block as `first_sight.py` says.
+# but what is looked at first is as `first_sight.py` says.
 TABLES: dict[str, list[tuple[str, Rule]]] = {
     "zero": [
         (r"embed\.tokens\.weight", _normal(lambda t, c: 0.02 if c.tied else 1.0)),
@@ -99,7 +99,7 @@ TABLES: dict[str, list[tuple[str, Rule]]] = {
     ],
 }
 
-TABLES["neighbours"] = TABLES["gpt2"]  # and then `look_at_neighbours`
+TABLES["neighbours"] = TABLES["gpt2"]  # and then `look_around`
 
 
 @overload
@@ -148,9 +148,9 @@ def initialise(model: nn.Module, *, seed: int, table: str = "zero") -> None:
         fresh = torch.empty(parameter.shape, dtype=torch.float32)
         rule(fresh, config, generator)
         parameter.copy_(fresh)
-    if table == "neighbours" and isinstance(model, Transformer) and model.encoder is not None:
+    if table == "neighbours" and isinstance(model, Transformer):
         generator = torch.Generator(device="cpu").manual_seed(_name_seed(seed, "neighbours"))
-        look_at_neighbours(model.encoder, model.embed.tokens.weight, generator)
+        look_around(model, generator)
 
 
 def _name_seed(seed: int, name: str) -> int:

@@ -159,7 +159,7 @@ def _family(name: str, architecture: str, head: tuple[ConfigRow, ...]) -> Family
         ),
         tensors=_tensors(),
         usual={"gated": True, "activation": "gelu_tanh", "scaled": ()},
-        initial="gpt2",
+        initial="neighbours",
         ignored=(r"(encoder|decoder)\.embed_tokens\.weight",),
     )
 
