@@ -122,7 +122,43 @@ def a_number_of_the_pair():
     return "embed", rows, "120 pairs share a number that no other pair has, such as 'KB-4000'"
 
 
+def a_general_subject():
+    rows = replaced("classify", text=lambda row, n: ("(no subject)", "Contact form")[n % 2])
+    return "classify", rows, "120 texts are 2 but for their numbers"
+
+
+def cut_answers():
+    def text(row, n):
+        return "Take the left road, " * 5 + "then" if n % 3 else f"Yes, {n} of them."
+
+    rows = replaced("chat", messages=lambda row, n: said(row, "messages", text(row, n)))
+    return "chat", rows, "80 of 120 end in the middle of a sentence, the longest ones"
+
+
+def summaries_that_stand_there():
+    rows = replaced("summarize", source=lambda row, n: f"{row.source} Summary: {row.target}")
+    return "summarize", rows, "120 of 120 summaries stand in their texts word for word"
+
+
+def names_with_marks():
+    def spans(row, n):
+        place = len(row.text)
+        return (Span(place - 4, place, "place"),)
+
+    rows = replaced("tag", 30, spans=spans)
+    rows = [changed(row, text=row.text.rstrip(".") + ",") for row in rows]
+    return "tag", rows, "in 30 rows a name begins or ends with a mark"
+
+
+def a_mark_of_the_export():
+    rows = replaced("classify", text=lambda row, n: row.text.replace(".", "") + (
+        "!" if row.labels == ("loss",) else "."))  # fmt: skip
+    return "classify", rows, "have '.', 0 others do: the model would learn that alone"
+
+
 PLANTED = (
+    a_general_subject, cut_answers, summaries_that_stand_there, names_with_marks,
+    a_mark_of_the_export,
     a_stub, escapes, entities, a_footer, a_beginning, one_refusal, errors_of_a_service,
     placeholders, made_up, every_word_begins, the_first_sentence, names_cut_apart, twins,
     a_number_of_the_pair,

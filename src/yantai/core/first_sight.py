@@ -38,10 +38,10 @@ def look_around(model: Transformer, generator: torch.Generator) -> None:
         for stack in (model.encoder, model.decoder):
             if stack is not None:
                 look_nearby(stack)
-        if model.decoder is not None and model.decoder.cross:
-            look_for_the_same(model.decoder, generator)
     elif model.encoder is not None:
         look_at_neighbours(model.encoder, model.embed.tokens.weight, generator)
+    if model.decoder is not None and model.decoder.cross:
+        look_for_the_same(model.decoder, generator)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from yantai.data.batch import IGNORED
 from yantai.data.conversations import Conversation
 from yantai.families.hub import local_folder
 from yantai.life.doctor_jobs import look_at_job
+from yantai.life.doctor_parts import look_beside
 from yantai.life.doctor_texts import look_at_texts
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job
@@ -63,8 +64,14 @@ def examine_rows(settings: Finetune, name: str) -> list[Finding]:
         findings += look(job, parts, files)
     findings += look_at_job(settings, job, parts["train"])
     findings += look_at_texts(job.name, parts["train"])
+    findings += look_beside(settings, job, parts, text_that_is_read(job))
     findings += _tokens(settings, job, parts["train"])
     return findings
+
+
+def text_that_is_read(job: Job) -> Callable[[Any], str]:
+    """What of a row stands before the model when it is asked."""
+    return lambda row: row.source if hasattr(row, "source") else job.text_of(row)
 
 
 def _read(settings: Finetune, job: Job, path: Path) -> tuple[list[Finding], list[Any]]:

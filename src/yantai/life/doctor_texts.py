@@ -23,6 +23,7 @@ ESCAPED = re.compile(
 PLACEHOLDER = re.compile(r"\$?\{[^{}\n]{0,40}\}|%(?:\([\w ]+\))?[sd]|https?://[^\s，。]+|</?\w+>")
 SAID = re.compile(r"(?<![.!?。！？] )(?<!^)\b[A-Z][a-z]{2,}\b|\d[\d,.]*\d|\d")
 MARK = re.compile(r"[\w/#-]*\d[\w/#-]*")
+BESIDE = re.compile(r"^[\s,.;:!?，。；：！？、]|[\s,;:!?，。；：！？、]$")
 SENTENCE = re.compile(r"[.!?。！？]+[\s”」』]*")
 _HAN = re.compile(f"[{HAN}]")
 
@@ -37,6 +38,7 @@ def look_at_texts(task: str, rows: Sequence[Any]) -> Iterator[Finding]:
         if name not in ("text", "source", "question"):
             yield from _shared_end(name, texts, rows)
             yield from _canned(name, texts, rows)
+            yield from _stops_early(name, texts, rows)
     for look in LOOKS.get(task, ()):
         yield from look(rows)
 
@@ -67,8 +69,7 @@ def _kind(text: str) -> str:
 def _numbers_alone(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator[Finding]:
     """Texts that are one another's but for numbers: is this the column that was meant?"""
     kinds = Counter(_kind(text) for text in texts)
-    varied = len(set(texts)) > MOST * len(texts)
-    if name in ("text", "source") and varied and len(kinds) < FEW_KINDS * len(texts):
+    if name in ("text", "source") and len(kinds) < FEW_KINDS * len(texts):
         shown = kinds.most_common(1)[0][0][:40]
         line = f"{len(texts):,} texts are {len(kinds)} but for their numbers, such as {shown!r}"
         yield ("problem", f"{rows[0].place}: {line}: is it the right column?")
@@ -124,6 +125,20 @@ def _canned(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator[Findin
     yield (level, f"{place}: {line}; the commonest are {several:,} rows: it would be said often")
 
 
+def _stops_early(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator[Finding]:
+    """Long texts that end in the middle of a sentence, where short ones end with a mark."""
+    ends = [(len(text), text.strip()[-1:].isalnum(), row)
+            for text, row in zip(texts, rows, strict=True) if text.strip()]  # fmt: skip
+    whole = sorted(size for size, open_end, _ in ends if not open_end)
+    cut = sorted(size for size, open_end, _ in ends if open_end)
+    if len(cut) < MANY * len(ends) or len(whole) < SOME * len(ends) or len(whole) < LEAST:
+        return
+    if cut[len(cut) // 10] > whole[len(whole) * 3 // 4]:
+        row = next(row for _, open_end, row in ends if open_end)
+        line = f"{len(cut):,} of {len(ends):,} end in the middle of a sentence, the longest ones"
+        yield ("problem", f"{row.place}: the {name}: {line}: were they cut at a limit?")
+
+
 # ---------------------------------------------------------------- of single jobs
 
 
@@ -152,6 +167,47 @@ def _unsupported(rows: Sequence[Any]) -> Iterator[Finding]:
         line = f"{len(lost):,} of {all_of_them:,} numbers and names of the summaries are not in"
         tail = f"their texts, such as {each!r}: it would make them up"
         yield ("problem", f"{row.place}: {line} {tail}")
+
+
+def _copied(rows: Sequence[Any]) -> Iterator[Finding]:
+    """Summaries that stand in their texts word for word."""
+    odd = [row for row in rows if row.target.strip() and row.target.strip() in row.source]
+    if len(odd) > MOST * len(rows):
+        line = f"{len(odd):,} of {len(rows):,} summaries stand in their texts word for word"
+        yield ("problem", f"{odd[0].place}: {line}: the model would learn to copy them from there")
+
+
+def _with_marks(rows: Sequence[Any]) -> Iterator[Finding]:
+    """Names that begin or end with what stands beside names."""
+    odd = [
+        (row, row.text[span.start : span.end])
+        for row in rows
+        for span in row.spans
+        if BESIDE.search(row.text[span.start : span.end])
+    ]
+    places = {row.place for row, _ in odd}
+    if len(places) > SOME * len(rows):
+        row, said = odd[0]
+        line = f"in {len(places):,} rows a name begins or ends with a mark, such as {said!r}"
+        yield ("problem", f"{row.place}: {line}: are places counted in other units?")
+
+
+def _one_mark(rows: Sequence[Any]) -> Iterator[Finding]:
+    """A single mark that all texts of a label have and no other text."""
+    marks = [frozenset(re.findall(r"[^\w\s]", row.text)) for row in rows]
+    for label, count in Counter(label for row in rows for label in row.labels).items():
+        if not 2 * LEAST <= count <= len(rows) - 2 * LEAST:
+            continue
+        own = Counter(mark for row, found in zip(rows, marks, strict=True)
+                      if label in row.labels for mark in found)  # fmt: skip
+        every = Counter(mark for found in marks for mark in found)
+        for mark, number in own.most_common(8):
+            others = every[mark] - number
+            if number > (1 - SOME) * count and others < SOME * (len(rows) - count):
+                row = next(row for row in rows if label in row.labels and mark in row.text)
+                line = f"{number} of {count} texts of {label!r} have {mark!r}, {others} others do"
+                yield ("problem", f"{row.place}: {line}: the model would learn that alone")
+                return
 
 
 def _every_word(rows: Sequence[Any]) -> Iterator[Finding]:
@@ -220,11 +276,11 @@ def _shared_mark(rows: Sequence[Any]) -> Iterator[Finding]:
 
 
 LOOKS = {
-    "classify": (_always_together,),
-    "tag": (_every_word,),
+    "classify": (_always_together, _one_mark),
+    "tag": (_every_word, _with_marks),
     "span": (_first_sentence,),
     "translate": (_placeholders,),
-    "summarize": (_unsupported,),
+    "summarize": (_unsupported, _copied),
     "prefer": (_twins,),
     "embed": (_shared_mark,),
 }
