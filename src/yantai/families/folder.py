@@ -29,6 +29,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 MAX_CONFIG_BYTES = 10_000_000
+TOGETHER = "config.json and weights must be of one model: fetch or save both again"
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
@@ -126,21 +127,16 @@ def to_ours(
     if missing or extra:
         what = f"missing tensor {missing[0]!r}" if missing else f"extra tensor {sorted(extra)[0]!r}"
         total = f"{len(missing)} missing, {len(extra)} extra"
-        raise ModelFileError(
-            "E403", where, what, got=total, do="config.json and weights must be of one model"
-        )
+        raise ModelFileError("E403", where, what, got=total, do=TOGETHER)
     ours: dict[str, Tensor] = {}
     for row, index in rows:
         ours |= row.read(named, index)
     for name, shape in shapes.items():
         if tuple(ours[name].shape) != shape:
             raise ModelFileError(
-                "E403",
-                f"{where}:{name}",
-                "wrong shape",
-                expected=shape,
-                got=tuple(ours[name].shape),
-            )
+                "E403", f"{where}:{name}", "wrong shape",
+                expected=shape, got=tuple(ours[name].shape), do=TOGETHER,
+            )  # fmt: skip
     return ours
 
 

@@ -38,8 +38,17 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / SINGLE
     if not path.is_file():
         refuse_pickles(folder)
-        raise ModelFileError("E403", path, "the file is missing")
+        raise ModelFileError(
+            "E403", path, "the file is missing",
+            do="fetch the whole folder, or save the model with save_pretrained",
+        )  # fmt: skip
     return open_file(path, folder)
+
+
+def _damaged(where: str | Path, what: str, **facts: Any) -> ModelFileError:
+    """Of a file that is not what its writer wrote."""
+    do = "it is damaged, or not all of it is there: fetch it again"
+    return ModelFileError("E404", where, what, **facts, do=do)
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -121,7 +130,7 @@ def open_file(path: Path, folder: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise ModelFileError("E404", path, f"not a whole safetensors file ({error})") from error
+        raise _damaged(path, f"not a whole safetensors file ({error})") from error
 
 
 def check_header(path: Path) -> list[str]:
@@ -136,7 +145,7 @@ def check_header(path: Path) -> list[str]:
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length < 2 or length > min(MAX_HEADER, size - 8):
             limit = f"2 to {max(0, min(MAX_HEADER, size - 8)):,} bytes of header"
-            raise ModelFileError("E404", f"{path}: byte 0", "no header", expected=limit, got=length)
+            raise _damaged(f"{path}: byte 0", "no header", expected=limit, got=length)
         header = _json(file.read(length), f"{path}: byte 8")
     header.pop("__metadata__", None)
     entries = sorted(
@@ -146,11 +155,11 @@ def check_header(path: Path) -> list[str]:
     for begin, end, name in entries:
         if begin != at:
             kind = "overlaps the one before" if begin < at else "leaves a hole before it"
-            raise ModelFileError("E404", f"{path}:{name}: byte {8 + length + begin}", kind)
+            raise _damaged(f"{path}:{name}: byte {8 + length + begin}", kind)
         at = end
     if at != size - 8 - length:
-        raise ModelFileError(
-            "E404", f"{path}: byte {8 + length + at}", "the tensors do not fill the file",
+        raise _damaged(
+            f"{path}: byte {8 + length + at}", "the tensors do not fill the file",
             expected=f"{8 + length + at} bytes", got=f"{size} bytes",
         )  # fmt: skip
     return list(header)
@@ -160,22 +169,20 @@ def _entry(name: str, entry: Any, path: Path, room: int) -> tuple[int, int]:
     """Where a tensor begins and ends behind the header."""
     where = f"{path}:{name}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise ModelFileError("E404", where, "not dtype, shape and data_offsets")
+        raise _damaged(where, "not dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise ModelFileError("E404", where, "a type that is not supported", got=dtype)
+        raise _damaged(where, "a type that is not supported", got=dtype)
     if not _whole(shape) or len(shape) > MAX_RANK:
-        raise ModelFileError("E404", where, "not a shape", got=shape)
+        raise _damaged(where, "not a shape", got=shape)
     if not _whole(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= room:
-        raise ModelFileError(
-            "E404", where, "offsets outside the file", expected=f"0 to {room}", got=offsets
-        )
+        raise _damaged(where, "offsets outside the file", expected=f"0 to {room}", got=offsets)
     numbers = 1
     for extent in shape:
         numbers *= extent
     if numbers * BITS[dtype] != 8 * (offsets[1] - offsets[0]):
-        raise ModelFileError(
-            "E404", where, "shape and size differ",
+        raise _damaged(
+            where, "shape and size differ",
             expected=f"{numbers * BITS[dtype] // 8} bytes", got=f"{offsets[1] - offsets[0]} bytes",
         )  # fmt: skip
     return offsets[0], offsets[1]
@@ -192,14 +199,14 @@ def _json(content: bytes, where: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise ModelFileError("E404", where, f"the key {key!r} stands twice")
+                raise _damaged(where, f"the key {key!r} stands twice")
             found[key] = value
         return found
 
     try:
         value = json.loads(content, object_pairs_hook=table)
     except (ValueError, RecursionError) as error:
-        raise ModelFileError("E404", where, f"not JSON ({error})") from error
+        raise _damaged(where, f"not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ModelFileError("E404", where, "not a JSON table", got=type(value).__name__)
+        raise _damaged(where, "not a JSON table", got=type(value).__name__)
     return value
