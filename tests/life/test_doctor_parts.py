@@ -60,6 +60,15 @@ def test_utf_8_that_is_read_as_something_else(tmp_path):
     assert found(tmp_path, "classify", healthy("classify"), encoding="latin-1") == []
 
 
+def test_a_part_that_is_not_there_is_the_readers_to_name(tmp_path):
+    recipe = Finetune(
+        model="scratch", task="classify", data=tmp_path / "rows.csv", out=tmp_path / "run",
+        test=tmp_path / "gone.csv", encoding="latin-1",
+    )  # fmt: skip
+    table(tmp_path / "rows.csv", ["text", "label"], [(f"text {n}", "ab"[n % 2]) for n in range(60)])
+    assert any("gone.csv" in text and "E206" in text for _, text in examine_rows(recipe, "r.yaml"))
+
+
 def test_pairs_that_somebody_called_none(tmp_path):
     rows = [(row.source, row.target, int(n % 3 > 0)) for n, row in enumerate(healthy("embed"))]
     table(tmp_path / "rows.csv", ["text", "target", "is_duplicate"], rows)

@@ -172,7 +172,10 @@ def _entry(name: str, entry: Any, path: Path, room: int) -> tuple[int, int]:
         raise _damaged(where, "not dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise _damaged(where, "a type that is not supported", got=dtype)
+        raise ModelFileError(
+            "E404", where, "a type that is not supported", got=dtype,
+            do="save the model again in float32, bfloat16 or float16",
+        )  # fmt: skip
     if not _whole(shape) or len(shape) > MAX_RANK:
         raise _damaged(where, "not a shape", got=shape)
     if not _whole(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= room:

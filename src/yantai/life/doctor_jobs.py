@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yantai.base.log import counted
+from yantai.life.finetune import EPOCHS
 from yantai.life.jobs.job import Job
 from yantai.training.recipe import Finetune
 
@@ -64,7 +65,7 @@ def _steps(case: Case) -> Iterator[Finding]:
         return
     rows = len(case.train) * (0.8 if given.test is None else 1.0)
     a_step = (given.batch or 1) * given.accumulate  # packed rows hold more: this is the most
-    steps = rows * (given.epochs or 3.0) / a_step
+    steps = rows * (given.epochs or EPOCHS) / a_step
     if steps < FEW_STEPS:
         key = "accumulate" if given.accumulate > 1 else "batch"
         line = f"at most {counted(max(1, round(steps)), 'step')} in all, {a_step:,} rows each"

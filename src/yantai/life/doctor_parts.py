@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from yantai.base.errors import YantaiError
+from yantai.life.doctor_jobs import Finding
+from yantai.life.finetune import EPOCHS, EXAMPLES_A_STEP
 from yantai.life.jobs.job import Job
 from yantai.text.table import TableReader
 from yantai.text.tokenizer import HAN
 from yantai.training.recipe import Finetune
 from yantai.training.sizes import size_named
 
-Finding = tuple[str, str]
 SOME, NEARLY_ALL = 0.05, 0.8
 """Shares of the rows: no accident; what one part has and another has not."""
 LEAST = 20
 BYTES_A_TOKEN = 3.5
 """Of a vocabulary that was learned from the rows, roughly, in both languages."""
-USUAL_EPOCHS, EXAMPLES_A_STEP = 3.0, 32
+PLAIN = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".conll")
 NOT_THIS = {"0", "0.0", "false", "no", "n", "negative", "contradiction", "否"}
 VERDICT = re.compile(
     r"label|same|paraphrase|duplicate|match|relevant|similar|entail|score|标签|相似|相关", re.I
@@ -47,7 +48,7 @@ def _encoding(settings: Finetune) -> Iterator[Finding]:
     if name.startswith("utf"):
         return
     for path in (settings.data, settings.valid, settings.test):
-        if path is None or path.suffix not in (".csv", ".tsv", ".jsonl", ".json", ".txt", ".conll"):
+        if path is None or path.suffix not in PLAIN or not path.is_file():
             continue
         raw = path.read_bytes()
         try:
@@ -62,18 +63,17 @@ def _encoding(settings: Finetune) -> Iterator[Finding]:
 
 def _steps(settings: Finetune, job: Job, rows: Sequence[Any]) -> float | None:
     """About how many; None where a clock says it."""
-    if settings.steps:
+    if settings.steps or settings.minutes:
         return settings.steps
-    if settings.minutes or settings.tokens:
-        return None
-    epochs = settings.epochs or USUAL_EPOCHS
-    count = len(rows) * (0.8 if settings.test is None else 1.0)
-    if job.judges:
-        return epochs * count / EXAMPLES_A_STEP
     size = size_named(settings.size)
-    tokens = sum(len(job.text_of(row).encode()) for row in rows) / BYTES_A_TOKEN
     a_step = (settings.batch or size.batch) * (settings.context or size.context)
-    return epochs * tokens * count / len(rows) / a_step
+    if settings.tokens:
+        return settings.tokens / a_step / settings.accumulate
+    learned = (settings.epochs or EPOCHS) * (0.8 if settings.test is None else 1.0)
+    if job.judges and settings.batch is None:
+        return learned * len(rows) / EXAMPLES_A_STEP / settings.accumulate
+    tokens = sum(len(job.text_of(row).encode()) for row in rows) / BYTES_A_TOKEN
+    return learned * tokens / a_step / settings.accumulate
 
 
 def _warm_up(settings: Finetune, job: Job, rows: Sequence[Any]) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from yantai.base.errors import YantaiError
 from yantai.data.batch import IGNORED
 from yantai.data.conversations import Conversation
 from yantai.families.hub import local_folder
-from yantai.life.doctor_jobs import look_at_job
+from yantai.life.doctor_jobs import Finding, look_at_job
 from yantai.life.doctor_parts import look_beside
 from yantai.life.doctor_texts import look_at_texts
 from yantai.life.jobs import JOBS
@@ -25,7 +25,6 @@ from yantai.text.tokenizer import TURN_END, Tokenizer
 from yantai.training.recipe import Finetune
 from yantai.training.setup import fill_in
 
-Finding = tuple[str, str]
 Parts = dict[str, list[Any]]
 FEW_ROWS, RARE, MOST_SHARE, CUT_SHARE = 50, 5, 0.9, 0.05
 LONG_LABEL, MANY_LABELS = 40, 0.5

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from yantai.life.doctor_jobs import Finding
 from yantai.text.tokenizer import HAN
 
-Finding = tuple[str, str]
 SOME, MANY, MOST = 0.05, 0.2, 0.5
 """Shares of the rows from which on a thing is no accident."""
 FEW_KINDS, LONG, LEAST = 0.1, 16, 10

@@ -43,7 +43,8 @@ AFTER_THE_PARTS = {"rest_rate": 1 / 12, "matrix_rate": 1 / 2}
 """Of these rates, what is left where norms stand after the parts, as in BERT and BART: found for a
 small BERT on held-out training novels (LOG.md), and taken over for BART and for fine-tuning."""
 UNSCALED = {"rest_rate": 3 / 4, "matrix_rate": 1 / 5}
-"""The same where scores are not divided by √head_dim, as in T5: they grow as many times faster."""
+"""The same where scores are not divided by √head_dim, as in T5: they grow as many times faster
+(found for `nano` on novels, LOG.md)."""
 
 SIZES: dict[str, Size] = {
     "nano": Size(3, 128, 2, 256, 16, 6e-3, 1.6e-2),
@@ -85,6 +86,8 @@ def size_for(name: str, family: str | None) -> Size:
 
     >>> size_for("tiny", "qwen3").matrix_rate, size_for("tiny", "bert").matrix_rate
     (0.02, 0.01)
+    >>> round(size_for("tiny", "t5").matrix_rate, 6), round(size_for("tiny", "t5").rest_rate, 6)
+    (0.004, 0.009)
     """
     size = size_named(name)
     fixed = family_named(family).fixed() if family is not None else {}

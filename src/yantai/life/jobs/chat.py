@@ -47,7 +47,7 @@ class ChatJob(LanguageJob):
     ) -> Prepared:
         """A conversation an example."""
         return Prepared(
-            Causal("causal", self.smoothing), _rows(frame, train, seed), _rows(frame, valid, seed)
+            Causal(smoothing=self.smoothing), _rows(frame, train, seed), _rows(frame, valid, seed)
         )
 
     def predict(
