@@ -7,15 +7,14 @@ is not served, or anything that stays open afterwards.
 import contextlib
 import json
 import random
-import selectors
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from yantai.life.selftest_requests import SECONDS, Target, received, spoiled, statuses
+from yantai.life.selftest_requests import SECONDS, Target, at_once, received, spoiled, statuses
 
 WAITING = 503
 """The one 5xx that may be said: while draining, or while the engine makes no progress."""
@@ -195,9 +194,9 @@ def crowd(target: Target, count: int, *, together: int = 32, seed: int = 0) -> S
     alone = [_answer(target, prompt) for prompt in prompts]
     for start in range(0, count, together):
         numbers = [number % len(prompts) for number in range(start, min(start + together, count))]
-        for number, text in zip(
-            numbers, _at_once(target, [prompts[n] for n in numbers]), strict=True
-        ):
+        asked = [target.request(_asked(prompts[number])) for number in numbers]
+        for number, (raw, _) in zip(numbers, at_once(target, asked), strict=True):
+            text = _text_of(raw)
             seen.answers["equal" if text == alone[number] else "other"] += 1
             if text != alone[number]:
                 seen.failures.append(f"question {seed + number} was answered otherwise in a crowd")
@@ -223,26 +222,3 @@ def _text_of(raw: bytes) -> str:
     with contextlib.suppress(ValueError, LookupError):
         return json.loads(body)["choices"][0]["text"]
     return repr(raw[:200])
-
-
-def _at_once(target: Target, prompts: list[str]) -> Iterator[str]:
-    """Answers to questions that are all asked before any is answered."""
-    connections = [target.open() for _ in prompts]
-    raws = dict.fromkeys(connections, b"")
-    with selectors.DefaultSelector() as chooser:
-        for connection, prompt in zip(connections, prompts, strict=True):
-            connection.sendall(target.request(_asked(prompt)))
-            chooser.register(connection, selectors.EVENT_READ)
-        left, end = len(connections), time.monotonic() + 6 * SECONDS
-        while left and time.monotonic() < end:
-            for key, _ in chooser.select(1.0):
-                connection = key.fileobj
-                assert isinstance(connection, socket.socket)
-                piece = connection.recv(65_536)
-                raws[connection] += piece
-                if not piece or b'"usage"' in raws[connection]:
-                    chooser.unregister(connection)
-                    left -= 1
-    for connection in connections:
-        connection.close()
-    return (_text_of(raws[connection]) for connection in connections)

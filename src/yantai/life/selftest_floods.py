@@ -4,13 +4,11 @@ Knows: the answers that a refusal may be. How long others wait meanwhile is meas
 """
 
 import contextlib
-import selectors
-import socket
 import threading
 import time
 
 from yantai.life.selftest_attacks import Seen
-from yantai.life.selftest_requests import SECONDS, Target, received, statuses
+from yantai.life.selftest_requests import SECONDS, Target, at_once, is_whole, received, statuses
 
 # ---------------------------------------------------------------- F52: more than can be answered
 
@@ -25,11 +23,11 @@ def flood(target: Target, count: int, *, together: int = 400) -> Seen:
     """
     seen = Seen()
     refused: list[float] = []
+    whole = target.request({"prompt": "One", "max_tokens": 4, "temperature": 0})
     for start in range(0, count, together):
-        raws, waits = _at_once(target, min(together, count - start))
-        for raw in raws:
+        for raw, seconds in at_once(target, [whole] * min(together, count - start)):
             _count(seen, raw)
-        refused += waits
+            refused += [seconds] if statuses(raw) == [429] else []
     if refused:
         seen.figures["refused_after_ms"] = 1000 * sorted(refused)[int(0.99 * (len(refused) - 1))]
     try:
@@ -37,45 +35,6 @@ def flood(target: Target, count: int, *, together: int = 400) -> Seen:
     except (OSError, RuntimeError) as error:
         seen.failures.append(f"after the flood: {error}")
     return seen
-
-
-def _at_once(target: Target, count: int) -> tuple[list[bytes], list[float]]:
-    """What each of them received, and the seconds until a refusal."""
-    whole = target.request({"prompt": "One", "max_tokens": 4, "temperature": 0})
-    raws: dict[socket.socket, bytes] = {}
-    sent, refused = {}, []
-    with selectors.DefaultSelector() as chooser:
-        for _ in range(count):
-            connection = target.open()
-            connection.sendall(whole)
-            raws[connection], sent[connection] = b"", time.monotonic()
-            chooser.register(connection, selectors.EVENT_READ)
-        end = time.monotonic() + 6 * SECONDS
-        while chooser.get_map() and time.monotonic() < end:
-            for key, _ in chooser.select(1.0):
-                connection, piece = key.fileobj, b""
-                assert isinstance(connection, socket.socket)
-                with contextlib.suppress(OSError):
-                    piece = connection.recv(65_536)
-                raws[connection] += piece
-                if piece and not _is_whole(raws[connection]):
-                    continue
-                chooser.unregister(connection)
-                if b" 429 " in raws[connection][:20]:
-                    refused.append(time.monotonic() - sent[connection])
-    for connection in raws:
-        connection.close()
-    return list(raws.values()), refused
-
-
-def _is_whole(raw: bytes) -> bool:
-    head, found, body = raw.partition(b"\r\n\r\n")
-    if not found:
-        return False
-    for line in head.lower().split(b"\r\n"):
-        if line.startswith(b"content-length:"):
-            return len(body) >= int(line.split(b":")[1])
-    return False
 
 
 def _count(seen: Seen, raw: bytes) -> None:
@@ -96,7 +55,8 @@ LONG = {
     "ten million letters": "b" * 10_000_000,
     "a million spaces": " " * 1_000_000,
 }
-TOO_LONG = (b"context_length_exceeded", b" 413 ")
+BODY_BYTES = 4 << 20
+"""The largest body that a server reads by default; longer ones are refused as such."""
 
 
 def long_prompts(target: Target) -> Seen:
@@ -104,13 +64,15 @@ def long_prompts(target: Target) -> Seen:
     seen = Seen()
     with _Watch(target) as watch:
         for name, prompt in LONG.items():
+            whole = target.request({"prompt": prompt, "max_tokens": 2})
             with target.open() as connection:
                 # a server may refuse by the length alone, and close before it was sent
                 with contextlib.suppress(OSError):
-                    connection.sendall(target.request({"prompt": prompt, "max_tokens": 2}))
+                    connection.sendall(whole)
                 raw = received(connection, until=b"}")
             seen.take(raw, name)
-            if not any(each in raw for each in TOO_LONG):
+            expected = b" 413 " if len(whole) > BODY_BYTES else b"context_length_exceeded"
+            if expected not in raw:
                 seen.failures.append(f"{name}: {raw[:60]!r} is no refusal by its length")
     if watch.is_lost:
         seen.failures.append("others were not answered meanwhile")
@@ -134,7 +96,7 @@ class _Watch(threading.Thread):
                 while not self._ended.wait(0.005) and not self.is_lost:
                     began, raw = time.monotonic(), b""
                     connection.sendall(asked)
-                    while not _is_whole(raw) and not self.is_lost:
+                    while not is_whole(raw) and not self.is_lost:
                         piece = connection.recv(4096)
                         raw, self.is_lost = raw + piece, not piece
                     self.worst = max(self.worst, time.monotonic() - began)

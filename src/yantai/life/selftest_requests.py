@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import selectors
 import socket
 import time
 from collections.abc import Callable
@@ -41,7 +42,10 @@ class Target:
 
     def request(self, body: dict[str, Any], path: str = "/v1/completions") -> bytes:
         """A good request, as bytes."""
-        content = json.dumps({"model": self.model, **body}).encode()
+        return self.post(json.dumps({"model": self.model, **body}).encode(), path)
+
+    def post(self, content: bytes, path: str) -> bytes:
+        """A request with any body."""
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
             f"Authorization: Bearer {self.key}\r\nContent-Type: application/json\r\n"
@@ -93,6 +97,42 @@ def received(connection: socket.socket, until: bytes = b"", seconds: float = SEC
     return raw
 
 
+def is_whole(raw: bytes) -> bool:
+    """Whether an answer is there to the length that it says of itself."""
+    head, found, body = raw.partition(b"\r\n\r\n")
+    for line in head.lower().split(b"\r\n"):
+        if found and line.startswith(b"content-length:"):
+            return len(body) >= int(line.split(b":")[1])
+    return False
+
+
+def at_once(target: Target, asked: list[bytes]) -> list[tuple[bytes, float]]:
+    """Requests that are all sent before any is answered: each one's answer, and its seconds."""
+    raws: dict[socket.socket, bytes] = {}
+    sent: dict[socket.socket, float] = {}
+    took: dict[socket.socket, float] = {}
+    with selectors.DefaultSelector() as chooser:
+        for each in asked:
+            connection = target.open()
+            connection.sendall(each)
+            raws[connection], sent[connection] = b"", time.monotonic()
+            chooser.register(connection, selectors.EVENT_READ)
+        end = time.monotonic() + 6 * SECONDS
+        while chooser.get_map() and time.monotonic() < end:
+            for key, _ in chooser.select(1.0):
+                connection, piece = key.fileobj, b""
+                assert isinstance(connection, socket.socket)
+                with contextlib.suppress(OSError):
+                    piece = connection.recv(65_536)
+                raws[connection] += piece
+                if not piece or is_whole(raws[connection]):
+                    chooser.unregister(connection)
+                    took[connection] = time.monotonic() - sent[connection]
+    for connection in raws:
+        connection.close()
+    return [(raw, took.get(connection, 6 * SECONDS)) for connection, raw in raws.items()]
+
+
 def spoiled(target: Target, dice: random.Random) -> bytes:
     """A request in which something is wrong, at least often."""
     asked: dict[str, Any] = {"prompt": "One two", "max_tokens": 2}
@@ -101,7 +141,7 @@ def spoiled(target: Target, dice: random.Random) -> bytes:
     )
     way = dice.randrange(5)
     if way == 0:  # a body that is something else
-        return _with_body(target, path, dice.choice(BODIES)(dice))
+        return target.post(dice.choice(BODIES)(dice), path)
     if way == 1:  # fields that are something else
         name = dice.choice(FIELDS)
         return target.request(asked | {name: dice.choice(VALUES)(dice)}, path)
@@ -122,15 +162,6 @@ def spoiled(target: Target, dice: random.Random) -> bytes:
         if not whole:
             break
     return bytes(whole)
-
-
-def _with_body(target: Target, path: str, body: bytes) -> bytes:
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{target.port}\r\n"
-        f"Authorization: Bearer {target.key}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
 
 
 BODIES: tuple[Callable[[random.Random], bytes], ...] = (
