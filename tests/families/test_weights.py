@@ -80,6 +80,14 @@ def test_what_does_not_hold_together_is_refused_with_its_place(name, tmp_path):
         read_tensors(tmp_path)
     assert caught.value.code == "E404"
     assert str(path) in str(caught.value)
+    unknown = "a type that is not supported" in str(caught.value)
+    assert str(caught.value).endswith("float16" if unknown else "fetch it again")
+
+
+def test_a_folder_without_weights_says_what_to_do(tmp_path):
+    with pytest.raises(ModelFileError, match="missing; fetch the whole folder") as caught:
+        read_tensors(tmp_path)
+    assert caught.value.code == "E403"
 
 
 def test_a_whole_file_is_read(tmp_path):

@@ -191,6 +191,25 @@ def test_a_line_has_an_end(model):
         engine.submit(Request([3], Generation(max_new_tokens=2)))
 
 
+def test_places_are_counted_whether_or_not_they_were_taken_yet(model):
+    """A slow processor has begun none of them when the next one comes."""
+    engine = Engine(model, slots=2, waiting=1)
+    gate = threading.Event()
+    engine.call(lambda items: [gate.wait(30) for _ in items], 0)
+    settings = Generation(max_new_tokens=2)
+    accepted = [engine.submit(Request([3], settings)) for _ in range(3)]
+    with pytest.raises(ResourceError, match="too many wait"):
+        engine.submit(Request([3], settings))
+    gate.set()
+    assert all(request.wait(30) for request in accepted)
+    again = [Request([3], settings) for _ in range(3)]
+    engine.submit_all(again)
+    with pytest.raises(ResourceError, match="too many wait"):
+        engine.submit_all([Request([3], settings) for _ in range(4)])
+    assert all(request.wait(30) for request in again)
+    engine.close()
+
+
 def test_what_does_not_fit_is_refused(engine):
     with pytest.raises(UsageError, match="do not fit"):
         engine.submit(Request([3] * 1000, Generation(max_new_tokens=50)))

@@ -45,7 +45,7 @@ class Engine:
     Args:
         model: a decoder, prepared for decoding; other shapes answer `call` alone.
         slots: continuations at once.
-        waiting: further requests that may wait; None for any number.
+        waiting: further requests that may be open beside these; None for any number.
         prefix_bytes: what keys and values of earlier prompts may take; 0 keeps none.
     """
 
@@ -63,6 +63,7 @@ class Engine:
         self._prefix_bytes = prefix_bytes
         self._news = threading.Condition()
         self._inbox: deque[Request] = deque()
+        self._open: list[Request] = []
         self._calls: deque[tuple[Callable[[list[Any]], list[Any]], Any, Future]] = deque()
         self._closed = False
         self._start_afresh()
@@ -94,9 +95,11 @@ class Engine:
         with self._news:
             if self._closed:
                 raise ResourceError("E803", "engine", "is closed")
-            line = self.waiting + len(requests) - 1
-            if self.most_waiting is not None and line >= max(1, self.most_waiting):
-                raise ResourceError("E804", "engine", "too many wait", got=self.waiting)
+            if self.most_waiting is not None:
+                self._open = [each for each in self._open if not each.is_over]
+                if len(self._open) + len(requests) > self._most + self.most_waiting:
+                    raise ResourceError("E804", "engine", "too many wait", got=self.waiting)
+                self._open += requests
             announce()
             self._inbox.extend(requests)
             self._news.notify()

@@ -68,6 +68,11 @@ class Request:
             raise ResourceError("E803", "engine", "failed while it answered") from self.error
         return self.row.ids[self.row.start :]
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its end was said."""
+        return self._done.is_set()
+
     def end(self, reason: str) -> None:
         """Say that it is over, once."""
         if not self._done.is_set():
