@@ -37,12 +37,14 @@ class Set:
         task: what is learned.
         columns: names of the columns of the rows.
         settings: of `Finetune`, beside its defaults.
+        phrases: whether its rows are sentences and parts of these.
     """
 
     read: Callable[[Path], dict[str, Rows]] | None
     task: str = "classify"
     columns: tuple[str, ...] = ("text", "label")
     settings: dict[str, Any] = field(default_factory=dict)
+    phrases: bool = False
 
 
 def sets() -> str:
@@ -58,14 +60,42 @@ def lines(path: Path, encoding: str = "utf-8") -> list[str]:
 
 
 def sst2(folder: Path) -> dict[str, Rows]:
-    """Phrases of film reviews; the 75 that training and dev share are taken out of training."""
+    """Film reviews, the training part with their phrases; the two that the test has are left out.
+
+    Its dev part holds phrases of sentences that stand in the training part. So both are one here,
+    and 700 sentences are held out whole, with all their phrases, to choose the best by.
+    """
     parts = {}
     for name in ("train", "dev", "test"):
         rows = [line.rsplit("\t", 1) for line in lines(folder / f"{name}.tsv")[1:]]
-        parts[name] = [(text.strip(), label) for text, label in rows]
-    held = {text for text, _ in parts["dev"] + parts["test"]}
-    train = [row for row in parts["train"] if row[0] not in held and row[0]]
-    return {"train": train, "valid": parts["dev"], "test": parts["test"]}
+        parts[name] = [(text.strip(), label) for text, label in rows if text.strip()]
+    held = {text for text, _ in parts["test"]}
+    known = [row for row in dict.fromkeys(parts["train"] + parts["dev"]) if row[0] not in held]
+    train, valid = apart(known, 700, "valid")
+    return {"train": train, "valid": valid, "test": parts["test"]}
+
+
+def apart(rows: Rows, count: int, seed: object) -> tuple[Rows, Rows]:
+    """Without so many sentences and their phrases, and these sentences.
+
+    A sentence is what is part of no longer text.
+    """
+    seen: set[str] = set()
+    whole: Rows = []
+    for row in sorted(rows, key=lambda row: (-len(row[0].split()), row)):
+        if row[0] not in seen:
+            whole.append(row)
+            seen |= phrases_of(row[0])
+    random.Random(f"sentences {seed}").shuffle(whole)
+    held = {phrase for row in whole[:count] for phrase in phrases_of(row[0])}
+    return [row for row in rows if row[0] not in held], whole[:count]
+
+
+def phrases_of(text: str) -> set[str]:
+    """All runs of its words, itself among them."""
+    words = text.split()
+    ends = range(1, len(words) + 1)
+    return {" ".join(words[start:end]) for end in ends for start in range(end)} | {text}
 
 
 def trec(folder: Path) -> dict[str, Rows]:
@@ -159,7 +189,7 @@ TEXTS: dict[str, Any] = {"columns": ("text", "target")}
 CHINESE: dict[str, Any] = {"vocab_size": 8192}
 KEEP_BACK = {"on_bad_row": "quarantine"}
 SETS: dict[str, tuple[str, Set]] = {
-    "sst2": ("sst2", Set(sst2)),
+    "sst2": ("sst2", Set(sst2, phrases=True)),
     "trec": ("trec_qc", Set(trec)),
     "hotels": ("chnsenticorp_htl", Set(hotels, settings=CHINESE)),
     "spam": ("sms_spam", Set(spam)),
@@ -182,7 +212,10 @@ def parts_of(chosen: Set, folder: Path, seed: int, tune: bool) -> dict[str, Rows
     parts = chosen.read(folder)
     if tune:
         parts.pop("test", None)
-        parts.pop("valid", None)
+        if chosen.phrases:
+            parts["train"], parts["test"] = apart(parts["train"], 1_200, seed)
+        else:
+            parts.pop("valid", None)
     if "test" not in parts:
         texts = list(dict.fromkeys(row[0] for row in parts["train"]))
         random.Random(f"split {seed}").shuffle(texts)

@@ -48,11 +48,11 @@ def test_smooth_labels_are_for_one_of_many(tmp_path, changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bert", "llama"])
-def test_from_rows_to_a_score(family, tmp_path):
+@pytest.mark.parametrize(("family", "kind"), [("bert", "wordpiece"), ("llama", "bpe")])
+def test_from_rows_to_a_score(family, kind, tmp_path):
     rows = rows_of_the_village(tmp_path / "rows.csv")
     shown = []
-    result = finetune(settings_for(tmp_path, family=family), shown.append)
+    result = finetune(settings_for(tmp_path, family=family, token_kind=kind), shown.append)
     names = sorted({row["mood"] for row in rows})
     assert result["labels"] == names
     assert result["n"] == pytest.approx(len(rows) / 10, abs=len(names))
@@ -62,6 +62,9 @@ def test_from_rows_to_a_score(family, tmp_path):
     assert set(result["floors"]) == {"naive Bayes", "the commonest label"}
     assert json.loads((tmp_path / "run" / "scores.json").read_text())["n"] == result["n"]
     assert "naive Bayes" in "".join(shown)
+
+    tokenizer = json.loads((tmp_path / "run" / "model" / "tokenizer.json").read_text())
+    assert tokenizer["model"]["type"].lower() == kind
 
     ours, _, _ = load_folder(tmp_path / "run" / "model")
     assert ours.config.head.names == tuple(names)

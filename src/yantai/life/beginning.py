@@ -54,7 +54,7 @@ def body_of(settings: Finetune, job: Job, parts: Parts) -> Path:
         Pretrain(
             data=(texts, *settings.pretrain_on), out=body, size=settings.size,
             family=settings.family or job.usual_family, context=settings.context,
-            vocab_size=settings.vocab_size,
+            vocab_size=settings.vocab_size, token_kind=settings.token_kind,
             seed=settings.seed,
             threads=settings.threads, device=settings.device, dtype=settings.dtype,
             dropout=settings.dropout, resume=(body / "recipe.json").is_file(), **budget,

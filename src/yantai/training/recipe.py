@@ -162,6 +162,9 @@ class Finetune(Training):
         None, description="scratch: the model's type; bert, where texts are written t5"
     )
     vocab_size: int = Field(4096, ge=261, description="scratch: entries of the tokenizer")
+    token_kind: Literal["bpe", "unigram", "wordpiece", "characters"] = Field(
+        "bpe", description="scratch: kind of the tokenizer"
+    )
     encoding: str = Field("utf-8", description="encoding of the rows")
     on_bad_row: Literal["stop", "quarantine"] = Field("stop", description="what a bad row does")
     split_seed: int | None = Field(None, ge=0, description="decides the parts; else the seed does")
@@ -201,6 +204,6 @@ HIDDEN_IN_FINETUNE = frozenset(
     (
         _SELDOM + "accumulate beta columns ema label_smoothing lora_alpha lora_dropout lora_rank "
         "lora_stabilised lora_targets old_data optimizer schedule split_seed tokens "
-        "vocab_size weight_decay"
+        "token_kind vocab_size weight_decay"
     ).split()
 )
