@@ -210,6 +210,36 @@ def test_places_are_counted_whether_or_not_they_were_taken_yet(model):
     engine.close()
 
 
+def test_who_cannot_be_told_takes_no_place(model):
+    engine = Engine(model, slots=1, waiting=0)
+    request = Request([3], Generation(max_new_tokens=2))
+
+    def deaf():
+        raise BrokenPipeError
+
+    for _ in range(3):
+        with pytest.raises(BrokenPipeError):
+            engine.submit_all([request], deaf)
+    assert engine.submit(Request([3], Generation(max_new_tokens=2))).wait(30)
+    engine.close()
+
+
+def test_one_for_whom_there_is_no_room_fails_alone(model, monkeypatch, capsys):
+    engine = Engine(model, slots=1, waiting=0)
+    settings = Generation(max_new_tokens=2)
+
+    def full(*sizes, **options):
+        raise RuntimeError("planted: no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_begun", full)
+        with pytest.raises(ResourceError, match="failed while it answered"):
+            engine.submit(Request([3], settings)).wait(30)
+    assert "no memory" in capsys.readouterr().err
+    assert engine.submit(Request([3], settings)).wait(30)
+    engine.close()
+
+
 def test_what_does_not_fit_is_refused(engine):
     with pytest.raises(UsageError, match="do not fit"):
         engine.submit(Request([3] * 1000, Generation(max_new_tokens=50)))

@@ -47,6 +47,11 @@ def test_smooth_labels_are_for_one_of_many(tmp_path, changes):
         settings_for(tmp_path, label_smoothing=0.1, **changes)
 
 
+def test_a_model_keeps_its_tokenizer(tmp_path):
+    with pytest.raises(ValueError, match="token_kind belongs to scratch"):
+        settings_for(tmp_path, model="folder", token_kind="wordpiece")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "kind"), [("bert", "wordpiece"), ("llama", "bpe")])
 def test_from_rows_to_a_score(family, kind, tmp_path):

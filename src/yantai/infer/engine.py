@@ -99,8 +99,8 @@ class Engine:
                 self._open = [each for each in self._open if not each.is_over]
                 if len(self._open) + len(requests) > self._most + self.most_waiting:
                     raise ResourceError("E804", "engine", "too many wait", got=self.waiting)
-                self._open += requests
             announce()
+            self._open += requests if self.most_waiting is not None else []
             self._inbox.extend(requests)
             self._news.notify()
 
@@ -216,7 +216,7 @@ class Engine:
         """A piece of a prompt, then a token for everybody who is being continued."""
         self._drop_cancelled()
         if self._reading is None and self._inbox and len(self._active) < self._most:
-            self._reading = self._begun(self._inbox.popleft())
+            self._begin(self._inbox.popleft())
         if self._reading is not None:
             piece = BESIDE if self._active else PREFILL_CHUNK
             logits = self._reading.read(self.model, piece)
@@ -266,6 +266,15 @@ class Engine:
         self._worth.guessed(taken, seconds)
         self.guessed += taken - 1
         return True
+
+    def _begin(self, request: Request) -> None:
+        """Read it from now on; one for which there is no room fails, and nobody else."""
+        try:
+            self._reading = self._begun(request)
+        except Exception as error:
+            traceback.print_exc()
+            request.error = error
+            request.end("failed")
 
     def _begun(self, request: Request) -> "Reading":
         parameter = next(self.model.parameters())

@@ -9,6 +9,7 @@ import time
 
 from yantai.life.selftest_attacks import Seen
 from yantai.life.selftest_requests import SECONDS, Target, at_once, is_whole, received, statuses
+from yantai.serve.gate import Limits
 
 # ---------------------------------------------------------------- F52: more than can be answered
 
@@ -55,8 +56,6 @@ LONG = {
     "ten million letters": "b" * 10_000_000,
     "a million spaces": " " * 1_000_000,
 }
-BODY_BYTES = 4 << 20
-"""The largest body that a server reads by default; longer ones are refused as such."""
 
 
 def long_prompts(target: Target) -> Seen:
@@ -71,7 +70,7 @@ def long_prompts(target: Target) -> Seen:
                     connection.sendall(whole)
                 raw = received(connection, until=b"}")
             seen.take(raw, name)
-            expected = b" 413 " if len(whole) > BODY_BYTES else b"context_length_exceeded"
+            expected = b" 413 " if len(whole) > Limits().body_bytes else b"context_length_exceeded"
             if expected not in raw:
                 seen.failures.append(f"{name}: {raw[:60]!r} is no refusal by its length")
     if watch.is_lost:

@@ -185,6 +185,8 @@ class Finetune(Training):
             raise ValueError(f"old_data is for language models; {self.task} makes another of it")
         if self.model != "scratch" and (self.pretrain_on or self.pretrain_minutes):
             raise ValueError("pretrain_on and pretrain_minutes belong to scratch")
+        if self.model != "scratch" and self.token_kind != "bpe":
+            raise ValueError("token_kind belongs to scratch: a model has its tokenizer")
         return self
 
 
