@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from yantai.core.config import ModelConfig
-from yantai.core.first_sight import neighbour_of, turn
+from yantai.core.first_sight import HEARD, look_at_all, neighbour_of, turn
 from yantai.core.initialise import build
 from yantai.core.model import Transformer
 from yantai.core.position import sinusoids
@@ -47,6 +47,25 @@ def test_each_head_looks_at_its_neighbour_whatever_stands_there(offset):
             hits = pattern[head, 2:28].argmax(-1) == torch.arange(2, 28) + neighbour_of(head)
             assert hits.float().mean() >= share
         assert pattern[0, 2:28].diagonal(1).mean() > 4 / 30  # where chance gives 1 / 30
+
+
+@pytest.mark.parametrize(("heads", "dim"), [(4, 64), (3, 48), (1, 32)])
+def test_a_last_look_at_all_brings_their_mean_to_every_place(heads, dim):
+    """What the last attention adds is the mean of its inputs, HEARD times as long."""
+    model = encoder(heads, dim)
+    assert model.encoder is not None
+    look_at_all(model.encoder, torch.Generator().manual_seed(1))
+    seen = []
+    part = model.encoder.blocks[-1].attn.part
+    hook = part.register_forward_hook(lambda module, given, result: seen.append((given, result)))
+    with torch.no_grad():
+        model.encode(torch.randint(50, (1, 20)))
+    hook.remove()
+    (given, result) = seen[0]
+    read, added = given[0], result[0] if isinstance(result, tuple) else result
+    mean = read.mean(dim=1, keepdim=True).expand_as(read)
+    torch.testing.assert_close(added, HEARD * mean, atol=0.05 * HEARD, rtol=0)
+    assert (added - added[:, :1]).abs().max() < 0.1 * HEARD
 
 
 def test_a_turn_moves_sinusoids_by_so_many_places():

@@ -10,6 +10,7 @@ import transformers
 from yantai.base.errors import DataError, UsageError
 from yantai.families.folder import load_folder
 from yantai.life.finetune import _filled, finetune
+from yantai.life.jobs import JOBS
 from yantai.text.village import Village
 from yantai.training.recipe import Finetune
 
@@ -122,8 +123,26 @@ def test_rates_are_those_of_the_family_that_learns(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps({"model_type": name}))
-        filled = _filled(Finetune(**given, model=str(folder)))
-        fresh = _filled(Finetune(**given, model="scratch", family=name))
-        rates[name] = (filled.rate, filled.matrix_rate)
-        assert (fresh.rate, fresh.matrix_rate) == rates[name]
+        read = Finetune(**given, model=str(folder))
+        filled = _filled(read, JOBS[read.task](read))
+        new = Finetune(**given, model="scratch", family=name)
+        fresh = _filled(new, JOBS[new.task](new))
+        rates[name] = (fresh.rate, fresh.matrix_rate)
+        assert filled.rate == pytest.approx(fresh.rate / 3)
+        assert filled.matrix_rate == pytest.approx(fresh.matrix_rate / 3)
+        own = _filled(Finetune(**given, model=str(folder), rate=0.5), JOBS["classify"](read))
+        assert (own.rate, own.matrix_rate) == (0.5, filled.matrix_rate)
     assert rates["bert"][0] < rates["llama"][0] and rates["bert"][1] < rates["llama"][1]
+
+
+def test_a_jump_of_a_loss_is_left_out_where_thousands_of_tokens_are_learned(tmp_path):
+    given = {"model": "scratch", "data": "rows.csv", "out": tmp_path / "run"}
+    policies = {}
+    for task in JOBS:
+        said = Finetune(**given, task=task, on_spike="rewind")
+        assert _filled(said, JOBS[task](said)).on_spike == "rewind"
+        open_one = Finetune(**given, task=task)
+        policies[task] = _filled(open_one, JOBS[task](open_one)).on_spike
+    judging = {task for task, policy in policies.items() if policy == "off"}
+    assert judging == {"classify", "tag", "span", "embed"}
+    assert set(policies.values()) == {"off", "skip"}

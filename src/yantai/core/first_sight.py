@@ -11,6 +11,9 @@ head of the first block as a look at one neighbour, whose vector it hands on in 
 distances have numbers, these fall with the distance, for each head on another side. And a decoder's
 first look at the source is for the token that it stands at: what is missing where a mark stands, is
 told by what stands around that mark.
+
+An encoder that has read nothing and is to judge whole texts begins with a last look at all tokens
+alike, so that its first judgement is of their mean and not of one place.
 """
 
 import torch
@@ -28,6 +31,8 @@ HANDED_ON = 0.5
 FALL = 2.0
 """How much a score falls at first: with the logarithm of a distance (as arXiv 2205.09921 has it for
 good), at the place itself, and on the side that a head does not look at."""
+HEARD = 4.0
+"""How much longer than it is the mean of all tokens is, when it is added to the stream."""
 FOUND = 8.0
 """The first score of a token of the source that is the very one; of others about ±1."""
 
@@ -131,6 +136,29 @@ def look_at_neighbours(stack: Stack, tokens: Tensor, generator: torch.Generator)
         v[start:stop], out[:, start:stop] = 0.0, 0.0
         v[start:stop, width:] = handed
         out[width:, start:stop] = handed.mT * HANDED_ON
+
+
+@torch.no_grad()
+def look_at_all(stack: Stack, generator: torch.Generator) -> None:
+    """Rewrite the last block's attention: every place hears the mean of all, in all dimensions.
+
+    Scores begin near zero, so each head weighs all tokens nearly alike; values are one turn of the
+    stream and the output turns them back.
+
+    Args:
+        stack: of blocks that read both ways, with as many heads of keys as of queries.
+        generator: of the turn.
+    """
+    part = dict(stack.blocks[-1].get_submodule("attn.part").named_parameters())
+    for name in ("qkv.q", "qkv.k"):
+        part[f"{name}.weight"].mul_(0.1)
+        if f"{name}.bias" in part:
+            part[f"{name}.bias"].zero_()
+    values, out = part["qkv.v.weight"], part["out.weight"]
+    drawn = torch.randn(max(values.shape), min(values.shape), generator=generator)
+    turned = torch.linalg.qr(drawn)[0]
+    values.copy_(turned if turned.shape == values.shape else turned.mT)
+    out.copy_(values.mT * HEARD)
 
 
 def turn(places: int, width: int) -> Tensor:

@@ -15,6 +15,8 @@ from yantai.adapt.lora import LoRA, add_lora, carry_over, merge
 from yantai.base.errors import UsageError
 from yantai.base.log import say
 from yantai.core.face import Model
+from yantai.core.first_sight import look_at_all
+from yantai.core.model import Transformer
 from yantai.data.examples import ExampleRows
 from yantai.families.adapter import is_adapter
 from yantai.families.folder import load_folder
@@ -30,10 +32,42 @@ from yantai.training.pretrain import pretrain
 from yantai.training.recipe import Finetune, Pretrain
 
 WARM_UP_EPOCHS = 10
+UNREAD_EPOCHS = 6.0
+UNREAD_DROPOUT = 0.1
+BYTES_A_TOKEN = 4
+
+
+def settled(settings: Finetune, job: Job, parts: Parts) -> Finetune:
+    """With what `scratch` means for these rows, where nothing else was said.
+
+    A body that has little to read begins to judge at once: on a few hundred kilobytes, guessing
+    hidden tokens costs it more than it gains. It then reads the rows more often, with dropout.
+    """
+    if settings.model != "scratch":
+        return settings
+    given, chosen = settings.model_fields_set, dict[str, Any]()
+    own = sum(len(job.text_of(row).encode()) for row in parts.train)
+    if settings.pretrain_minutes is None and not settings.pretrain_on and own < job.least_text:
+        chosen["pretrain_minutes"] = 0.0
+        say(f"the rows hold {own / 1e6:.1f} MB of text: too little to read before they are judged")
+    settings = settings.model_copy(update=chosen)
+    if job.least_text and reads_nothing(settings):
+        if not given & {"epochs", "minutes", "steps", "tokens"}:
+            chosen["epochs"] = UNREAD_EPOCHS
+        if "dropout" not in given:
+            chosen["dropout"] = UNREAD_DROPOUT
+    return settings.model_copy(update=chosen)
+
+
+def reads_nothing(settings: Finetune) -> bool:
+    """Whether the body is made from scratch and judges before it has read anything."""
+    return settings.model == "scratch" and settings.pretrain_minutes == 0
 
 
 def body_of(settings: Finetune, job: Job, parts: Parts) -> Path:
     """The model to begin with; from scratch, one that has read the rows' own texts.
+
+    These ten times, and what else it is given once, unless its minutes are said.
 
     Raises:
         UsageError: there is no such folder, and none could be fetched.
@@ -49,7 +83,9 @@ def body_of(settings: Finetune, job: Job, parts: Parts) -> Path:
     minutes = settings.pretrain_minutes
     budget: dict[str, Any] = {"minutes": minutes} if minutes else {"steps": 1}
     if minutes is None:
-        budget = {"tokens": max(1, WARM_UP_EPOCHS * sum(len(text.encode()) for text in rows) // 4)}
+        own = sum(len(text.encode()) for text in rows)
+        others = sum(size_of(path) for path in settings.pretrain_on)
+        budget = {"tokens": max(1, (WARM_UP_EPOCHS * own + others) // BYTES_A_TOKEN)}
     pretrain(
         Pretrain(
             data=(texts, *settings.pretrain_on), out=body, size=settings.size,
@@ -61,6 +97,12 @@ def body_of(settings: Finetune, job: Job, parts: Parts) -> Path:
         )
     )  # fmt: skip
     return body / "model"
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @dataclass(frozen=True)
@@ -100,6 +142,8 @@ def begin(settings: Finetune, job: Job, parts: Parts, body: Path, device: torch.
     refuse_packed(loaded, body)
     tokenizer = Tokenizer.load(body)
     model, family = job.network(loaded, family, settings)
+    if job.least_text and reads_nothing(settings):
+        _hear_all(model, settings.seed)
     if lora is not None and job.judges:  # its body was built anew, for its head
         carry_over(loaded, model, lora)
     length = settings.context or 1
@@ -115,6 +159,12 @@ def begin(settings: Finetune, job: Job, parts: Parts, body: Path, device: torch.
         lora, base = _lora(settings), _base(settings, body)
         add_lora(model, lora, seed=settings.seed)
     return Begun(model, family, tokenizer, frame, valid, prepared, lora, base)
+
+
+def _hear_all(model: Model, seed: int) -> None:
+    """Let an encoder judge the mean of a text at first; others stay as they are."""
+    if isinstance(model, Transformer) and model.encoder is not None and model.decoder is None:
+        look_at_all(model.encoder, torch.Generator().manual_seed(seed))
 
 
 def _base(settings: Finetune, body: Path) -> str:

@@ -27,7 +27,7 @@ from yantai.families.folder import read_config_json
 from yantai.families.hub import local_folder
 from yantai.families.table import family_named, family_of
 from yantai.infer.opening import load
-from yantai.life.beginning import begin, body_of
+from yantai.life.beginning import begin, body_of, settled
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job
 from yantai.life.preview import as_table, coloured
@@ -40,6 +40,7 @@ from yantai.training.setup import Report, Setup, fill_in, run_training
 from yantai.training.sizes import size_named
 
 EPOCHS = 3.0
+READ_SHARE = 1 / 3
 EXAMPLES_A_STEP = 32
 """Of a job that judges: its texts are short, and a full batch of packed rows holds hundreds."""
 
@@ -104,12 +105,13 @@ def teach(settings: Finetune, report: Report | None = None, *, tested: bool = Tr
         family = settings.family or job.usual_family
         job.check_family(family_named(family))  # before anything is begun
         settings = settings.model_copy(update={"family": family})
-    settings = _filled(settings)
+    settings = _filled(settings, job)
     check_resumable(settings)
     with FolderLock(settings.out):
         begin_run(settings)
         device = choose_device(settings.device)
         parts = parts_of(settings, job)
+        settings = settled(settings, job, parts)
         body = body_of(settings, job, parts)
         seen = parts if tested else replace(parts, test=[])
         old = old_documents(settings) if tested or settings.replay else None
@@ -127,7 +129,8 @@ def _preview(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
         raise UsageError(
             "E203", "preview", "a model from scratch has no tokenizer yet", do="name a model"
         )
-    job, settings = JOBS[settings.task](settings), _filled(settings)
+    job = JOBS[settings.task](settings)
+    settings = _filled(settings, job)
     parts = parts_of(settings, job)
     body = local_folder(settings.model)
     unseen = replace(parts, test=[])
@@ -138,12 +141,25 @@ def _preview(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
     return {"preview": [as_table(example, begun.tokenizer) for example in shown]}
 
 
-def _filled(settings: Finetune) -> Finetune:
-    """With the rates that suit the family of the model that is to learn; the batch stays open."""
+def _filled(settings: Finetune, job: Job) -> Finetune:
+    """With the rates that suit the family of the model that is to learn; the batch stays open.
+
+    A model that has read and is to judge learns at a third of them: at full rates it forgets
+    sooner than it learns. Where a step has a few dozen labels and no thousands of tokens, the loss
+    jumps by nature, the more the better they are known: there a jump is what is left to learn.
+    """
     family = None
     if settings.model != "scratch" and not is_adapter(folder := local_folder(settings.model)):
         family = family_of(read_config_json(folder).get("model_type"), str(folder)).name
-    return fill_in(settings, family).model_copy(update={"batch": settings.batch})
+    if settings.on_spike is None and job.judges:
+        settings = settings.model_copy(update={"on_spike": "off"})
+    filled = fill_in(settings, family)
+    changed: dict[str, Any] = {"batch": settings.batch}
+    if settings.model != "scratch" and job.judges and not settings.lora:
+        for name in ("rate", "matrix_rate"):
+            if getattr(settings, name) is None:
+                changed[name] = getattr(filled, name) * READ_SHARE
+    return filled.model_copy(update=changed)
 
 
 def _train(

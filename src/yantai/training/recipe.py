@@ -48,7 +48,9 @@ class Training(Config):
     save_minutes: float = Field(5.0, ge=0, description="minutes between checkpoints")
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints instead")
     keep: int = Field(2, ge=1, description="checkpoints kept")
-    on_spike: SpikePolicy = Field("skip", description="what to do when the loss jumps")
+    on_spike: SpikePolicy | None = Field(
+        None, description="what to do when the loss jumps: skip; off where labels are learned"
+    )
     spike_sigmas: float = Field(6.0, gt=0, description="how far above its recent mean is a jump")
     tensorboard: bool = Field(False, description="also write TensorBoard files")
     allow_change: tuple[str, ...] = Field((), description="fields that a resume may change")

@@ -106,6 +106,7 @@ def fill_in(settings: Any, family: str | None = None) -> Any:
         "batch": size.batch,
         "rate": size.rest_rate if beside_muon else size.rate,
         "matrix_rate": size.matrix_rate,
+        "on_spike": "skip",
     }
     missing = {key: value for key, value in open_fields.items() if getattr(settings, key) is None}
     dtype = choose_dtype(settings.dtype, choose_device(settings.device))

@@ -57,6 +57,12 @@ class Job(Protocol):
         """Of a model from scratch."""
         ...
 
+    @property
+    def least_text(self) -> int:
+        """So many bytes of its rows' own text are worth reading before a model from scratch learns
+        the job; 0: any number is."""
+        ...
+
     def read(self, path: Path, **options: Any) -> tuple[list[Any], Any]:
         """The rows of a file, and the account of what became of each."""
         ...
@@ -136,6 +142,7 @@ class LabelJob:
     together = False
     judges = True
     usual_family = "bert"
+    least_text = 0
 
     def look_before(self, network: Model, frame: Frame, test: Sequence[Any]) -> None:
         """A new head knows nothing."""
@@ -175,6 +182,7 @@ class LanguageJob:
     shapes: tuple[str, ...] = ("decoder",)
     together = True
     judges = False
+    least_text = 0
 
     def learn(self, rows: Sequence[Any], path: Path) -> None:
         """There is nothing to know before."""
