@@ -40,10 +40,16 @@ def products(rows=4096):
     return lines
 
 
+def bandwidth(megabytes=512):
+    """Bytes a second of summing a large array once."""
+    data = torch.ones(megabytes * 1_000_000 // 4)
+    return data.numel() * 4 / best(lambda: data.sum(), 5)
+
+
 def memory(megabytes=512):
     """GB/s of summing a large array once, and of copying it."""
     data = torch.ones(megabytes * 1_000_000 // 4)
     other = torch.empty_like(data)
-    read = data.numel() * 4 / best(lambda: data.sum(), 5) / 1e9
+    read = bandwidth(megabytes) / 1e9
     copy = 2 * data.numel() * 4 / best(lambda: other.copy_(data), 5) / 1e9
     return [f"memory: read {read:.1f} GB/s, copy {copy:.1f} GB/s (read and write counted)"]

@@ -1,7 +1,9 @@
-"""Decoding speed at batch 1 in bfloat16, random Llama weights of two shapes, same weights.
+"""Decoding speed at batch 1, and reading of 512 tokens: random Llamas of two shapes, same weights.
 
-Contenders: ours, the same packed in 8 and 4 bits, and `transformers.generate` (its own cache),
-greedy. The peer is in bfloat16 whatever ours is in.
+Contenders: ours in bfloat16 and packed in 8 and 4 bits; `transformers.generate` in bfloat16 with
+its own cache; llama.cpp and onnxruntime-genai where they are installed, llama.cpp in the forms of
+as many bits. All greedy. Beside each the share of the measured bandwidth at which its weights
+stream: stored bytes of the matrices that a token needs, times tokens a second.
 """
 
 import tempfile
@@ -9,7 +11,9 @@ from pathlib import Path
 
 import torch
 
+from bench.ceilings import bandwidth
 from bench.measure import Contender, figures_line, in_turn, ratio_line
+from bench.runtimes import genai_step, llama_cpp_step, there
 
 SHAPES = {
     "15M (6 × 288, V 32000)": {
@@ -22,10 +26,22 @@ SHAPES = {
     },
 }  # fmt: skip
 PROMPT, NEW = 32, 64
+LONG = 512
+BITS_A_WEIGHT = {"ours": 16, "ours, 8 bits": 8.5, "ours, 4 bits": 4.5, "transformers": 16,
+                 "llama.cpp BF16": 16, "llama.cpp Q8_0": 8.5, "llama.cpp Q4_0": 4.5,
+                 "onnxruntime-genai int4": 5}  # fmt: skip
+GOALS = (
+    ("ours, 8 bits", "llama.cpp Q8_0", 1.2),
+    ("ours, 4 bits", "llama.cpp Q4_0", 1.2),
+    ("ours, 4 bits", "onnxruntime-genai int4", 1.2),
+    ("ours, 8 bits", "transformers", 4.0),
+    ("ours", "transformers", 2.5),
+    ("ours", "llama.cpp BF16", None),
+)
 
 
 def weights(shape):
-    """The same random model for both, by the seed."""
+    """The same random model for all, by the seed."""
     import transformers
 
     torch.manual_seed(0)
@@ -33,11 +49,27 @@ def weights(shape):
         **shape, max_position_embeddings=1024, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
-    model = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
-    return model, torch.randint(0, shape["vocab_size"], (1, PROMPT))
+    return transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
 
 
-def ours(shape, bits=0):
+def prompt_of(shape, count):
+    """So many ids, the same for all."""
+    dice = torch.Generator().manual_seed(1)
+    return torch.randint(3, shape["vocab_size"], (count,), generator=dice).tolist()
+
+
+def write_folder(shape, folder):
+    """A model folder with a tokenizer, in bfloat16."""
+    from yantai.text.tokenizer import Tokenizer
+    from yantai.text.village import Village
+
+    weights(shape).save_pretrained(folder)
+    rows = Village(seed=3).documents(200)
+    Tokenizer.train((row["text"] for row in rows), 2048).save(Path(folder))
+
+
+def ours(shape, bits, count, new):
+    """Ours, as its weights are or packed."""
     from yantai.adapt.packed import Form
     from yantai.adapt.quantize import quantize
     from yantai.families.folder import load_folder
@@ -45,43 +77,93 @@ def ours(shape, bits=0):
     from yantai.infer.settings import Generation
     from yantai.life.quantize import GROUPS
 
-    theirs, prompt = weights(shape)
     with tempfile.TemporaryDirectory() as folder:
-        theirs.save_pretrained(folder)
+        write_folder(shape, folder)
         model, _, _ = load_folder(Path(folder))
     if bits:
         quantize(model, Form(bits, GROUPS[bits]))
     prepare(model)
-    return lambda: generate_ids(model, prompt.tolist(), Generation(max_new_tokens=NEW))
+    prompt = prompt_of(shape, count)
+    return lambda: generate_ids(model, [prompt], Generation(max_new_tokens=new))
 
 
-def hugging_face(shape):
-    model, prompt = weights(shape)
+def hugging_face(shape, count, new):
+    """`transformers.generate`."""
+    model, prompt = weights(shape), torch.tensor([prompt_of(shape, count)])
 
     @torch.inference_mode()
     def step():
-        model.generate(prompt, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+        model.generate(prompt, max_new_tokens=new, min_new_tokens=new, do_sample=False)
 
     return step
 
 
+def llama_cpp(shape, kind, count, new):
+    """llama.cpp, from our own GGUF file."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(shape, folder)
+        return llama_cpp_step(folder, kind, [prompt_of(shape, count)], new)
+
+
+def genai(shape, count, new):
+    """onnxruntime-genai, from our own folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(shape, folder)
+        return genai_step(folder, prompt_of(shape, count), new)
+
+
+def contenders(shape, count, new):
+    """Name → (make, arguments), of those that are there."""
+    makers = {
+        "ours": (ours, (shape, 0, count, new)),
+        "ours, 8 bits": (ours, (shape, 8, count, new)),
+        "ours, 4 bits": (ours, (shape, 4, count, new)),
+        "transformers": (hugging_face, (shape, count, new)),
+    }
+    if there("llama_cpp"):
+        for kind in ("BF16", "Q8_0", "Q4_0"):
+            makers[f"llama.cpp {kind}"] = (llama_cpp, (shape, kind, count, new))
+    if there("onnxruntime_genai"):
+        makers["onnxruntime-genai int4"] = (genai, (shape, count, new))
+    return makers
+
+
+def timed(makers, units, rounds, repeats=1):
+    """Figures of all, in turn."""
+    runs = {key: Contender(make, given, units, repeats) for key, (make, given) in makers.items()}
+    figures = in_turn(runs, rounds)
+    for contender in runs.values():
+        contender.close()
+    return figures
+
+
+def streamed(shape):
+    """Weights of matrices that one token needs, the head's included."""
+    dim, heads = shape["hidden_size"], shape["num_attention_heads"]
+    kept = 2 + 2 * shape["num_key_value_heads"] / heads
+    block = kept * dim * dim + 3 * dim * shape["intermediate_size"]
+    return shape["num_hidden_layers"] * block + shape["vocab_size"] * dim
+
+
 def main(rounds=5):
-    lines = []
+    """Lines of figures and ratios."""
+    lines, peak = [], bandwidth()
     for name, shape in SHAPES.items():
-        makers = {
-            "ours": (ours, (shape,)),
-            "ours, 8 bits": (ours, (shape, 8)),
-            "ours, 4 bits": (ours, (shape, 4)),
-            "transformers": (hugging_face, (shape,)),
-        }
-        runs = {key: Contender(make, given, NEW, 1) for key, (make, given) in makers.items()}
-        figures = in_turn(runs, rounds)
-        for contender in runs.values():
-            contender.close()
-        lines += [figures_line(f"{name}: {key}", row, "tok/s") for key, row in figures.items()]
-        theirs = figures["transformers"]
-        for key, goal in (("ours", 2.5), ("ours, 8 bits", 4.0), ("ours, 4 bits", None)):
-            lines.append(ratio_line(f"{name}: {key} / transformers", figures[key], theirs, goal))
-        for key in ("ours, 8 bits", "ours, 4 bits"):
-            lines.append(ratio_line(f"{name}: {key} / ours", figures[key], figures["ours"], None))
+        repeats = 10 if shape["hidden_size"] < 500 else 2
+        figures = timed(contenders(shape, PROMPT, NEW), NEW, rounds, repeats)
+        for key, row in figures.items():
+            share = sorted(row)[rounds // 2] * streamed(shape) * BITS_A_WEIGHT[key] / 8 / peak
+            line = figures_line(f"{name}: {key}", row, "tok/s")
+            lines.append(f"{line}  {share:4.0%} of {peak / 1e9:.0f} GB/s")
+        for one, other, goal in GOALS:
+            if other in figures:
+                title = f"{name}: {one} / {other}"
+                lines.append(ratio_line(title, figures[one], figures[other], goal))
+        read = timed(contenders(shape, LONG, 1), LONG, rounds, repeats)
+        lines += [figures_line(f"{name}: read {LONG}, {key}", row, "tok/s")
+                  for key, row in read.items()]  # fmt: skip
+        best = max((key for key in read if key[:4] != "ours"), key=lambda key: max(read[key]))
+        for key in (key for key in read if key[:4] == "ours"):
+            title = f"{name}: read {LONG}, {key} / {best}"
+            lines.append(ratio_line(title, read[key], read[best], 1.2))
     return lines

@@ -1,9 +1,12 @@
 """Serving on a CPU: many clients at once, what the server costs beside the engine, what it keeps.
 
 Contenders, random Llama weights, greedy, 32 tokens read and 64 written for each of 16 clients: the
-engine; the same behind `yantai serve` and its HTTP; `transformers.generate`, one after the
-other. Then, of the server alone: the first token of a prompt of 400 tokens that it has read before
-and of one that it has not, the seconds until it is ready, and the memory of its engine's process.
+engine, in bfloat16 and packed in 8 bits; the same behind `yantai serve` and its HTTP;
+`transformers.generate`, one after the other; llama.cpp with all sixteen in one batch, without a
+server. All ask for as much, so every client waits as long as the round takes: a ratio of tokens a
+second is one of waiting, too. Then, of the server alone: the first token of a prompt of 400 tokens
+that it has read before and of one that it has not, the seconds until it is ready, and the memory
+of its engine's process.
 
     python -m bench serving
 """
@@ -23,8 +26,9 @@ from pathlib import Path
 
 import torch
 
-from bench.decoding import SHAPES, weights
-from bench.measure import Contender, figures_line, in_turn, ratio_line
+from bench.decoding import SHAPES, timed, weights, write_folder
+from bench.measure import figures_line, ratio_line
+from bench.runtimes import llama_cpp_step, there
 
 CLIENTS, PROMPT, NEW = 16, 32, 64
 LONG, TRIES = 400, 9
@@ -40,26 +44,21 @@ def prompts(vocab, count=CLIENTS, length=PROMPT):
     return torch.randint(3, vocab, (count, length), generator=dice).tolist()
 
 
-def folder_of(shape, folder):
-    """A model folder with a tokenizer, in bfloat16."""
-    from yantai.text.tokenizer import Tokenizer
-    from yantai.text.village import Village
-
-    weights(shape)[0].save_pretrained(folder)
-    rows = Village(seed=3).documents(200)
-    Tokenizer.train((row["text"] for row in rows), 2048).save(Path(folder))
-
-
-def engine(shape):
+def engine(shape, bits=0):
     """All at once, without a server."""
+    from yantai.adapt.packed import Form
+    from yantai.adapt.quantize import quantize
     from yantai.infer.engine import Engine
     from yantai.infer.opening import load
     from yantai.infer.request import Request
     from yantai.infer.settings import Generation
+    from yantai.life.quantize import GROUPS
 
     with tempfile.TemporaryDirectory() as folder:
-        folder_of(shape, folder)
+        write_folder(shape, folder)
         network = load(folder, dtype="auto").network
+    if bits:
+        quantize(network, Form(bits, GROUPS[bits]))
     made = Engine(network, slots=CLIENTS, prefix_bytes=0)
     asked = prompts(shape["vocab_size"])
 
@@ -74,7 +73,7 @@ def engine(shape):
 
 def one_by_one(shape):
     """What a loop around `generate` serves."""
-    model = weights(shape)[0]
+    model = weights(shape)
     asked = torch.tensor(prompts(shape["vocab_size"]))
 
     @torch.inference_mode()
@@ -83,6 +82,13 @@ def one_by_one(shape):
             model.generate(ids[None], max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
 
     return step
+
+
+def side_by_side(shape, kind):
+    """llama.cpp, all in one batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(shape, folder)
+        return llama_cpp_step(folder, kind, prompts(shape["vocab_size"]), NEW)
 
 
 class Server:
@@ -128,7 +134,7 @@ class Server:
 def served(shape):
     """All at once, each over its own connection."""
     folder = tempfile.TemporaryDirectory()
-    folder_of(shape, folder.name)
+    write_folder(shape, folder.name)
     server = Server(folder.name)
     atexit.register(server.close)
     asked = prompts(shape["vocab_size"])
@@ -146,7 +152,7 @@ def served(shape):
 def of_the_server(name, shape):
     """Prefixes, readiness, memory: lines of figures."""
     with tempfile.TemporaryDirectory() as folder:
-        folder_of(shape, folder)
+        write_folder(shape, folder)
         stored = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
         command = [sys.executable, "-c", BARE]
         bare = int(subprocess.run(command, capture_output=True, check=True).stdout) * 1024
@@ -177,16 +183,17 @@ def main(rounds=5):
     """Ratios in turn."""
     lines = []
     for name, shape in SHAPES.items():
-        makers = {"engine": engine, "served": served, "transformers": one_by_one}
-        runs = {key: Contender(make, (shape,), CLIENTS * NEW, 1) for key, make in makers.items()}
-        figures = in_turn(runs, rounds)
-        for contender in runs.values():
-            contender.close()
+        makers = {"engine": (engine, (shape,)), "engine, 8 bits": (engine, (shape, 8))}
+        makers |= {"served": (served, (shape,)), "transformers": (one_by_one, (shape,))}
+        goals = [("served", "engine", 0.95), ("served", "transformers", 3.0)]
+        if there("llama_cpp"):
+            for ours, kind in (("engine", "BF16"), ("engine, 8 bits", "Q8_0")):
+                makers[f"llama.cpp {kind}"] = (side_by_side, (shape, kind))
+                goals.append((ours, f"llama.cpp {kind}", 1.2))
+        figures = timed(makers, CLIENTS * NEW, rounds)
         lines += [figures_line(f"{name}: {key}", row, "tok/s") for key, row in figures.items()]
-        lines.append(ratio_line(f"{name}: served / engine", figures["served"], figures["engine"],
-                                0.95))  # fmt: skip
-        lines.append(ratio_line(f"{name}: 16 clients / transformers", figures["served"],
-                                figures["transformers"], 3.0))  # fmt: skip
+        lines += [ratio_line(f"{name}: {one} / {other}", figures[one], figures[other], goal)
+                  for one, other, goal in goals]  # fmt: skip
         lines += of_the_server(name, shape)
     return lines
 
