@@ -49,7 +49,9 @@ def settled(settings: Finetune, job: Job, parts: Parts) -> Finetune:
     own = sum(len(job.text_of(row).encode()) for row in parts.train)
     if settings.pretrain_minutes is None and not settings.pretrain_on and own < job.least_text:
         chosen["pretrain_minutes"] = 0.0
-        say(f"the rows hold {own / 1e3:,.0f} kB of text: judged unread; --pretrain-on gives it more")
+        say(
+            f"the rows hold {own / 1e3:,.0f} kB of text: judged unread; --pretrain-on gives it more"
+        )
     settings = settings.model_copy(update=chosen)
     if job.least_text and reads_nothing(settings):
         if not given & {"epochs", "minutes", "steps", "tokens"}:
