@@ -6,6 +6,7 @@ as many bits. All greedy. Beside each the share of the measured bandwidth at whi
 stream: stored bytes of the matrices that a token needs, times tokens a second.
 """
 
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def write_folder(shape, folder):
     Tokenizer.train((row["text"] for row in rows), 2048).save(Path(folder))
 
 
-def ours(shape, bits, count, new):
+def ours(folder, bits, prompt, new):
     """Ours, as its weights are or packed."""
     from yantai.adapt.packed import Form
     from yantai.adapt.quantize import quantize
@@ -77,54 +78,41 @@ def ours(shape, bits, count, new):
     from yantai.infer.settings import Generation
     from yantai.life.quantize import GROUPS
 
-    with tempfile.TemporaryDirectory() as folder:
-        write_folder(shape, folder)
-        model, _, _ = load_folder(Path(folder))
+    model, _, _ = load_folder(Path(folder))
     if bits:
         quantize(model, Form(bits, GROUPS[bits]))
     prepare(model)
-    prompt = prompt_of(shape, count)
     return lambda: generate_ids(model, [prompt], Generation(max_new_tokens=new))
 
 
-def hugging_face(shape, count, new):
-    """`transformers.generate`."""
-    model, prompt = weights(shape), torch.tensor([prompt_of(shape, count)])
+def hugging_face(folder, prompts, new):
+    """`transformers.generate`, one prompt after the other."""
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    rows = torch.tensor(prompts)
 
     @torch.inference_mode()
     def step():
-        model.generate(prompt, max_new_tokens=new, min_new_tokens=new, do_sample=False)
+        for row in rows:
+            model.generate(row[None], max_new_tokens=new, min_new_tokens=new, do_sample=False)
 
     return step
 
 
-def llama_cpp(shape, kind, count, new):
-    """llama.cpp, from our own GGUF file."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_folder(shape, folder)
-        return llama_cpp_step(folder, kind, [prompt_of(shape, count)], new)
-
-
-def genai(shape, count, new):
-    """onnxruntime-genai, from our own folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_folder(shape, folder)
-        return genai_step(folder, prompt_of(shape, count), new)
-
-
-def contenders(shape, count, new):
+def contenders(folder, prompt, new):
     """Name → (make, arguments), of those that are there."""
     makers = {
-        "ours": (ours, (shape, 0, count, new)),
-        "ours, 8 bits": (ours, (shape, 8, count, new)),
-        "ours, 4 bits": (ours, (shape, 4, count, new)),
-        "transformers": (hugging_face, (shape, count, new)),
+        "ours": (ours, (folder, 0, prompt, new)),
+        "ours, 8 bits": (ours, (folder, 8, prompt, new)),
+        "ours, 4 bits": (ours, (folder, 4, prompt, new)),
+        "transformers": (hugging_face, (folder, [prompt], new)),
     }
     if there("llama_cpp"):
         for kind in ("BF16", "Q8_0", "Q4_0"):
-            makers[f"llama.cpp {kind}"] = (llama_cpp, (shape, kind, count, new))
+            makers[f"llama.cpp {kind}"] = (llama_cpp_step, (folder, kind, [prompt], new))
     if there("onnxruntime_genai"):
-        makers["onnxruntime-genai int4"] = (genai, (shape, count, new))
+        makers["onnxruntime-genai int4"] = (genai_step, (folder, prompt, new))
     return makers
 
 
@@ -146,24 +134,35 @@ def streamed(shape):
 
 
 def main(rounds=5):
-    """Lines of figures and ratios."""
-    lines, peak = [], bandwidth()
+    """Lines of figures and ratios, as they come."""
+    peak = bandwidth()
     for name, shape in SHAPES.items():
         repeats = 10 if shape["hidden_size"] < 500 else 2
-        figures = timed(contenders(shape, PROMPT, NEW), NEW, rounds, repeats)
-        for key, row in figures.items():
-            share = sorted(row)[rounds // 2] * streamed(shape) * BITS_A_WEIGHT[key] / 8 / peak
-            line = figures_line(f"{name}: {key}", row, "tok/s")
-            lines.append(f"{line}  {share:4.0%} of {peak / 1e9:.0f} GB/s")
-        for one, other, goal in GOALS:
-            if other in figures:
-                title = f"{name}: {one} / {other}"
-                lines.append(ratio_line(title, figures[one], figures[other], goal))
-        read = timed(contenders(shape, LONG, 1), LONG, rounds, repeats)
-        lines += [figures_line(f"{name}: read {LONG}, {key}", row, "tok/s")
-                  for key, row in read.items()]  # fmt: skip
-        best = max((key for key in read if key[:4] != "ours"), key=lambda key: max(read[key]))
-        for key in (key for key in read if key[:4] == "ours"):
-            title = f"{name}: read {LONG}, {key} / {best}"
-            lines.append(ratio_line(title, read[key], read[best], 1.2))
-    return lines
+        with tempfile.TemporaryDirectory() as folder:
+            write_folder(shape, folder)
+            writing = contenders(folder, prompt_of(shape, PROMPT), NEW)
+            reading = contenders(folder, prompt_of(shape, LONG), 1)
+            written = timed(writing, NEW, rounds, repeats)
+            yield from said_of_writing(name, shape, written, peak)
+            yield from said_of_reading(name, timed(reading, LONG, rounds, repeats))
+
+
+def said_of_writing(name, shape, figures, peak):
+    """Tokens a second, the share of the bandwidth, ratios."""
+    for key, row in figures.items():
+        share = statistics.median(row) * streamed(shape) * BITS_A_WEIGHT[key] / 8 / peak
+        line = figures_line(f"{name}: {key}", row, "tok/s")
+        yield f"{line}  {share:4.0%} of {peak / 1e9:.0f} GB/s"
+    for one, other, goal in GOALS:
+        if other in figures:
+            yield ratio_line(f"{name}: {one} / {other}", figures[one], figures[other], goal)
+
+
+def said_of_reading(name, figures):
+    """Tokens a second, and ours over the best of the others."""
+    yield from (figures_line(f"{name}: read {LONG}, {key}", row, "tok/s")
+                for key, row in figures.items())  # fmt: skip
+    best = max((key for key in figures if key[:4] != "ours"), key=lambda key: max(figures[key]))
+    for key in (key for key in figures if key[:4] == "ours"):
+        title = f"{name}: read {LONG}, {key} / {best}"
+        yield ratio_line(title, figures[key], figures[best], 1.2)

@@ -14,7 +14,6 @@ of its engine's process.
 import atexit
 import http.client
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from bench.decoding import SHAPES, timed, weights, write_folder
+from bench.decoding import SHAPES, hugging_face, timed, write_folder
 from bench.measure import figures_line, ratio_line
 from bench.runtimes import llama_cpp_step, there
 
@@ -44,7 +43,7 @@ def prompts(vocab, count=CLIENTS, length=PROMPT):
     return torch.randint(3, vocab, (count, length), generator=dice).tolist()
 
 
-def engine(shape, bits=0):
+def engine(folder, asked, bits=0):
     """All at once, without a server."""
     from yantai.adapt.packed import Form
     from yantai.adapt.quantize import quantize
@@ -54,13 +53,10 @@ def engine(shape, bits=0):
     from yantai.infer.settings import Generation
     from yantai.life.quantize import GROUPS
 
-    with tempfile.TemporaryDirectory() as folder:
-        write_folder(shape, folder)
-        network = load(folder, dtype="auto").network
+    network = load(folder, dtype="auto").network
     if bits:
         quantize(network, Form(bits, GROUPS[bits]))
     made = Engine(network, slots=CLIENTS, prefix_bytes=0)
-    asked = prompts(shape["vocab_size"])
 
     def step():
         requests = [Request(ids, Generation(max_new_tokens=NEW)) for ids in asked]
@@ -69,26 +65,6 @@ def engine(shape, bits=0):
             request.wait(600)
 
     return step
-
-
-def one_by_one(shape):
-    """What a loop around `generate` serves."""
-    model = weights(shape)
-    asked = torch.tensor(prompts(shape["vocab_size"]))
-
-    @torch.inference_mode()
-    def step():
-        for ids in asked:
-            model.generate(ids[None], max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
-
-    return step
-
-
-def side_by_side(shape, kind):
-    """llama.cpp, all in one batch."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_folder(shape, folder)
-        return llama_cpp_step(folder, kind, prompts(shape["vocab_size"]), NEW)
 
 
 class Server:
@@ -131,13 +107,10 @@ class Server:
         self.process.wait(60)
 
 
-def served(shape):
+def served(folder, asked):
     """All at once, each over its own connection."""
-    folder = tempfile.TemporaryDirectory()
-    write_folder(shape, folder.name)
-    server = Server(folder.name)
+    server = Server(folder)
     atexit.register(server.close)
-    asked = prompts(shape["vocab_size"])
 
     def step():
         threads = [threading.Thread(target=server.ask, args=(ids,)) for ids in asked]
@@ -149,22 +122,20 @@ def served(shape):
     return step
 
 
-def of_the_server(name, shape):
+def of_the_server(name, shape, folder):
     """Prefixes, readiness, memory: lines of figures."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_folder(shape, folder)
-        stored = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
-        command = [sys.executable, "-c", BARE]
-        bare = int(subprocess.run(command, capture_output=True, check=True).stdout) * 1024
-        server = Server(folder)
-        try:
-            server.ask(prompts(shape["vocab_size"])[0])
-            longs = prompts(shape["vocab_size"], TRIES, LONG)
-            cold = [server.ask(ids, 1)[0] for ids in longs]
-            warm = [server.ask([*ids[:-1], 5], 1)[0] for ids in longs]
-            used = server.memory() - bare
-        finally:
-            server.close()
+    stored = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    command = [sys.executable, "-c", BARE]
+    bare = int(subprocess.run(command, capture_output=True, check=True).stdout) * 1024
+    server = Server(folder)
+    try:
+        server.ask(prompts(shape["vocab_size"])[0])
+        longs = prompts(shape["vocab_size"], TRIES, LONG)
+        cold = [server.ask(ids, 1)[0] for ids in longs]
+        warm = [server.ask([*ids[:-1], 5], 1)[0] for ids in longs]
+        used = server.memory() - bare
+    finally:
+        server.close()
     kept = 256 << 20  # what prefixes may take; the slots' cache comes to it
     width = shape["hidden_size"] // shape["num_attention_heads"] * shape["num_key_value_heads"]
     caches = 2 * shape["num_hidden_layers"] * width * 2 * 512 * CLIENTS
@@ -180,24 +151,27 @@ def of_the_server(name, shape):
 
 
 def main(rounds=5):
-    """Ratios in turn."""
-    lines = []
+    """Ratios in turn, as they come."""
     for name, shape in SHAPES.items():
-        makers = {"engine": (engine, (shape,)), "engine, 8 bits": (engine, (shape, 8))}
-        makers |= {"served": (served, (shape,)), "transformers": (one_by_one, (shape,))}
-        goals = [("served", "engine", 0.95), ("served", "transformers", 3.0)]
-        if there("llama_cpp"):
-            for ours, kind in (("engine", "BF16"), ("engine, 8 bits", "Q8_0")):
-                makers[f"llama.cpp {kind}"] = (side_by_side, (shape, kind))
-                goals.append((ours, f"llama.cpp {kind}", 1.2))
-        figures = timed(makers, CLIENTS * NEW, rounds)
-        lines += [figures_line(f"{name}: {key}", row, "tok/s") for key, row in figures.items()]
-        lines += [ratio_line(f"{name}: {one} / {other}", figures[one], figures[other], goal)
-                  for one, other, goal in goals]  # fmt: skip
-        lines += of_the_server(name, shape)
-    return lines
+        with tempfile.TemporaryDirectory() as folder:
+            write_folder(shape, folder)
+            given = (folder, prompts(shape["vocab_size"]))
+            makers = {"engine": (engine, given), "engine, 8 bits": (engine, (*given, 8)),
+                      "served": (served, given), "transformers": (hugging_face, (*given, NEW))}  # fmt: skip
+            goals = [("served", "engine", 0.95), ("served", "transformers", 3.0)]
+            if there("llama_cpp"):
+                for ours, kind in (("engine", "BF16"), ("engine, 8 bits", "Q8_0")):
+                    made = (llama_cpp_step, (folder, kind, given[1], NEW))
+                    makers[f"llama.cpp {kind}"] = made
+                    goals.append((ours, f"llama.cpp {kind}", 1.2))
+            figures = timed(makers, CLIENTS * NEW, rounds)
+            for key, row in figures.items():
+                yield figures_line(f"{name}: {key}", row, "tok/s")
+            for one, other, goal in goals:
+                yield ratio_line(f"{name}: {one} / {other}", figures[one], figures[other], goal)
+            yield from of_the_server(name, shape, folder)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    print("\n".join(main()))
+    for line in main():
+        print(line, flush=True)
