@@ -156,8 +156,12 @@ def main(rounds=5):
         with tempfile.TemporaryDirectory() as folder:
             write_folder(shape, folder)
             given = (folder, prompts(shape["vocab_size"]))
-            makers = {"engine": (engine, given), "engine, 8 bits": (engine, (*given, 8)),
-                      "served": (served, given), "transformers": (hugging_face, (*given, NEW))}  # fmt: skip
+            makers = {
+                "engine": (engine, given),
+                "engine, 8 bits": (engine, (*given, 8)),
+                "served": (served, given),
+                "transformers": (hugging_face, (*given, NEW)),
+            }
             goals = [("served", "engine", 0.95), ("served", "transformers", 3.0)]
             if there("llama_cpp"):
                 for ours, kind in (("engine", "BF16"), ("engine, 8 bits", "Q8_0")):
