@@ -15,17 +15,32 @@ constexpr int BLOCK = 32;     // columns of codes that lie together
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
 typedef uint8_t Codes __attribute__((vector_size(LANES)));
 
-inline Vec whole(const int8_t* from) {
+// Bytes as whole numbers; GCC 12 would widen them one at a time.
+inline Int wide(const int8_t* from) {
+#if defined(__AVX512F__)
+    return (Int)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#elif defined(__AVX2__)
+    return (Int)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#else
     Bytes x;
     std::memcpy(&x, from, sizeof x);
-    return __builtin_convertvector(__builtin_convertvector(x, Int), Vec);
+    return __builtin_convertvector(x, Int);
+#endif
 }
 
 inline Int wide(const uint8_t* from) {
+#if defined(__AVX512F__)
+    return (Int)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#elif defined(__AVX2__)
+    return (Int)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#else
     Codes x;
     std::memcpy(&x, from, sizeof x);
     return __builtin_convertvector(x, Int);
+#endif
 }
+
+inline Vec whole(const int8_t* from) { return __builtin_convertvector(wide(from), Vec); }
 
 // Sixteen numbers, looked up by the lower four bits of each lane.
 struct Levels {
