@@ -116,6 +116,20 @@ def test_resuming_takes_what_is_not_said_again_from_the_run(run, capsys):
     assert result["steps"] == 9
 
 
+def test_the_doctor_speaks_json_when_there_are_problems(tmp_path, capsys):
+    (tmp_path / "rows.csv").write_text("text,label\n" + "a,b\n" * 60)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"verb: finetune\nmodel: scratch\ntask: classify\ndata: {tmp_path}/rows.csv\n"
+                      f"out: {tmp_path}/run\nrate: 5\n")  # fmt: skip
+    assert main(["doctor", str(recipe), "--json"]) == 2
+    told = capsys.readouterr()
+    found = json.loads(told.out)["findings"]
+    problems = [each["line"] for each in found if each["level"] == "problem"]
+    assert [line for line in problems if "far from sane" in line]
+    assert [line for line in problems if "one class only" in line]
+    assert told.err.startswith("error[E203]") and f"{len(problems)} problems" in told.err
+
+
 def test_generate_evaluate_verify_doctor_speak_json_and_plain(run, documents, capsys):
     model = str(run / "model")
     assert main(["generate", model, "One", "--max-new-tokens", "5", "--json"]) == 0

@@ -142,15 +142,24 @@ def _command(name: str, verb: Verb) -> Callable[..., Any]:
         given.pop("debug", None)
         settings = build(model, given, name)
         emit = _silent if as_json else _emit
-        result = _find(verb.function)(settings, emit)
+        try:
+            result = _find(verb.function)(settings, emit)
+        except YantaiError as error:
+            if as_json and error.report is not None:
+                _emit_json(error.report)
+            raise
         if as_json:
-            _emit(json.dumps(result, ensure_ascii=False, default=str, allow_nan=False) + "\n")
+            _emit_json(result)
 
     parameters = _parameters(verb, model)
     run.__signature__ = inspect.Signature(parameters)  # ty: ignore[missing-attribute]
     run.__annotations__ = {item.name: item.annotation for item in parameters}
     run.__doc__ = inspect.cleandoc(model.__doc__ or "")
     return run
+
+
+def _emit_json(table: dict[str, Any]) -> None:
+    _emit(json.dumps(table, ensure_ascii=False, default=str, allow_nan=False) + "\n")
 
 
 def _emit(text: str) -> None:

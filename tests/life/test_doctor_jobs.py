@@ -117,7 +117,12 @@ def answers_inside_words():
 
 
 def too_few_steps():
-    return "span", healthy("span"), {"accumulate": 16, "batch": 8}, "accumulate: at most 2 steps"
+    return (
+        "span",
+        healthy("span"),
+        {"accumulate": 16, "batch": 8},
+        "accumulate: about 1 step in all",
+    )
 
 
 def out_of_step():
@@ -125,6 +130,44 @@ def out_of_step():
     targets = [row.target for row in rows]
     rows[60:-1] = [changed(row, target=targets[60 + n + 1]) for n, row in enumerate(rows[60:-1])]
     return "translate", rows, {}, "rows.jsonl:62: 59 targets have the numbers or names of the next"
+
+
+def lengths_out_of_step():
+    """No number or name stands on both sides, as between languages."""
+    dice = random.Random(9)
+    sizes = [dice.randrange(3, 40) for _ in range(161)]
+    rows = [Pair("word " * size, "字" * (2 * size), f"rows.tsv:{n}")
+            for n, size in enumerate(sizes[:-1], 2)]  # fmt: skip
+    rows[60:] = [changed(row, target="字" * (2 * sizes[60 + n + 1]))
+                 for n, row in enumerate(rows[60:])]  # fmt: skip
+    return "translate", rows, {}, "targets are as long as the source of the next row"
+
+
+def targets_in_a_narrow_column():
+    dice = random.Random(9)
+    rows = [changed(row, target=("下雨了我们在河边走" * 4)[: dice.randrange(8, 36)][:20])
+            for row in healthy("summarize")]  # fmt: skip
+    return "summarize", rows, {}, "targets are 20 characters long, and none is longer"
+
+
+def prompts_said_again():
+    rows = [
+        changed(
+            row,
+            chosen=(row.chosen[0], row.chosen[1] | {"content": f"{row.chosen[0]['content']} Yes."}),
+            rejected=(row.chosen[0], row.chosen[1] | {"content": f"{row.chosen[0]['content']} No"}),
+        )
+        if n % 2
+        else row
+        for n, row in enumerate(healthy("prefer"))
+    ]
+    return "prefer", rows, {}, "rows.jsonl:3: in 60 rows both answers repeat the prompt"
+
+
+def last_letters_left_off():
+    rows = [changed(row, spans=(Span(0, row.spans[0].end - 1, "person"),))
+            for row in healthy("tag")]  # fmt: skip
+    return "tag", rows, {}, "does an end name the last character"
 
 
 def adapters_on_nothing():
@@ -176,7 +219,8 @@ PLANTED = [
     joined_by_another_mark, the_header_as_a_row, a_phrase_gives_it_away, spans_from_one,
     marking_left_off, answers_inside_words, too_few_steps, out_of_step, adapters_on_nothing,
     cut_summaries, exchanged_roles, marks_in_texts, contradictions, always_the_longer,
-    shared_targets,
+    shared_targets, lengths_out_of_step, targets_in_a_narrow_column, prompts_said_again,
+    last_letters_left_off,
 ]  # fmt: skip
 
 

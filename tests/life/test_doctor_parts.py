@@ -50,6 +50,14 @@ def test_a_context_that_cuts_what_matters(tmp_path):
     assert "about 100% of the texts are longer than 64 tokens" in line and "rows.jsonl:2" in line
 
 
+def test_a_context_that_the_question_fills(tmp_path):
+    rows = [changed(row, question="What was it that somebody did there?", context=row.context * 9)
+            for row in healthy("span")]  # fmt: skip
+    (line,) = found(tmp_path, "span", rows, context=16)
+    assert "a question takes about 10 of 16 tokens" in line and "in crumbs" in line
+    assert found(tmp_path, "span", rows, context=128) == []
+
+
 def test_utf_8_that_is_read_as_something_else(tmp_path):
     table(tmp_path / "rows.csv", ["text", "label"], [["下雨了", "好"]])
     (line,) = found(tmp_path, "classify", healthy("classify"), encoding="latin-1")

@@ -39,6 +39,19 @@ def test_clean_rows_have_no_faults(tmp_path):
     assert worries(found(tmp_path, clean()[:100], clean()[100:])) == []
 
 
+@pytest.mark.parametrize("bad", [1, 30])
+def test_bad_rows_are_counted_and_the_others_looked_at(bad, tmp_path):
+    rows = [("", label) if n < bad else (text, label) for n, (text, label) in enumerate(clean())]
+    told = found(tmp_path, [*rows, rows[-1]])
+    line = f"rows.csv: {bad} of 161 rows are bad, and the run would stop"
+    assert [text for level, text in told if level == "problem" and line in text]
+    assert any("rows.csv:162" in text and "more than once" in text for _, text in told)
+    level, text = next(each for each in found(tmp_path, rows, on_bad_row="quarantine")
+                       if "rows are bad" in each[1])  # fmt: skip
+    assert level == ("problem" if bad == 30 else "note") and "would be kept back" in text
+    assert "rows.csv:2" in text
+
+
 def planted(fault):
     """(rows, test rows, changes) with one fault, and what must be said."""
     rows, test = clean()[:100], clean()[100:]

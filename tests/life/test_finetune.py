@@ -8,8 +8,9 @@ import torch
 import transformers
 
 from yantai.base.errors import DataError, UsageError
+from yantai.data.examples import Example, ExampleRows
 from yantai.families.folder import load_folder
-from yantai.life.finetune import _filled, finetune
+from yantai.life.finetune import _filled, _rows_a_step, finetune
 from yantai.life.jobs import JOBS
 from yantai.text.village import Village
 from yantai.training.recipe import Finetune
@@ -101,6 +102,17 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path):
     ]
     assert models[0] == models[1]
     assert again["metrics"] == whole["metrics"]
+
+
+def test_few_rows_are_not_over_in_a_handful_of_steps():
+    rows = ExampleRows([Example.of_text([5] * 40, [True] * 40, str(n)) for n in range(240)], 80)
+    assert rows.rows_in_epoch(0) == 120
+    given = {"model": "scratch", "task": "chat", "data": "d.jsonl", "out": "o", "size": "nano"}
+    assert _rows_a_step(Finetune(**given), rows, judges=False) == 7
+    assert _rows_a_step(Finetune(**given, epochs=60), rows, judges=False) == 16
+    assert _rows_a_step(Finetune(**given, accumulate=40), rows, judges=False) == 1
+    assert _rows_a_step(Finetune(**given, minutes=5), rows, judges=False) == 16
+    assert _rows_a_step(Finetune(**given), rows, judges=True) == 16
 
 
 def test_one_class_is_refused(tmp_path):

@@ -16,6 +16,8 @@ a tensor, or the path of a field. The command line prints it behind `error[E312]
 traceback unless `--debug` is given, and exits with the status.
 """
 
+from typing import Any, Self
+
 CODES: dict[str, str] = {
     "E201": "a value on the command line or in a recipe is not allowed",
     "E202": "an unknown flag, key or verb",
@@ -71,6 +73,9 @@ class YantaiError(Exception):
         got: what was found instead.
         do: the next command or action.
 
+    Attributes:
+        report: what a verb found before it gave up, which `--json` prints all the same.
+
     >>> str(DataError("E304", "a.jsonl:3", "no field 'text'", got="'txt'", do="pass --text-field"))
     "a.jsonl:3: no field 'text'; got 'txt'; pass --text-field"
     """
@@ -95,7 +100,13 @@ class YantaiError(Exception):
         self.expected = expected
         self.got = got
         self.do = do
+        self.report: dict[str, Any] | None = None
         super().__init__(self._line())
+
+    def with_report(self, report: dict[str, Any]) -> Self:
+        """The same error, with what was found."""
+        self.report = report
+        return self
 
     def _line(self) -> str:
         comparison = [

@@ -60,12 +60,13 @@ def doctor(settings: Doctor, emit: Callable[[str], None]) -> dict[str, Any]:
             findings += _guard(_data, what, settings)
     for level, line in findings:
         emit(f"{level:8}{line}\n")
+    report = {"findings": [{"level": level, "line": line} for level, line in findings]}
     problems = [line for level, line in findings if level == "problem"]
     if problems:
         raise UsageError(
             "E203", what or "machine", f"{counted(len(problems), 'problem')}: {problems[0]}"
-        )
-    return {"findings": [{"level": level, "line": line} for level, line in findings]}
+        ).with_report(report)
+    return report
 
 
 def _guard(

@@ -7,40 +7,30 @@ a phrase that gives a label away. Each look gives findings with the place of the
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from yantai.base.log import counted
-from yantai.life.finetune import EPOCHS
+from yantai.life.doctor_case import MANY, SOME, Case, Finding, share_of
+from yantai.life.doctor_pairs import (
+    cut_targets,
+    lengths_out_of_step,
+    one_target,
+    out_of_step,
+)
+from yantai.life.finetune import EPOCHS, EXAMPLES_A_STEP, LEAST_STEPS
 from yantai.life.jobs.job import Job
 from yantai.training.recipe import Finetune
+from yantai.training.sizes import size_named
 
-Finding = tuple[str, str]
-FEW_STEPS = 30
-SOME, MANY = 0.05, 0.2
-"""Shares of the rows from which on a thing is no accident."""
+FEW_STEPS = 15
+BYTES_A_TOKEN = 3.5
+"""Of a vocabulary that was learned from the rows, roughly, in both languages."""
 GIVES_AWAY, ELSEWHERE, OFTEN, PHRASE = 0.8, 0.02, 12, 3
 """A phrase of so many words in most rows of a label, and in hardly any other row."""
 SEPARATORS = (";", "|", ",", "/", "、", "，", "；")
 CONTROL = re.compile(
     r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|^(?:### )?(?:Human|Assistant|User):", re.M
 )
-NAMED = re.compile(r"\d+|[A-Z][a-z]{2,}")
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is looked at.
-
-    Attributes:
-        settings: the recipe.
-        job: what is taught.
-        train: its rows.
-    """
-
-    settings: Finetune
-    job: Job
-    train: Sequence[Any]
 
 
 def look_at_job(settings: Finetune, job: Job, train: Sequence[Any]) -> Iterator[Finding]:
@@ -54,22 +44,33 @@ def look_at_job(settings: Finetune, job: Job, train: Sequence[Any]) -> Iterator[
         yield from _control_marks(case)
 
 
-def _share(case: Case, rows: Sequence[Any]) -> float:
-    return len(rows) / max(1, len(case.train))
+def steps_of(settings: Finetune, job: Job, rows: Sequence[Any]) -> float | None:
+    """About how many steps a run takes; None where a clock says it."""
+    if settings.steps or settings.minutes:
+        return settings.steps
+    size = size_named(settings.size)
+    a_step = (settings.batch or size.batch) * (settings.context or size.context)
+    if settings.tokens:
+        return settings.tokens / a_step / settings.accumulate
+    learned = (settings.epochs or EPOCHS) * (0.8 if settings.test is None else 1.0)
+    if job.judges and settings.batch is None:
+        return learned * len(rows) / EXAMPLES_A_STEP / settings.accumulate
+    tokens = sum(len(job.text_of(row).encode()) for row in rows) / BYTES_A_TOKEN
+    steps = learned * tokens / a_step / settings.accumulate
+    return max(steps, LEAST_STEPS) if settings.batch is None else steps
 
 
 def _steps(case: Case) -> Iterator[Finding]:
     """So few steps that nothing can be learned."""
     given = case.settings
-    if given.minutes or given.steps or given.tokens:
-        return
-    rows = len(case.train) * (0.8 if given.test is None else 1.0)
-    a_step = (given.batch or 1) * given.accumulate  # packed rows hold more: this is the most
-    steps = rows * (given.epochs or EPOCHS) / a_step
-    if steps < FEW_STEPS:
+    chosen = given.batch is not None or given.accumulate > 1
+    if given.minutes or given.steps or given.tokens or not chosen:
+        return  # who chooses no batch gets one that suits the rows
+    steps = steps_of(given, case.job, case.train)
+    if steps is not None and steps < FEW_STEPS:
         key = "accumulate" if given.accumulate > 1 else "batch"
-        line = f"at most {counted(max(1, round(steps)), 'step')} in all, {a_step:,} rows each"
-        yield ("problem", f"{key}: {line}: too few to learn from; lower it or raise epochs")
+        line = f"about {counted(max(1, round(steps)), 'step')} in all: too few to learn from"
+        yield ("problem", f"{key}: {line}; lower it or raise epochs")
 
 
 def _adapters(case: Case) -> Iterator[Finding]:
@@ -90,7 +91,7 @@ def _separators(case: Case) -> Iterator[Finding]:
         return
     for mark in SEPARATORS:
         rows = [row for row in case.train if any(mark in label for label in row.labels)]
-        if mark != given and _share(case, rows) > SOME:
+        if mark != given and share_of(case, rows) > SOME:
             line = f"no label is cut at {given!r}, and {len(rows):,} have {mark!r} inside"
             yield ("problem", f"label_separator: {line}, such as {rows[0].place}")
             return
@@ -162,11 +163,11 @@ def _unmarked(case: Case) -> Iterator[Finding]:
         if loose:
             missed.append((row, loose[0][0]))
     bare = [pair for pair in missed if not pair[0].spans]
-    if _share(case, bare) > SOME:
+    if share_of(case, bare) > SOME:
         row, name = bare[0]
         line = f"{len(bare):,} rows have no span at all, though names of others stand in them"
         yield ("problem", f"{row.place}: {line}, such as {name!r}: was the marking left off?")
-    elif _share(case, missed) > MANY:
+    elif share_of(case, missed) > MANY:
         row, name = missed[0]
         line = f"in {len(missed):,} rows a name is not marked that is marked elsewhere, {name!r}"
         yield ("note", f"{row.place}: {line}")
@@ -194,11 +195,23 @@ def _cut_spans(case: Case) -> Iterator[Finding]:
         or row.text[span.start : span.end].strip() != row.text[span.start : span.end]
     ]
     rows = list({id(row): row for row, _ in cut}.values())
-    if _share(case, rows) > SOME:
+    if share_of(case, rows) > SOME:
         row, span = cut[0]
         shown = row.text[max(0, span.start - 3) : span.end + 3]
         line = f"in {len(rows):,} rows a span cuts a word, {row.text[span.start : span.end]!r} in"
-        yield ("problem", f"{row.place}: {line} {shown!r}: are places counted from 1?")
+        yield ("problem", f"{row.place}: {line} {shown!r}: {_which_end(cut)}")
+
+
+def _which_end(cut: Sequence[tuple[Any, Any]]) -> str:
+    """What is probably wrong with how places are counted: both ends are off, or one of them."""
+    starts = sum(_inside(row.text, span.start) for row, span in cut)
+    if starts < len(cut) / 2:
+        return "does an end name the last character, not the one behind it?"
+    return "are places counted from 1?"
+
+
+def _inside(text: str, place: int) -> bool:
+    return 0 < place < len(text) and _joins(text[place - 1], text[place])
 
 
 def _cut_answers(case: Case) -> Iterator[Finding]:
@@ -209,7 +222,7 @@ def _cut_answers(case: Case) -> Iterator[Finding]:
         for text, start in row.answers
         if not _is_word(row.context, start, start + len(text))
     ]
-    if _share(case, cut) > SOME:
+    if share_of(case, cut) > SOME:
         row = cut[0]
         text, start = row.answers[0]
         shown = row.context[max(0, start - 5) : start + len(text) + 5]
@@ -217,53 +230,6 @@ def _cut_answers(case: Case) -> Iterator[Finding]:
             f"in {len(cut):,} rows the answer begins or ends inside a word, {text!r} in {shown!r}"
         )
         yield ("problem", f"{row.place}: {line}: was its place searched for?")
-
-
-def _out_of_step(case: Case) -> Iterator[Finding]:
-    """Targets whose numbers and names are those of a neighbour's source."""
-    rows = sorted(case.train, key=_line_of)
-    said = [(set(NAMED.findall(row.source)), set(NAMED.findall(row.target))) for row in rows]
-    for step in (1, -1):
-        odd = []
-        for place, (_, target) in enumerate(said):
-            other = place + step
-            if not 0 <= other < len(said) or not target:
-                continue
-            own, theirs = len(said[place][0] & target), len(said[other][0] & target)
-            if theirs > own:
-                odd.append(rows[place])
-        if _share(case, odd) > SOME:
-            where = "next" if step == 1 else "row before"
-            line = f"{len(odd):,} targets have the numbers or names of the {where}"
-            yield ("problem", f"{odd[0].place}: {line}: are the two columns out of step?")
-            return
-
-
-def _line_of(row: Any) -> int:
-    return int(re.sub(r"\D", "", row.place.rpartition(":")[2]) or 0)
-
-
-def _cut_targets(case: Case) -> Iterator[Finding]:
-    """Targets that were cut at a length."""
-    sizes = Counter(len(row.target) for row in case.train)
-    longest = max(sizes, default=0)
-    cut = [row for row in case.train if len(row.target) == longest and row.target[-1:].isalnum()]
-    if longest > 20 and _share(case, cut) > SOME:
-        line = f"{len(cut):,} targets are {longest} characters long, and none is longer"
-        yield ("problem", f"{cut[0].place}: {line}: were they cut?")
-
-
-def _one_target(case: Case) -> Iterator[Finding]:
-    """Texts that belong to more than one other: those of the batch are told apart from it."""
-    groups = defaultdict(list)
-    for row in case.train:
-        groups[row.target.strip()].append(row)
-    again = [group for group in groups.values() if len(group) > 1]
-    rows = sum(len(group) - 1 for group in again)
-    if rows / max(1, len(case.train)) > MANY:
-        first, second = again[0][:2]
-        line = f"{rows:,} rows have the target of another, such as {second.place} and {first.place}"
-        yield ("problem", f"{line}: in a batch the right text would count as a wrong one")
 
 
 def _contradictions(case: Case) -> Iterator[Finding]:
@@ -280,6 +246,19 @@ def _contradictions(case: Case) -> Iterator[Finding]:
         row, before = odd[0]
         line = f"{len(odd):,} rows prefer what another one rejects"
         yield ("problem", f"{row.place}: {line}; this one contradicts {before.place}")
+
+
+def _asked_again(case: Case) -> Iterator[Finding]:
+    """Answers that begin with the question, as where a file's answers are whole conversations."""
+    odd = []
+    for row in case.train:
+        asked = str(row.chosen[-2]["content"]).strip() if len(row.chosen) > 1 else ""
+        said = [str(each[-1]["content"]) for each in (row.chosen, row.rejected)]
+        if len(asked) > 5 and all(asked in text[: 2 * len(asked) + 40] for text in said):
+            odd.append(row)
+    if share_of(case, odd) > MANY:
+        line = f"in {len(odd):,} rows both answers repeat the prompt"
+        yield ("problem", f"{odd[0].place}: {line}: it would be said before every answer")
 
 
 def _longer(case: Case) -> Iterator[Finding]:
@@ -302,7 +281,7 @@ def _swapped_roles(case: Case) -> Iterator[Finding]:
         roles = [each["role"] for each in row.messages if each["role"] != "system"]
         if roles and roles[0] == "assistant":
             odd.append(row)
-    if _share(case, odd) > SOME:
+    if share_of(case, odd) > SOME:
         line = f"{len(odd):,} conversations begin with the assistant: are the roles exchanged?"
         yield ("problem", f"{odd[0].place}: {line}")
 
@@ -312,7 +291,7 @@ def _control_marks(case: Case) -> Iterator[Finding]:
     odd = [row for row in case.train if any(CONTROL.search(text) for text in _texts(row))]
     if odd:
         found = next(match[0] for text in _texts(odd[0]) if (match := CONTROL.search(text)))
-        kind = "problem" if _share(case, odd) > SOME else "note"
+        kind = "problem" if share_of(case, odd) > SOME else "note"
         line = f"{len(odd):,} rows have marks of a chat format in their texts, such as {found!r}"
         yield (kind, f"{odd[0].place}: {line}: they are plain text here, and would be learned")
 
@@ -329,9 +308,9 @@ LOOKS = {
     "classify": (_separators, _header, _gives_away),
     "tag": (_cut_spans, _unmarked),
     "span": (_cut_answers,),
-    "translate": (_out_of_step, _cut_targets),
-    "summarize": (_out_of_step, _cut_targets),
+    "translate": (out_of_step, lengths_out_of_step, cut_targets),
+    "summarize": (out_of_step, cut_targets),
     "chat": (_swapped_roles,),
-    "prefer": (_contradictions, _longer),
-    "embed": (_out_of_step, _one_target),
+    "prefer": (_contradictions, _asked_again, _longer),
+    "embed": (out_of_step, one_target),
 }

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from yantai.base.errors import YantaiError
-from yantai.life.doctor_jobs import Finding
-from yantai.life.finetune import EPOCHS, EXAMPLES_A_STEP
+from yantai.life.doctor_case import Finding
+from yantai.life.doctor_jobs import BYTES_A_TOKEN, steps_of
 from yantai.life.jobs.job import Job
 from yantai.text.table import TableReader
 from yantai.text.tokenizer import HAN
@@ -22,8 +22,8 @@ from yantai.training.sizes import size_named
 SOME, NEARLY_ALL = 0.05, 0.8
 """Shares of the rows: no accident; what one part has and another has not."""
 LEAST = 20
-BYTES_A_TOKEN = 3.5
-"""Of a vocabulary that was learned from the rows, roughly, in both languages."""
+CRUMBS = 8
+"""Windows of a passage: in more of them most hold no answer, and none the sense of the whole."""
 PLAIN = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".conll")
 NOT_THIS = {"0", "0.0", "false", "no", "n", "negative", "contradiction", "否"}
 VERDICT = re.compile(
@@ -38,6 +38,7 @@ def look_beside(
     yield from _encoding(settings)
     yield from _warm_up(settings, job, parts["train"])
     yield from _context(settings, job, parts["train"], text_of)
+    yield from _windows(settings, job, parts["train"])
     yield from _unread_columns(settings, job)
     yield from _other_style(settings, parts, text_of)
 
@@ -61,24 +62,9 @@ def _encoding(settings: Finetune) -> Iterator[Finding]:
             return
 
 
-def _steps(settings: Finetune, job: Job, rows: Sequence[Any]) -> float | None:
-    """About how many; None where a clock says it."""
-    if settings.steps or settings.minutes:
-        return settings.steps
-    size = size_named(settings.size)
-    a_step = (settings.batch or size.batch) * (settings.context or size.context)
-    if settings.tokens:
-        return settings.tokens / a_step / settings.accumulate
-    learned = (settings.epochs or EPOCHS) * (0.8 if settings.test is None else 1.0)
-    if job.judges and settings.batch is None:
-        return learned * len(rows) / EXAMPLES_A_STEP / settings.accumulate
-    tokens = sum(len(job.text_of(row).encode()) for row in rows) / BYTES_A_TOKEN
-    return learned * tokens / a_step / settings.accumulate
-
-
 def _warm_up(settings: Finetune, job: Job, rows: Sequence[Any]) -> Iterator[Finding]:
     """A rate that never arrives."""
-    steps = _steps(settings, job, rows)
+    steps = steps_of(settings, job, rows)
     if settings.warmup and steps is not None and settings.warmup > steps / 2:
         line = f"{settings.warmup:,} steps of about {max(1, round(steps)):,}: the rate never"
         yield ("problem", f"warmup: {line} reaches what it was set to; leave it out")
@@ -96,6 +82,21 @@ def _context(
         line = f"about {len(cut) / len(rows):.0%} of the texts are longer than {limit} tokens and"
         kind = "problem" if settings.context and len(cut) > len(rows) / 2 else "note"
         yield (kind, f"context: {line} are cut, such as {cut[0].place}; raise it")
+
+
+def _windows(settings: Finetune, job: Job, rows: Sequence[Any]) -> Iterator[Finding]:
+    """A context that the question fills, so that a passage is read in crumbs."""
+    if settings.model != "scratch" or job.name != "span":
+        return
+    limit = settings.context or size_named(settings.size).context
+    asked, read = (
+        sorted(len(getattr(row, name).encode()) / BYTES_A_TOKEN for row in rows)[len(rows) // 2]
+        for name in ("question", "context")
+    )
+    room = limit - asked - 3
+    if room < read and (room < limit / 3 or read > CRUMBS * room):
+        line = f"a question takes about {asked:.0f} of {limit} tokens, a passage of about"
+        yield ("problem", f"context: {line} {read:.0f} would be read in crumbs; raise it")
 
 
 def _unread_columns(settings: Finetune, job: Job) -> Iterator[Finding]:

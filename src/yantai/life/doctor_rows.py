@@ -5,16 +5,19 @@ read at all is an error of the reader, named as it would be when it stopped the 
 """
 
 import re
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from yantai.base.errors import YantaiError
+from yantai.base.log import counted
 from yantai.data.batch import IGNORED
 from yantai.data.conversations import Conversation
 from yantai.families.hub import local_folder
-from yantai.life.doctor_jobs import Finding, look_at_job
+from yantai.life.doctor_case import Finding
+from yantai.life.doctor_jobs import look_at_job
 from yantai.life.doctor_parts import look_beside
 from yantai.life.doctor_texts import look_at_texts
 from yantai.life.jobs import JOBS
@@ -28,6 +31,7 @@ from yantai.training.setup import fill_in
 Parts = dict[str, list[Any]]
 FEW_ROWS, RARE, MOST_SHARE, CUT_SHARE = 50, 5, 0.9, 0.05
 LONG_LABEL, MANY_LABELS = 40, 0.5
+MOST_BAD = 0.02
 SANE = {"rate": (1e-6, 0.05), "matrix_rate": (1e-5, 0.1)}
 USUAL_CONTEXT = 128
 
@@ -74,13 +78,35 @@ def text_that_is_read(job: Job) -> Callable[[Any], str]:
 
 
 def _read(settings: Finetune, job: Job, path: Path) -> tuple[list[Finding], list[Any]]:
+    given: dict[str, Any] = {"columns": settings.columns or None, "encoding": settings.encoding}
     try:
-        rows, _ = job.read(
-            path, columns=settings.columns or None, encoding=settings.encoding, policy="stop"
-        )
+        rows, _ = job.read(path, policy="stop", **given)
     except YantaiError as error:
-        return [("problem", f"[{error.code}] {error}")], []
-    return [("ok", f"{path}: {len(rows):,} rows")], rows
+        return _bad_rows(settings, job, path, error, given)
+    return [("ok", f"{path}: {counted(len(rows), 'row')}")], rows
+
+
+def _bad_rows(
+    settings: Finetune, job: Job, path: Path, error: YantaiError, given: dict[str, Any]
+) -> tuple[list[Finding], list[Any]]:
+    """How many there are beside the first one, and the rows that are left without them."""
+    with tempfile.TemporaryDirectory(prefix="yantai-doctor-") as folder:
+        try:
+            rows, account = job.read(
+                path, policy="quarantine", quarantine=Path(folder) / "rows", **given
+            )
+        except YantaiError:  # it is not a row that is bad
+            return [("problem", f"[{error.code}] {error}")], []
+    bad = sum(account.quarantined.values())
+    kept_back = settings.on_bad_row == "quarantine"
+    line = f"{bad:,} of {account.rows_in:,} rows are bad"
+    line += " and would be kept back" if kept_back else ", and the run would stop"
+    serious = not kept_back or bad > MOST_BAD * account.rows_in
+    first = f"the first: [{error.code}] {error.where}: {error.what}"
+    findings = [("problem" if serious else "note", f"{path}: {line}; {first}")]
+    if rows:
+        findings.append(("ok", f"{path}: {counted(len(rows), 'row')} left"))
+    return findings, rows
 
 
 def _rates(settings: Finetune) -> Iterator[Finding]:
@@ -93,7 +119,10 @@ def _rates(settings: Finetune) -> Iterator[Finding]:
 def _few(job: Job, parts: Parts, files: dict[str, Path | None]) -> Iterator[Finding]:
     for part, rows in parts.items():
         if len(rows) < FEW_ROWS:
-            yield ("note", f"{files[part]}: only {len(rows)} rows; a score will mean little")
+            yield (
+                "note",
+                f"{files[part]}: only {counted(len(rows), 'row')}; a score will mean little",
+            )
 
 
 def _key(text: str) -> str:
@@ -130,13 +159,16 @@ def _leaks(job: Job, parts: Parts, files: dict[str, Path | None]) -> Iterator[Fi
         same = [row for row in rows if _key(job.text_of(row)) in known]
         if same:
             twin = known[_key(job.text_of(same[0]))]
-            line = f"{len(same):,} rows are in the training part too, such as {same[0].place}"
+            be = "is" if len(same) == 1 else "are"
+            line = f"{counted(len(same), 'row')} {be} in the training part too, such as"
+            line += f" {same[0].place}"
             yield ("problem", f"{files[part]}: {line}, which is {twin.place}")
         rest = [row for row in rows if _key(job.text_of(row)) not in known]
         pairs = near_pairs([job.text_of(row) for row in rest], [job.text_of(row) for row in train])
         if pairs:
             mine, theirs = pairs[0]
-            line = f"{len(pairs):,} rows are nearly those of the training part, such as"
+            be = "is nearly one" if len(pairs) == 1 else "are nearly those"
+            line = f"{counted(len(pairs), 'row')} {be} of the training part, such as"
             places = f"{rest[mine].place}, which is nearly {train[theirs].place}"
             yield ("problem", f"{files[part]}: {line} {places}")
 

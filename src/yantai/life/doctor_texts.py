@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from yantai.life.doctor_jobs import Finding
+from yantai.life.doctor_case import Finding
 from yantai.text.tokenizer import HAN
 
 SOME, MANY, MOST = 0.05, 0.2, 0.5
@@ -37,7 +37,8 @@ def look_at_texts(task: str, rows: Sequence[Any]) -> Iterator[Finding]:
         yield from _escaped(name, texts, rows)
         if name not in ("text", "source", "question"):
             yield from _shared_end(name, texts, rows)
-            yield from _canned(name, texts, rows)
+            if task != "embed":  # it says nothing
+                yield from _canned(name, texts, rows)
             yield from _stops_early(name, texts, rows)
     for look in LOOKS.get(task, ()):
         yield from look(rows)
@@ -120,9 +121,12 @@ def _canned(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator[Findin
     if count < LEAST or _size(kind) < LONG or several < SOME * len(rows):
         return
     place = next(row.place for row, text in zip(rows, texts, strict=True) if _kind(text) == kind)
-    line = f"the {name} is the same in {count:,} rows but for numbers, {kind[:40]!r}"
+    same = [text for text in texts if _kind(text) == kind]
+    but = "" if len(set(same)) == 1 else " but for numbers"
+    line = f"the {name} is the same in {count:,} rows{but}, {same[0].strip()[:40]!r}"
     level = "problem" if count > MANY * len(rows) else "note"
-    yield (level, f"{place}: {line}; the commonest are {several:,} rows: it would be said often")
+    more = f"; the five commonest make {several:,} rows" if several > count else ""
+    yield (level, f"{place}: {line}{more}: it would be said often")
 
 
 def _stops_early(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator[Finding]:

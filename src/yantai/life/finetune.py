@@ -43,6 +43,8 @@ EPOCHS = 3.0
 READ_SHARE = 1 / 3
 EXAMPLES_A_STEP = 32
 """Of a job that judges: its texts are short, and a full batch of packed rows holds hundreds."""
+LEAST_STEPS = 50
+"""Of any other job: a few hundred short rows are a handful of full batches, which teach nothing."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _train(
     """Teach it; returns the run's facts and how the model reads."""
     begun = begin(settings, job, parts, body, device)
     frame, prepared = begun.frame, begun.prepared
-    batch = settings.batch or _rows_a_step(settings.size, prepared.train, job.judges)
+    batch = settings.batch or _rows_a_step(settings, prepared.train, job.judges)
     settings = settings.model_copy(update={"batch": batch, "context": frame.length})
     before = replayed(old, settings, begun.tokenizer, begun.model.config.shape, frame.length)
     loader = Loader(
@@ -209,12 +211,17 @@ def _train(
     return run_training(setup, loader, batches_of(prepared.valid, batch)), frame
 
 
-def _rows_a_step(size: str, rows: ExampleRows, judges: bool) -> int:
-    """The batch of the size; less for a job that judges, if a row holds many of its examples."""
-    usual = size_named(size).batch
-    if not judges:
-        return usual
-    wanted = EXAMPLES_A_STEP * rows.rows_in_epoch(0) / len(rows.examples)
+def _rows_a_step(settings: Finetune, rows: ExampleRows, judges: bool) -> int:
+    """The batch of the size; less for a job that judges, if a row holds many of its examples, and
+    less where the epochs would be over after a few steps."""
+    usual = size_named(settings.size).batch
+    count = rows.rows_in_epoch(0)
+    if judges:
+        wanted = EXAMPLES_A_STEP * count / len(rows.examples)
+    elif settings.minutes or settings.steps or settings.tokens:
+        wanted = usual
+    else:
+        wanted = (settings.epochs or EPOCHS) * count / settings.accumulate / LEAST_STEPS
     return min(usual, max(1, round(wanted)))
 
 

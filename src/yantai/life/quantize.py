@@ -96,7 +96,7 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
             expected=f"at most {settings.max_loss_increase:.1%} more", got=f"{rise:.1%}; the worst "
             f"matrix is {worst[0]}, {errors[worst[0]]:.0%} off",
             do="more bits, a smaller --group, --calibrate, or --max-loss-increase",
-        )  # fmt: skip
+        ).with_report(report)  # fmt: skip
     _write(settings, folder, after, inner, outer, report)
     emit(f"{settings.out}\n")
     return {"model": str(settings.out), **report}

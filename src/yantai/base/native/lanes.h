@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -26,10 +27,31 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 
+// Before a short loop over registers: written out, or the compiler keeps them in memory.
+#define EACH _Pragma("GCC unroll 16")
+
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t Int __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Wide __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Half __attribute__((vector_size(2 * LANES)));
+
+// Memory that begins where a line of the cache begins, and keeps its size when less is asked for.
+template <class T>
+class Room {
+    struct alignas(64) Line {
+        char bytes[64];
+    };
+    std::vector<Line> lines;
+
+  public:
+    T* of(int64_t count) {
+        const size_t wanted = (count * sizeof(T) + sizeof(Line) - 1) / sizeof(Line);
+        if (lines.size() < wanted) lines.resize(wanted);
+        return start();
+    }
+    T* start() { return reinterpret_cast<T*>(lines.data()); }
+    const T* start() const { return reinterpret_cast<const T*>(lines.data()); }
+};
 
 inline Vec all(float value) { return value - Vec{}; }
 
@@ -78,12 +100,32 @@ inline void put(uint16_t* to, float x) {  // to nearest, ties to even; what is n
     *to = x != x ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// The lanes of a vector, added up as a tree: halves onto halves.
 inline float sum(Vec x) {
     float part[LANES];
     std::memcpy(part, &x, sizeof x);
     for (int width = LANES / 2; width; width /= 2)
         for (int lane = 0; lane < width; lane++) part[lane] += part[lane + width];
     return part[0];
+}
+
+// The sums of COUNT vectors; each is added up in the order of `sum`.
+template <int COUNT>
+inline void sums(const Vec* x, float* out) {
+    int at = 0;
+#if defined(__AVX512F__)
+    for (; at + 4 <= COUNT; at += 4) {
+        const __m512 a = (__m512)x[at], b = (__m512)x[at + 1];
+        const __m512 c = (__m512)x[at + 2], d = (__m512)x[at + 3];
+        const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+        const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+        __m512 each = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+        each = _mm512_add_ps(each, _mm512_permute_ps(each, 0xee));
+        each = _mm512_add_ps(each, _mm512_permute_ps(each, 0x55));
+        _mm_storeu_ps(out + at, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, each)));
+    }
+#endif
+    for (; at < COUNT; at++) out[at] = sum(x[at]);
 }
 
 inline float most(Vec x) {

@@ -250,9 +250,9 @@ void look_back(const Model& m, const Step& s, const Layer& layer, int64_t number
     if (m.window) first = std::max(first, place + 1 - m.window);
     const int64_t count = place - first;
     auto note = [&](int64_t, int64_t t, float score) { scores[t] = score; };
-    band<1>(Plain<T>{keys + first * n, n}, nullptr, 0, count, q, n, 0, note);
+    band<1>(Plain<T>{keys + first * n, n}, nullptr, 0, count, Floats{q, n}, 0, note);
     auto note_last = [&](int64_t, int64_t, float score) { scores[count] = score; };
-    band<1>(Plain<T>{key, n}, nullptr, 0, 1, q, n, 0, note_last);
+    band<1>(Plain<T>{key, n}, nullptr, 0, 1, Floats{q, n}, 0, note_last);
     softmax(scores, count + 1);
     float* out = at.mixed + (row * m.heads + head) * n;
     std::fill(out, out + n, 0.0f);
@@ -291,7 +291,7 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         const Layer& layer = m.layer[number];
         const float* x = normed(layer.before_attention);
         const Share part = share(inner + 2 * kv_inner, thread, threads, LANES);
-        product<T>(layer.qkv, part.from, part.to, x, s.rows, [&](int64_t row, int64_t i, float y) {
+        product<T>(layer.qkv, part.from, part.to, x, s.rows, s.behind, [&](int64_t row, int64_t i, float y) {
             at.qkv[row * (inner + 2 * kv_inner) + i] = y;
         });
         fetch<T>(layer.out, dim.from, dim.to);
@@ -307,16 +307,16 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         for (int64_t task = tasks.from; task < tasks.to; task++)
             look_back<T>(m, s, layer, number, task / m.heads, task % m.heads, at, heads_own);
         BARRIER
-        product<T>(layer.out, dim.from, dim.to, at.mixed, s.rows, add);
+        product<T>(layer.out, dim.from, dim.to, at.mixed, s.rows, s.behind, add);
         const Share wide = share(m.hidden, thread, threads, LANES);
         fetch<T>(layer.up, wide.from, wide.to);
         BARRIER
         x = normed(layer.before_mlp);
-        product<T>(layer.up, wide.from, wide.to, x, s.rows, [&](int64_t row, int64_t i, float y) {
+        product<T>(layer.up, wide.from, wide.to, x, s.rows, s.behind, [&](int64_t row, int64_t i, float y) {
             at.first[row * m.hidden + i] = y;
         });
         if (m.is_gated)
-            product<T>(layer.up, m.hidden + wide.from, m.hidden + wide.to, x, s.rows,
+            product<T>(layer.up, m.hidden + wide.from, m.hidden + wide.to, x, s.rows, s.behind,
                        [&](int64_t row, int64_t i, float y) {
                            at.wide[row * m.hidden + i - m.hidden] = y;
                        });
@@ -329,7 +329,7 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         }
         fetch<T>(layer.down, dim.from, dim.to);
         BARRIER
-        product<T>(layer.down, dim.from, dim.to, at.wide, s.rows, add);
+        product<T>(layer.down, dim.from, dim.to, at.wide, s.rows, s.behind, add);
         if (number + 1 < m.layers)
             fetch<T>((&layer + 1)->qkv, part.from, part.to);
         else
@@ -337,7 +337,7 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         BARRIER
     }
     const float* x = normed(m.last);
-    product<T>(m.head, vocab.from, vocab.to, x, s.rows,
+    product<T>(m.head, vocab.from, vocab.to, x, s.rows, s.behind,
                [&](int64_t row, int64_t i, float y) { s.logits[row * m.vocab + i] = y; });
     if (m.softcap)
         for (int64_t row = 0; row < s.rows; row++)

@@ -1,11 +1,14 @@
 // Rows of weights and their dot products with vectors: bfloat16, float32, codes of 8 or 4 bits.
 //
 // Knows: how weights lie in memory. A dot product has one order of additions, whatever stands
-// beside it and however many threads there are. Vectors are float32, and so are all sums.
+// beside it and however many threads there are. Vectors are float32, and so are all sums; beside
+// codes they are rounded to whole numbers where the processor multiplies these.
 
 #pragma once
 
 #include "lanes.h"
+#include "many.h"
+#include "rounded.h"
 
 namespace {
 
@@ -93,23 +96,36 @@ struct Plain {
         int64_t at = 0;
         for (; at + LANES <= columns; at += LANES) {
             Vec read[WEIGHTS];
+            EACH
             for (int w = 0; w < WEIGHTS; w++) {
                 read[w] = load(row + w * columns + at);
                 __builtin_prefetch(row + (WEIGHTS + w) * columns + at);
             }
+            EACH
             for (int r = 0; r < ROWS; r++) {
                 const Vec value = load(x + r * stride + at);
+                EACH
                 for (int w = 0; w < WEIGHTS; w++) total[r][w] += read[w] * value;
             }
         }
-        for (int r = 0; r < ROWS; r++)
+        EACH
+        for (int r = 0; r < ROWS; r++) {
+            sums<WEIGHTS>(total[r], out[r]);
+            EACH
             for (int w = 0; w < WEIGHTS; w++) {
                 float rest = 0;
                 for (int64_t c = at; c < columns; c++)
                     rest += one(row[w * columns + c]) * x[r * stride + c];
-                out[r][w] = sum(total[r][w]) + rest;
+                out[r][w] += rest;
             }
+        }
     }
+
+#ifdef MANY_ROWS
+    Rows narrow_rows(int64_t from, int64_t, Narrow&) const {
+        return {reinterpret_cast<const uint16_t*>(weight) + from * columns, columns};
+    }
+#endif
 
     float at(int64_t row, int64_t column) const { return one(weight[row * columns + column]); }
     int64_t row_bytes() const { return columns * sizeof(T); }
@@ -135,22 +151,114 @@ struct Packed {
             Vec part[ROWS][WEIGHTS] = {};
             for (int piece = 0; piece < BLOCK / LANES; piece++) {
                 Vec read[WEIGHTS];
+                EACH
                 for (int w = 0; w < WEIGHTS; w++)
                     read[w] = piece_of(row + w * bytes + first * BITS / 8, piece, table);
+                EACH
                 for (int r = 0; r < ROWS; r++) {
                     const Vec value = load(x + r * stride + first + piece * LANES);
+                    EACH
                     for (int w = 0; w < WEIGHTS; w++) part[r][w] += read[w] * value;
                 }
             }
+            EACH
             for (int w = 0; w < WEIGHTS; w++) {
                 __builtin_prefetch(row + (WEIGHTS + w) * bytes + first * BITS / 8);
                 const Vec factor = all(one(scale[w * groups + place]));
+                EACH
                 for (int r = 0; r < ROWS; r++) total[r][w] += factor * part[r][w];
             }
         }
-        for (int r = 0; r < ROWS; r++)
-            for (int w = 0; w < WEIGHTS; w++) out[r][w] = sum(total[r][w]);
+        EACH
+        for (int r = 0; r < ROWS; r++) sums<WEIGHTS>(total[r], out[r]);
     }
+
+#ifdef WHOLE_NUMBERS
+    // The same with rounded vectors, those from row `first` on.
+    template <int WEIGHTS, int ROWS>
+    void dots(int64_t from, const Rounded& x, int64_t first, float out[ROWS][WEIGHTS]) const {
+        if (BITS == 4 || group % PIECE == 0)
+            pieces<WEIGHTS, ROWS, false>(from, x, first, out);
+        else
+            pieces<WEIGHTS, ROWS, true>(from, x, first, out);
+    }
+
+    // `APART`: the halves of a piece have scales of their own.
+    template <int WEIGHTS, int ROWS, bool APART>
+    void pieces(int64_t from, const Rounded& x, int64_t first, float out[ROWS][WEIGHTS]) const {
+        const int64_t bytes = row_bytes(), groups = columns / group;
+        const uint8_t* row = codes + from * bytes;
+        const uint16_t* scale = scales + from * groups;
+        const __m512i table = BITS == 4 ? whole_levels(levels) : __m512i{};
+        Vec total[ROWS][WEIGHTS] = {};
+        for (int64_t piece = 0; piece < x.pieces; piece++) {
+            const int64_t at = piece * PIECE;
+            const bool both = at + PIECE <= columns;
+            const int64_t place = at / group, next = both ? (at + BLOCK) / group : place;
+            Halves read[WEIGHTS];
+            Vec factor[WEIGHTS], other[WEIGHTS];
+            EACH
+            for (int w = 0; w < WEIGHTS; w++) {
+                const uint8_t* here = row + w * bytes + at * BITS / 8;
+                __builtin_prefetch(here + WEIGHTS * bytes);
+                if constexpr (BITS == 4)
+                    read[w] = halves(here, both, table);
+                else
+                    read[w] = halves(reinterpret_cast<const int8_t*>(here), both);
+                factor[w] = all(one(scale[w * groups + place]));
+                if (BITS == 4 && place != next)
+                    factor[w] = (Vec)_mm512_mask_blend_ps(
+                        0xff00, (__m512)factor[w], (__m512)all(one(scale[w * groups + next])));
+                if (APART) other[w] = all(one(scale[w * groups + next]));
+            }
+            EACH
+            for (int r = 0; r < ROWS; r++) {
+                const int16_t* numbers = x.row(first + r) + at;
+                const __m512i low = numbers_at(numbers), high = numbers_at(numbers + PIECE / 2);
+                const Vec own = all(x.scale(first + r, piece));
+                EACH
+                for (int w = 0; w < WEIGHTS; w++) {
+                    if constexpr (APART) {
+                        const __m512i none = _mm512_setzero_si512();
+                        const Vec one_half = floats(_mm512_dpwssd_epi32(none, read[w].first, low));
+                        const Vec other_half =
+                            floats(_mm512_dpwssd_epi32(none, read[w].second, high));
+                        total[r][w] += own * (factor[w] * one_half + other[w] * other_half);
+                    } else {
+                        total[r][w] += own * factor[w] * floats(both_dots(read[w], low, high));
+                    }
+                }
+            }
+        }
+        EACH
+        for (int r = 0; r < ROWS; r++) {
+            sums<WEIGHTS>(total[r], out[r]);
+            if (BITS == 4)
+                EACH
+                for (int w = 0; w < WEIGHTS; w++) out[r][w] /= STEPS;
+        }
+    }
+
+    static Vec floats(__m512i whole) { return (Vec)_mm512_cvtepi32_ps(whole); }
+#endif
+
+#ifdef MANY_ROWS
+    Rows narrow_rows(int64_t from, int64_t to, Narrow& room) const {
+        uint16_t* start = room.room(to - from, columns);
+        const Levels table(levels);
+        for (int64_t row = from; row < to; row++) {
+            const uint8_t* block = codes + row * row_bytes();
+            const uint16_t* scale = scales + row * (columns / group);
+            uint16_t* out = start + (row - from) * room.width;
+            for (int64_t at = 0; at < columns; at += BLOCK, block += BLOCK * BITS / 8) {
+                const Vec factor = all(one(scale[at / group]));
+                for (int piece = 0; piece < BLOCK / LANES; piece++)
+                    store(out + at + piece * LANES, factor * piece_of(block, piece, table));
+            }
+        }
+        return {start, room.width};
+    }
+#endif
 
     static Vec piece_of(const uint8_t* block, int piece, const Levels& table) {
         if constexpr (BITS == 8) {
@@ -185,50 +293,92 @@ inline void with_weights(const Matrix& m, Body body) {
     }
 }
 
-template <int WEIGHTS, int ROWS, class Weights, class Use>
+// A vector as it is: rows of floats one behind another.
+struct Floats {
+    const float* x;
+    int64_t stride;
+};
+
+template <int WEIGHTS, int ROWS, class Weights>
+inline void dots(const Weights& weights, int64_t from, const Floats& x, int64_t first,
+                 float out[ROWS][WEIGHTS]) {
+    weights.template dots<WEIGHTS, ROWS>(from, x.x + first * x.stride, x.stride, out);
+}
+
+#ifdef WHOLE_NUMBERS
+template <int WEIGHTS, int ROWS, int BITS>
+inline void dots(const Packed<BITS>& weights, int64_t from, const Rounded& x, int64_t first,
+                 float out[ROWS][WEIGHTS]) {
+    weights.template dots<WEIGHTS, ROWS>(from, x, first, out);
+}
+#endif
+
+template <int WEIGHTS, int ROWS, class Weights, class Vectors, class Use>
 inline int64_t some(const Weights& weights, const float* bias, int64_t from, int64_t to,
-                    const float* x, int64_t stride, int64_t first_row, Use& use) {
+                    const Vectors& x, int64_t first_row, Use& use) {
     float out[ROWS][WEIGHTS];
     for (; from + WEIGHTS <= to; from += WEIGHTS) {
-        weights.template dots<WEIGHTS, ROWS>(from, x, stride, out);
+        dots<WEIGHTS, ROWS>(weights, from, x, first_row, out);
+        EACH
         for (int r = 0; r < ROWS; r++)
+            EACH
             for (int w = 0; w < WEIGHTS; w++)
                 use(first_row + r, from + w, out[r][w] + (bias ? bias[from + w] : 0.0f));
     }
     return from;
 }
 
-template <int ROWS, class Weights, class Use>
+template <int ROWS, class Weights, class Vectors, class Use>
 inline void band(const Weights& weights, const float* bias, int64_t from, int64_t to,
-                 const float* x, int64_t stride, int64_t first_row, Use& use) {
+                 const Vectors& x, int64_t first_row, Use& use) {
     constexpr int WEIGHTS = ROWS >= 4 ? 2 : 8 / ROWS;  // about as many sums as hide the latency
-    from = some<WEIGHTS, ROWS>(weights, bias, from, to, x, stride, first_row, use);
-    some<1, ROWS>(weights, bias, from, to, x, stride, first_row, use);
+    from = some<WEIGHTS, ROWS>(weights, bias, from, to, x, first_row, use);
+    some<1, ROWS>(weights, bias, from, to, x, first_row, use);
+}
+
+template <class Weights, class Vectors, class Use>
+inline void bands(const Weights& weights, const float* bias, int64_t from, int64_t to,
+                  const Vectors& x, int64_t rows, Use& use) {
+    // a band of weights stays in the nearest cache while all rows use it
+    const int64_t step = rows > 1 ? std::max<int64_t>(1, 16384 / weights.row_bytes() / 8) * 8 : to;
+    for (int64_t start = from; start < to; start += step) {
+        const int64_t stop = std::min(start + step, to);
+        for (int64_t row = 0; row < rows;) {
+            switch (std::min<int64_t>(rows - row, MOST_ROWS)) {
+                case 1: band<1>(weights, bias, start, stop, x, row, use); row += 1; break;
+                case 2: band<2>(weights, bias, start, stop, x, row, use); row += 2; break;
+                case 3: band<3>(weights, bias, start, stop, x, row, use); row += 3; break;
+                case 4: case 5: case 6: case 7:
+                    band<4>(weights, bias, start, stop, x, row, use); row += 4; break;
+                default: band<8>(weights, bias, start, stop, x, row, use); row += 8;
+            }
+        }
+    }
 }
 
 // Outputs [from, to) of y = W·x + b for each row; `use(row, output, value)` says where they go.
+// `alone`: each row as if there were no others, however many there are.
 template <class T, class Use>
 inline void product(const Matrix& m, int64_t from, int64_t to, const float* x, int64_t rows,
-                    Use use) {
+                    bool alone, Use use) {
+#ifdef MANY_ROWS
+    if (std::is_same_v<T, uint16_t> && rows >= (m.bits ? MANY_OF_CODES : MANY) && !alone)
+        return with_weights<T>(m, [&](const auto& weights) {
+            product_of_many(weights, m.bias, from, to, x, rows, m.columns, use);
+        });
+#endif
+#ifdef WHOLE_NUMBERS
+    if (m.bits) {
+        thread_local Rounded rounded;
+        rounded.take(x, rows, m.columns, m.bits == 4);
+        return with_weights<T>(m, [&](const auto& weights) {
+            if constexpr (!std::is_same_v<std::decay_t<decltype(weights)>, Plain<T>>)
+                bands(weights, m.bias, from, to, rounded, rows, use);
+        });
+    }
+#endif
     with_weights<T>(m, [&](const auto& weights) {
-        const int64_t n = m.columns;
-        // a band of weights stays in the nearest cache while all rows use it
-        const int64_t step =
-            rows > 1 ? std::max<int64_t>(1, 16384 / weights.row_bytes() / 8) * 8 : to;
-        for (int64_t start = from; start < to; start += step) {
-            const int64_t stop = std::min(start + step, to);
-            for (int64_t row = 0; row < rows;) {
-                const float* at = x + row * n;
-                switch (std::min<int64_t>(rows - row, MOST_ROWS)) {
-                    case 1: band<1>(weights, m.bias, start, stop, at, n, row, use); row += 1; break;
-                    case 2: band<2>(weights, m.bias, start, stop, at, n, row, use); row += 2; break;
-                    case 3: band<3>(weights, m.bias, start, stop, at, n, row, use); row += 3; break;
-                    case 4: case 5: case 6: case 7:
-                        band<4>(weights, m.bias, start, stop, at, n, row, use); row += 4; break;
-                    default: band<8>(weights, m.bias, start, stop, at, n, row, use); row += 8;
-                }
-            }
-        }
+        bands(weights, m.bias, from, to, Floats{x, m.columns}, rows, use);
     });
 }
 

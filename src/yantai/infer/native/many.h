@@ -1,0 +1,130 @@
+// Products of many rows in bfloat16: when a weight is used often, reading it is no longer what costs.
+//
+// A processor that multiplies pairs of bfloat16 does 32 at a time where it does 16 of float32. Sums
+// stay float32; the vectors are rounded to bfloat16, as torch rounds them, and codes become the
+// bfloat16 numbers that stand for them. So from MANY rows on a row's result differs by that rounding
+// from what it is alone.
+
+#pragma once
+
+#include "lanes.h"
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#define MANY_ROWS 1
+
+namespace {
+
+constexpr int64_t MANY = 4, MANY_OF_CODES = 8;  // codes must first be made numbers
+constexpr int64_t PAIRS = 32;  // columns that are read at once
+constexpr int64_t BAND = 16;   // rows of weights that stay in the nearest cache
+
+inline int64_t padded(int64_t columns) { return (columns + PAIRS - 1) / PAIRS * PAIRS; }
+
+// Rows of numbers in bfloat16, each filled up with zeros to whole registers.
+struct Narrow {
+    Room<uint16_t> numbers;
+    int64_t width = 0;
+
+    uint16_t* room(int64_t rows, int64_t columns) {
+        width = padded(columns);
+        return numbers.of(rows * width);
+    }
+
+    void take(const float* x, int64_t rows, int64_t columns) {
+        uint16_t* to = room(rows, columns);
+        for (int64_t row = 0; row < rows; row++, to += width, x += columns)
+            for (int64_t at = 0; at < width; at += LANES) {
+                const int64_t here = std::clamp<int64_t>(columns - at, 0, LANES);
+                store(to + at, narrow((Vec)_mm512_maskz_loadu_ps((1u << here) - 1, x + at)));
+            }
+    }
+
+    const uint16_t* row(int64_t number) const { return numbers.start() + number * width; }
+};
+
+inline __m512bh pairs_at(const uint16_t* from, int64_t left) {
+    const __mmask32 there = left >= PAIRS ? 0xffffffffu : (1u << left) - 1;
+    return (__m512bh)_mm512_maskz_loadu_epi16(there, from);
+}
+
+// The products of WEIGHTS rows of weights, `stride` numbers apart, with ROWS vectors.
+template <int WEIGHTS, int ROWS>
+inline void pair_dots(const uint16_t* weight, int64_t stride, int64_t columns, const Narrow& x,
+                      int64_t first, float out[ROWS][WEIGHTS]) {
+    __m512 total[ROWS][WEIGHTS] = {};
+    for (int64_t at = 0; at < columns; at += PAIRS) {
+        __m512bh read[WEIGHTS];
+        EACH
+        for (int w = 0; w < WEIGHTS; w++)
+            read[w] = pairs_at(weight + w * stride + at, columns - at);
+        EACH
+        for (int r = 0; r < ROWS; r++) {
+            const __m512bh value = (__m512bh)_mm512_loadu_si512(x.row(first + r) + at);
+            EACH
+            for (int w = 0; w < WEIGHTS; w++)
+                total[r][w] = _mm512_dpbf16_ps(total[r][w], read[w], value);
+        }
+    }
+    EACH
+    for (int r = 0; r < ROWS; r++) {
+        Vec whole[WEIGHTS];
+        EACH
+        for (int w = 0; w < WEIGHTS; w++) whole[w] = (Vec)total[r][w];
+        sums<WEIGHTS>(whole, out[r]);
+    }
+}
+
+// Rows of weights as bfloat16: as they lie in memory, or written there from codes.
+struct Rows {
+    const uint16_t* weight;
+    int64_t stride;
+};
+
+template <int WEIGHTS, int ROWS, class Use>
+inline int64_t some_of_many(const Rows& rows, int64_t columns, const float* bias, int64_t start,
+                            int64_t from, int64_t to, const Narrow& x, int64_t first, Use& use) {
+    float out[ROWS][WEIGHTS];
+    for (; from + WEIGHTS <= to; from += WEIGHTS) {
+        pair_dots<WEIGHTS, ROWS>(rows.weight + (from - start) * rows.stride, rows.stride, columns,
+                                 x, first, out);
+        EACH
+        for (int r = 0; r < ROWS; r++)
+            EACH
+            for (int w = 0; w < WEIGHTS; w++)
+                use(first + r, from + w, out[r][w] + (bias ? bias[from + w] : 0.0f));
+    }
+    return from;
+}
+
+template <int ROWS, class Use>
+inline void band_of_many(const Rows& rows, int64_t columns, const float* bias, int64_t start,
+                         int64_t stop, const Narrow& x, int64_t first, Use& use) {
+    constexpr int WEIGHTS = 4;
+    const int64_t from = some_of_many<WEIGHTS, ROWS>(rows, columns, bias, start, start, stop, x,
+                                                     first, use);
+    some_of_many<1, ROWS>(rows, columns, bias, start, from, stop, x, first, use);
+}
+
+// Outputs [from, to) of y = W·x + b for each of many rows.
+template <class Weights, class Use>
+inline void product_of_many(const Weights& weights, const float* bias, int64_t from, int64_t to,
+                            const float* x, int64_t rows, int64_t columns, Use& use) {
+    thread_local Narrow vectors, band;
+    vectors.take(x, rows, columns);
+    for (int64_t start = from; start < to; start += BAND) {
+        const int64_t stop = std::min(start + BAND, to);
+        const Rows here = weights.narrow_rows(start, stop, band);
+        for (int64_t row = 0; row < rows;) {
+            switch (std::min<int64_t>(rows - row, 4)) {
+                case 4:
+                    band_of_many<4>(here, columns, bias, start, stop, vectors, row, use); row += 4; break;
+                case 2: case 3:
+                    band_of_many<2>(here, columns, bias, start, stop, vectors, row, use); row += 2; break;
+                default: band_of_many<1>(here, columns, bias, start, stop, vectors, row, use); row += 1;
+            }
+        }
+    }
+}
+
+}  // namespace
+#endif
