@@ -117,9 +117,12 @@ inline void sums(const Vec* x, float* out) {
     for (; at + 4 <= COUNT; at += 4) {
         const __m512 a = (__m512)x[at], b = (__m512)x[at + 1];
         const __m512 c = (__m512)x[at + 2], d = (__m512)x[at + 3];
-        const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-        const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
-        __m512 each = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+        const __m512 ab =
+            _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+        const __m512 cd =
+            _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+        __m512 each =
+            _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
         each = _mm512_add_ps(each, _mm512_permute_ps(each, 0xee));
         each = _mm512_add_ps(each, _mm512_permute_ps(each, 0x55));
         _mm_storeu_ps(out + at, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, each)));

@@ -6,8 +6,9 @@
 // further. Weights are bfloat16, float32, or codes of eight or four bits (adapt/packed.py);
 // everything else is float32, accumulations included.
 //
-// Knows: pointers and sizes that `step.py` fills in. A row's result does not depend on the other
-// rows, nor on how many threads there are: every dot product has one order of additions.
+// Knows: pointers and sizes that `step.py` fills in. A row's result does not depend on how many
+// threads there are: every dot product has one order of additions. In float32, for tokens behind
+// each other, and for a few rows, it does not depend on the other rows either (many.h).
 
 #include "weights.h"
 
@@ -291,9 +292,10 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         const Layer& layer = m.layer[number];
         const float* x = normed(layer.before_attention);
         const Share part = share(inner + 2 * kv_inner, thread, threads, LANES);
-        product<T>(layer.qkv, part.from, part.to, x, s.rows, s.behind, [&](int64_t row, int64_t i, float y) {
-            at.qkv[row * (inner + 2 * kv_inner) + i] = y;
-        });
+        product<T>(layer.qkv, part.from, part.to, x, s.rows, s.behind,
+                   [&](int64_t row, int64_t i, float y) {
+                       at.qkv[row * (inner + 2 * kv_inner) + i] = y;
+                   });
         fetch<T>(layer.out, dim.from, dim.to);
         BARRIER
         if (s.behind) {
@@ -312,9 +314,9 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         fetch<T>(layer.up, wide.from, wide.to);
         BARRIER
         x = normed(layer.before_mlp);
-        product<T>(layer.up, wide.from, wide.to, x, s.rows, s.behind, [&](int64_t row, int64_t i, float y) {
-            at.first[row * m.hidden + i] = y;
-        });
+        product<T>(
+            layer.up, wide.from, wide.to, x, s.rows, s.behind,
+            [&](int64_t row, int64_t i, float y) { at.first[row * m.hidden + i] = y; });
         if (m.is_gated)
             product<T>(layer.up, m.hidden + wide.from, m.hidden + wide.to, x, s.rows, s.behind,
                        [&](int64_t row, int64_t i, float y) {

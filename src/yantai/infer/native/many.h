@@ -1,9 +1,9 @@
-// Products of many rows in bfloat16: when a weight is used often, reading it is no longer what costs.
+// Products of many rows in bfloat16: a weight that is used often costs more than its reading.
 //
 // A processor that multiplies pairs of bfloat16 does 32 at a time where it does 16 of float32. Sums
 // stay float32; the vectors are rounded to bfloat16, as torch rounds them, and codes become the
-// bfloat16 numbers that stand for them. So from MANY rows on a row's result differs by that rounding
-// from what it is alone.
+// bfloat16 numbers that stand for them. So from MANY rows on a row's result differs by that
+// rounding from what it is alone.
 
 #pragma once
 
@@ -114,15 +114,15 @@ inline void product_of_many(const Weights& weights, const float* bias, int64_t f
     for (int64_t start = from; start < to; start += BAND) {
         const int64_t stop = std::min(start + BAND, to);
         const Rows here = weights.narrow_rows(start, stop, band);
-        for (int64_t row = 0; row < rows;) {
-            switch (std::min<int64_t>(rows - row, 4)) {
-                case 4:
-                    band_of_many<4>(here, columns, bias, start, stop, vectors, row, use); row += 4; break;
-                case 2: case 3:
-                    band_of_many<2>(here, columns, bias, start, stop, vectors, row, use); row += 2; break;
-                default: band_of_many<1>(here, columns, bias, start, stop, vectors, row, use); row += 1;
-            }
-        }
+        auto rest = [&](auto count, int64_t row) {
+            band_of_many<decltype(count)::value>(here, columns, bias, start, stop, vectors, row,
+                                                 use);
+            return row + count;
+        };
+        int64_t row = 0;
+        while (row + 4 <= rows) row = rest(std::integral_constant<int, 4>(), row);
+        while (row + 2 <= rows) row = rest(std::integral_constant<int, 2>(), row);
+        if (row < rows) rest(std::integral_constant<int, 1>(), row);
     }
 }
 

@@ -56,8 +56,8 @@ struct Rounded {
         for (int q = 0; q < PIECE / 16; q++) {
             const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(part[q], inverse));
             const int to = folded && (q == 1 || q == 2) ? 3 - q : q;
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers.start() + place * PIECE + 16 * to),
-                                _mm512_cvtsepi32_epi16(whole));
+            int16_t* there = numbers.start() + place * PIECE + 16 * to;
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(there), _mm512_cvtsepi32_epi16(whole));
         }
     }
 };
