@@ -2,7 +2,9 @@
 
 Knows: how a story becomes rows of each job, and when an answer is right. A translation is right if
 the village's reader understands the same of it as of the story; a summary if it is one of those
-that the village has for it.
+that the village has for it; a vector if the nearest of all others is that of the same story in the
+other language. Conversations and preferences are about facts of the village that were read, asked
+in words that were not: the answer is right, or the right one of two is the likelier.
 
     python -m bench.village_jobs --jobs classify tag --seeds 3
 """
@@ -119,19 +121,59 @@ def right_summaries(model: Any, stories: list[Any]) -> list[bool]:
     return right
 
 
+def pair_of(story: Any) -> list[Row]:
+    """A story in English and the same in Chinese; each pair once."""
+    return translation_of(story) if story.language == "en" else []
+
+
+def answers_of(village: Village, wording: str) -> list[Row]:
+    """Questions about facts, and their answers."""
+    asked = [each for language in LANGUAGES for each in village.questions(language, wording)]
+    return [{"instruction": each.prompt, "output": each.answer} for each in asked]
+
+
+def choices_of(village: Village, wording: str) -> list[Row]:
+    """Questions, the answer, and the same answer with the value of somebody else."""
+    rows = []
+    for language in LANGUAGES:
+        known = village.questions(language, wording)
+        for number, each in enumerate(known):
+            mine = value_in(each)
+            wrong = (each.answer.replace(mine, value_in(one))
+                     for one in known[number:] + known[:number]
+                     if one.choices == each.choices and value_in(one))  # fmt: skip
+            rejected = next((text for text in wrong if not grade(text, each)), None)
+            if mine and rejected:
+                rows.append({"prompt": each.prompt, "chosen": each.answer, "rejected": rejected})
+    return rows
+
+
+def value_in(question: Any) -> str:
+    """The words of an answer that name its value; "" where they do not stand in it as they are."""
+    return next((each for each in question.accept if each in question.answer), "")
+
+
+def right_replies(model: Any, village: Village, language: str) -> list[bool]:
+    """Whether a reply names the right value and no other, for unseen wordings."""
+    asked = village.questions(language, "heldout")
+    talks = [[{"role": "user", "content": each.prompt}] for each in asked]
+    replies = model.chat_batch(talks, batch=64, max_new_tokens=40)
+    return [grade(reply, each) for reply, each in zip(replies, asked, strict=True)]
+
+
 @dataclass(frozen=True)
 class Exam:
-    """A job.
+    """A job on stories.
 
     Attributes:
         rows: of a story.
-        right: what the taught model does with unseen ones.
+        right: what the taught model does with unseen ones; None: what `finetune` itself measures.
         stories: read in each language, and how many are asked about.
         settings: of `Finetune`, beside its defaults.
     """
 
     rows: Callable[[Any], list[Row]]
-    right: Callable[[Any, list[Any]], list[bool]]
+    right: Callable[[Any, list[Any]], list[bool]] | None
     stories: int = 2000
     asked: int = 300
     settings: dict[str, Any] = field(default_factory=dict)
@@ -143,7 +185,13 @@ EXAMS = {
     "span": Exam(asked_of, right_answers, asked=100),
     "translate": Exam(translation_of, right_translations, asked=100),
     "summarize": Exam(summary_of, right_summaries, asked=100),
+    "embed": Exam(pair_of, None),
 }
+FACTS: dict[str, tuple[Callable[[Village, str], list[Row]], str | None]] = {
+    "chat": (answers_of, None),
+    "prefer": (choices_of, "likelier"),
+}
+"""Jobs on facts: rows, and what of the report of `finetune` is the share that is right."""
 
 
 def write(path: Path, rows: Iterable[Row]) -> Path:
@@ -162,19 +210,52 @@ def sit(name: str, seed: int, folder: Path, changes: dict[str, Any]) -> None:
              for row in exam.rows(story)]  # fmt: skip
     data = write(folder / "rows.jsonl", known)
     given = {"task": name, "model": "scratch", "data": data, "out": folder / "run", "seed": seed}
+    if exam.right is None:
+        asked = [row for each in told.values() for story in each[exam.stories :]
+                 for row in exam.rows(story)]  # fmt: skip
+        given["test"] = write(folder / "asked.jsonl", asked)
     report = finetune(Finetune(**given | exam.settings | changes), lambda text: None)
+    if exam.right is None:
+        say_share(name, "both", seed, report["metrics"]["found"], report)
+        return
     model = yantai.load(folder / "run" / "model", dtype="float32")
-    seconds = report["training"]["seconds"]
     for language, stories in told.items():
         right = exam.right(model, stories[exam.stories :])
-        score = proportion(sum(right), len(right), 0.0).as_dict()
-        shown = f"{score['value']:.3f} [{score['low']:.3f}-{score['high']:.3f}] of {len(right)}"
-        print(f"RESULT {name} {language} seed {seed}: {shown}, {seconds:.0f} s", flush=True)
+        score = {"n": len(right)} | proportion(sum(right), len(right), 0.0).as_dict()
+        say_share(name, language, seed, score, report)
+
+
+def say_share(
+    name: str, language: str, seed: int, score: dict[str, Any], report: dict[str, Any]
+) -> None:
+    """A line of a result."""
+    shown = f"{score['value']:.3f} [{score['low']:.3f}-{score['high']:.3f}]"
+    count, seconds = score.get("n", report["n"]), report["training"]["seconds"]
+    print(f"RESULT {name} {language} seed {seed}: {shown} of {count}, {seconds:.0f} s", flush=True)
+
+
+def know(name: str, seed: int, folder: Path, changes: dict[str, Any]) -> None:
+    """Teach facts, and ask for them in other words."""
+    rows_of, metric = FACTS[name]
+    village = Village(seed=7, people=12)
+    data = write(folder / "rows.jsonl", rows_of(village, "train"))
+    asked = write(folder / "asked.jsonl", rows_of(village, "heldout"))
+    given = {"task": name, "model": "scratch", "data": data, "test": asked, "out": folder / "run"}
+    report = finetune(Finetune(**given | {"seed": seed} | changes), lambda text: None)
+    if metric is not None:
+        say_share(name, "both", seed, report["metrics"][metric], report)
+        return
+    model = yantai.load(folder / "run" / "model", dtype="float32")
+    for language in LANGUAGES:
+        right = right_replies(model, village, language)
+        score = {"n": len(right)} | proportion(sum(right), len(right), 0.0).as_dict()
+        say_share(name, language, seed, score, report)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--jobs", nargs="+", choices=list(EXAMS), default=list(EXAMS))
+    jobs = [*EXAMS, *FACTS]
+    parser.add_argument("--jobs", nargs="+", choices=jobs, default=jobs)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--changes", default="{}", help="JSON: changes to the settings")
     parser.add_argument("--scratch", type=Path, default=Path("runs/village-jobs"))
@@ -182,7 +263,8 @@ def main() -> None:
     for name, seed in itertools.product(options.jobs, range(options.seeds)):
         folder = options.scratch / f"{name}-{os.getpid()}-{seed}"
         folder.mkdir(parents=True)
-        sit(name, seed, folder, json.loads(options.changes))
+        learn = know if name in FACTS else sit
+        learn(name, seed, folder, json.loads(options.changes))
 
 
 if __name__ == "__main__":
