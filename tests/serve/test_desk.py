@@ -55,6 +55,20 @@ def test_a_completion_goes_on_behind_its_prompt(desk):
     assert "One morning" + client.finish().texts[0] == expected
 
 
+def test_a_whole_text_is_sent_once_at_its_end(desk):
+    asked = {"do": "chat", "messages": TALK, "max_new_tokens": 30, "temperature": 0.0}
+    pieces, once = [], []
+    for sent, whole in ((pieces, False), (once, True)):
+        client = Client(desk, **asked, whole=whole, logprobs=1)
+        put = client.sent.get
+        client.sent.get = lambda put=put, sent=sent, **wait: sent.append(put(**wait)) or sent[-1]
+        sent.append(client.finish())
+    assert [table for table in once[:-1] if "text" in table] == once[1:2]
+    assert len([table for table in pieces[:-1] if "text" in table]) > 5
+    assert once[-1].texts == pieces[-1].texts and once[-1].ends == pieces[-1].ends
+    assert once[-1].rows == pieces[-1].rows and len(once[-1].rows) >= 30
+
+
 def test_ids_are_a_prompt_too_and_must_be_tokens(desk):
     ids = desk.model.tokenizer.prompt("One morning")
     both = [Client(desk, do="complete", prompt=prompt, max_new_tokens=6, temperature=0.0).finish()

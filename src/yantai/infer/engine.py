@@ -235,8 +235,11 @@ class Engine:
         logits = self._slots.step([request.row.ids[-1] for request in self._active])
         if len(self._active) == 1:
             self._worth.plain(time.perf_counter() - began)
-        for request, row in list(zip(self._active, logits, strict=True)):
-            self._tell(request, row)
+        known: list[int | None] = [None] * len(logits)
+        if any(request.row.takes_the_likeliest for request in self._active):
+            known = [*logits.argmax(dim=1).tolist()]
+        for request, row, likeliest in list(zip(self._active, logits, known, strict=True)):
+            self._tell(request, row, likeliest)
 
     def _guess(self) -> bool:
         """Several tokens for a request that is alone, if what it says was said before."""
@@ -307,9 +310,9 @@ class Engine:
         self._slots.join(cache)
         self._active.append(request)
 
-    def _tell(self, request: Request, logits: Tensor) -> None:
+    def _tell(self, request: Request, logits: Tensor, likeliest: int | None = None) -> None:
         try:
-            token = request.row.choose(logits)
+            token = request.row.choose(logits, likeliest)
             if request.on_token(token, logits) and not request.row.ended:
                 request.row.ended = "stop"
         except Exception as error:  # of this request alone: a listener, a grammar

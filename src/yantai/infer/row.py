@@ -52,6 +52,7 @@ class Row:
         self.ids, self.start = list(prompt), len(prompt)
         self.settings, self.stop_ids, self.guide = settings, stop_ids, guide
         self._bias = (list(bias), list(bias.values())) if bias else None
+        self.takes_the_likeliest = self._bias is None and guide is None and settings.is_plain
         self.limit = settings.new_tokens(len(prompt))
         self.ended = "length" if self.limit == 0 else ""
         self._generator = torch.Generator().manual_seed(mix_seed(settings.seed, number))
@@ -61,8 +62,18 @@ class Row:
         """New tokens so far."""
         return len(self.ids) - self.start
 
-    def choose(self, logits: Tensor) -> int:
-        """Take the next token from the logits behind the newest, and see whether it is the last."""
+    def choose(self, logits: Tensor, likeliest: int | None = None) -> int:
+        """Take the next token from the logits behind the newest, and see whether it is the last.
+
+        Args:
+            logits: Float[vocab].
+            likeliest: the token with the largest of them, if the caller knows it.
+        """
+        if likeliest is None or not self.takes_the_likeliest:
+            likeliest = self._chosen(logits)
+        return self._take(likeliest)
+
+    def _chosen(self, logits: Tensor) -> int:
         settings = self.settings
         chances = force(logits, self.said, self.limit, settings)
         if self._bias is not None:
@@ -74,7 +85,9 @@ class Row:
         )
         if self.guide is not None:
             chances = self.guide.allowed(chances)
-        token = pick(adjust(chances, self.ids, settings), settings, self._generator)
+        return pick(adjust(chances, self.ids, settings), settings, self._generator)
+
+    def _take(self, token: int) -> int:
         self.ids.append(token)
         if token in self.stop_ids or (self.guide is not None and self.guide.take(token)):
             self.ended = "stop"

@@ -77,6 +77,13 @@ class Generation(Config):
             return False
         return bool(self.do_sample) or any(getattr(self, name) is not None for name in SAMPLING)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every token is the one with the largest logit, whatever was said before."""
+        changed = self.presence_penalty or self.frequency_penalty or self.no_repeat_ngram_size
+        forced = self.forced_first_id is not None or self.forced_last_id is not None
+        return not (self.samples or changed or forced or self.repetition_penalty != 1.0)
+
     def new_tokens(self, prompt_length: int) -> int:
         """How many tokens to add to a prompt."""
         if self.max_length is not None:

@@ -4,6 +4,7 @@ Knows: texts and labels. A model that is not above this floor has learned nothin
 """
 
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import MultinomialNB
 
 CHINESE_SHARE = 0.2
+ADDED = (1.0, 0.3, 0.1, 0.05, 0.02)
+"""To every count of naive Bayes; one of these."""
 TOGETHER = 1024
 Named = tuple[int, int, str]
 
@@ -36,6 +39,9 @@ def naive_bayes(
 ) -> NDArray[np.int64] | NDArray[np.bool_]:
     """Labels of other texts by multinomial naive Bayes on 1- and 2-grams of words or characters.
 
+    What is added to every count is chosen on a fifth of the texts: between 1, the usual, and a
+    fiftieth lie up to seven points where classes are many and texts short.
+
     Args:
         texts: to learn from.
         truth: a label for each, or "text label" booleans where several may hold.
@@ -46,10 +52,25 @@ def naive_bayes(
         kind = {"analyzer": "word", "token_pattern": r"(?u)\b\w+\b"}  # words of one letter too
     counter = CountVectorizer(ngram_range=(1, 2), **kind)
     seen, asked = counter.fit_transform(texts), counter.transform(others)
-    if truth.ndim == 2:
-        said = OneVsRestClassifier(MultinomialNB()).fit(seen, truth).predict(asked)
-        return said.reshape(len(others), -1).astype(bool)
-    return MultinomialNB().fit(seen, truth).predict(asked)
+    held = np.arange(len(texts)) % 5 == 4
+    rest = ~held
+    right = [
+        (_judge(seen[rest], truth[rest], seen[held], added) == truth[held]).mean()
+        for added in ADDED
+        if held.any()
+    ]
+    best = ADDED[int(np.argmax(right))] if right else ADDED[0]
+    return _judge(seen, truth, asked, best)
+
+
+def _judge(seen: Any, truth: NDArray, asked: Any, added: float) -> NDArray:
+    if truth.ndim == 1:
+        return MultinomialNB(alpha=added).fit(seen, truth).predict(asked)
+    judge = OneVsRestClassifier(MultinomialNB(alpha=added))
+    with warnings.catch_warnings():  # a label that all or none of a part have
+        warnings.simplefilter("ignore", UserWarning)
+        said = judge.fit(seen, truth).predict(asked)
+    return said.reshape(asked.shape[0], -1).astype(bool)
 
 
 def known_phrases(

@@ -36,16 +36,24 @@ STATUS = {"E804": 429, "E803": 503}
 
 @dataclass
 class _Answer:
-    """One of the texts that a question asks for, as it comes."""
+    """One of the texts that a question asks for, as it comes, or `whole` at its end."""
 
     index: int
+    whole: bool
     send: Send
     decoder: Any
     held: HoldBack
     top: int | None
     request: Request | None = None
     tokens: int = 0
+    text: str = ""
     kept: list[dict[str, Any]] = field(default_factory=list)
+
+    def say(self) -> None:
+        """Send what has gathered."""
+        if self.text or self.kept:
+            self.send({"index": self.index, "text": self.text, "logprobs": self.kept or None})
+            self.text, self.kept = "", []
 
 
 class Desk:
@@ -99,7 +107,8 @@ class Desk:
 
         Args:
             id: by which it can be cancelled.
-            question: `do` and what belongs to it; see `_chat`, `_complete`, `_job`.
+            question: `do` and what belongs to it; see `_write`, `_job`. With `whole`, a text is
+                sent once, when it has ended.
             send: is given tables with `text`, `end` or `error`.
         """
         try:
@@ -145,7 +154,8 @@ class Desk:
         before = [] if question["do"] == "chat" else ids  # a conversation's answer is a beginning
         for index in range(count):
             texts = _Answer(
-                index, send, self.model.tokenizer.stream(after=before),
+                index, bool(question.get("whole")), send,
+                self.model.tokenizer.stream(after=before),
                 HoldBack(question.get("stop") or ()), question.get("logprobs"),
             )  # fmt: skip
             texts.request = Request(
@@ -199,9 +209,9 @@ class Desk:
             piece = texts.held.feed(texts.decoder.feed(token))
             if row is not None:
                 texts.kept.append(row)
-            if piece:
-                texts.send({"index": texts.index, "text": piece, "logprobs": texts.kept or None})
-                texts.kept = []
+            texts.text += piece
+            if piece and not texts.whole:
+                texts.say()
             return texts.held.stopped
 
         return listen
@@ -212,10 +222,8 @@ class Desk:
                 error = ResourceError("E803", "engine", "failed while it answered; ask again")
                 texts.send({"index": texts.index, "error": _as_error(error)})
             else:
-                rest = texts.held.feed(texts.decoder.finish()) + texts.held.finish()
-                if rest or texts.kept:
-                    kept = texts.kept or None
-                    texts.send({"index": texts.index, "text": rest, "logprobs": kept})
+                texts.text += texts.held.feed(texts.decoder.finish()) + texts.held.finish()
+                texts.say()
                 reused = texts.request.reused if texts.request is not None else 0
                 texts.send({"index": texts.index, "end": reason, "tokens": texts.tokens,
                             "reused": reused})  # fmt: skip

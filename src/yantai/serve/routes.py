@@ -325,7 +325,8 @@ def _question(asked: Sampling, do: str) -> dict[str, Any]:
     seed = asked.seed if asked.seed is not None else secrets.randbits(31)
     bias = {int(id): value for id, value in (asked.logit_bias or {}).items()}
     return given | {
-        "do": do, "n": asked.n or 1, "temperature": heat, "seed": seed % 2**63,
+        "do": do, "whole": not asked.stream, "n": asked.n or 1, "temperature": heat,
+        "seed": seed % 2**63,
         "stop": list(asked.stops), "bias": bias or None,
     }  # fmt: skip
 
