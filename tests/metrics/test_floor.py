@@ -22,7 +22,7 @@ def test_naive_bayes_tells_words_apart_in_either_language():
 def test_naive_bayes_adds_as_much_as_suits_the_texts(monkeypatch):
     """Many classes of few, short texts: with 1 added to each count the rare words say nothing."""
     dice = np.random.default_rng(0)
-    common = ["the", "a", "of", "in", "on", "and", "with", "for", "from", "by", "at", "as", "is", "was"]
+    common = ["the", "a", "of", "in", "on", "and", "with", "for", "from", "by", "at"]
     labels = [0, 1] * 400 + [label for label in range(2, 22) for _ in range(20)]
     dice.shuffle(labels)
     asked = list(range(22)) * 3
