@@ -84,6 +84,14 @@ def test_a_tied_head_shares_the_codes_of_the_embedding():
     assert packing.bits_a_weight == pytest.approx(expected)
 
 
+def test_rows_that_fall_into_smaller_groups_get_these():
+    packed = model(hidden=96)
+    packing = quantize(packed, Form(8, 64))
+    assert not packing.left
+    forms = {name: form for name, form in packing.packed.items() if ".down" in name}
+    assert set(forms.values()) == {Form(8, 32)} and packing.packed["head"] == Form(8, 64)
+
+
 def test_rows_that_do_not_fall_into_groups_stay_as_they_are():
     packed = model(hidden=112)
     packing = quantize(packed, Form(8, 32))

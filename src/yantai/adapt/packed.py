@@ -6,7 +6,7 @@ distribution (NF4, arXiv 2305.14314, appendix E, to four digits), and the scale 
 smallest error. A scale is rounded to the type that it is kept in before anything is coded by it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -53,6 +53,16 @@ class Form:
     def fits(self, columns: int) -> bool:
         """Whether rows of this length can be cut so."""
         return columns % BLOCK == 0 and columns % self.group == 0
+
+    def for_columns(self, columns: int) -> "Form | None":
+        """This form, with groups of 32 where rows of this length do not fall into its own; None
+        where they do not even fall into these.
+
+        >>> Form(8, 64).for_columns(288), Form(8, 64).for_columns(100)
+        (Form(bits=8, group=32), None)
+        """
+        smaller = replace(self, group=BLOCK)
+        return next((form for form in (self, smaller) if form.fits(columns)), None)
 
 
 Codes = Integer[Tensor, "row byte"]

@@ -135,7 +135,8 @@ def quantize(
 
     Args:
         model: finished; a tied head shares the codes of the embedding.
-        form: of the matrices inside the blocks.
+        form: of the matrices inside the blocks; where rows do not fall into its groups, these are
+            of 32 columns.
         outer: of embedding and head; by default eight bits in the groups of `form`.
         importance: from `input_squares`.
     """
@@ -148,12 +149,13 @@ def quantize(
             module.loosen()
         if type(module) is not Linear or ".blocks." not in name:
             continue
-        if not form.fits(module.inputs):
+        own = form.for_columns(module.inputs)
+        if own is None:
             left.append(name)
             continue
-        codes, scales = pack(module.weight.detach(), form, importance.get(name))
-        replace_module(model, name, PackedLinear(codes, scales, form, module.bias))
-        packed[name] = form
+        codes, scales = pack(module.weight.detach(), own, importance.get(name))
+        replace_module(model, name, PackedLinear(codes, scales, own, module.bias))
+        packed[name] = own
     for name, known in _pack_outer(model, outer, importance):
         if known is None:
             left.append(name)
@@ -174,10 +176,11 @@ def _pack_outer(
 ) -> Iterator[tuple[str, Form | None]]:
     """Embedding and head; None for one that cannot be packed."""
     table, head = model.embed.tokens, model.head
-    if not form.fits(model.config.dim):
+    fitting = form.for_columns(model.config.dim)
+    if fitting is None:
         yield "embed.tokens", None
         return
-    dtype = table.weight.dtype
+    form, dtype = fitting, table.weight.dtype
     codes, scales = pack(table.weight.detach(), form, importance.get("head"))
     model.embed.tokens = PackedTable(codes, scales, form, dtype)
     yield "embed.tokens", form

@@ -185,15 +185,19 @@ def _replace(meta: Model, named: dict[str, Tensor], inner: Form, outer: Form) ->
         return codes, scales
 
     for name, module in list(meta.named_modules()):
-        if type(module) is Linear and f"{name}.codes" in named and inner.fits(module.inputs):
-            made = PackedLinear(*empty(module.outputs, module.inputs, inner), inner, module.bias)
+        if type(module) is not Linear or f"{name}.codes" not in named:
+            continue
+        own = inner.for_columns(module.inputs)
+        if own is not None:
+            made = PackedLinear(*empty(module.outputs, module.inputs, own), own, module.bias)
             replace_module(meta, name, made)
-    if "embed.tokens.codes" not in named or not outer.fits(meta.config.dim):
-        return
     rows, dim = meta.config.vocab_size, meta.config.dim
-    meta.embed.tokens = PackedTable(*empty(rows, dim, outer), outer, torch.float32)
+    own = outer.for_columns(dim)
+    if "embed.tokens.codes" not in named or own is None:
+        return
+    meta.embed.tokens = PackedTable(*empty(rows, dim, own), own, torch.float32)
     if meta.head.labels is None:
-        meta.head = PackedHead(meta.head, *empty(rows, dim, outer), outer)
+        meta.head = PackedHead(meta.head, *empty(rows, dim, own), own)
 
 
 def is_packed(model: nn.Module) -> bool:
@@ -215,6 +219,10 @@ def refuse_packed(model: nn.Module, where: object) -> None:
 
 def forms_of(model: nn.Module) -> tuple[Form, Form]:
     """Of the matrices inside the blocks, and of embedding and head."""
-    found = {".blocks." in name: module.form for name, module in packed_modules(model)}
+    found: dict[bool, Form] = {}
+    for name, module in packed_modules(model):
+        inside = ".blocks." in name
+        if inside not in found or module.form.group > found[inside].group:
+            found[inside] = module.form  # others have less: their rows do not fall into it
     either = next(iter(found.values()))
     return found.get(True, either), found.get(False, either)

@@ -219,7 +219,8 @@ class Engine:
             self._begin(self._inbox.popleft())
         if self._reading is not None:
             piece = BESIDE if self._active else PREFILL_CHUNK
-            logits = self._reading.read(self.model, piece)
+            native = getattr(self._slots, "native", None)
+            logits = self._reading.read(self.model, piece, native)
             if logits is not None:
                 self._let_in(self._reading, logits)
                 self._reading = None

@@ -84,7 +84,10 @@ class Reader(_Rows):
         self.native = native_step(model) if len(rows) <= MOST_ROWS else None
 
     def prompts(self) -> Tensor:
-        """Read the prompts, a long one in chunks."""
+        """Read the prompts, a long one in chunks; one alone by the compiled step, if it is fit."""
+        alone = len(self.padding) == 1 and isinstance(self.cache, Cache)
+        if alone and self.native is not None and self.native.reads_prompts:
+            return self.native.prompt(self.padded[0].tolist(), self.cache)[None]
         return self._read(self.padded)
 
     def one_more(self, ids: list[int]) -> Tensor:

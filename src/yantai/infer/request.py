@@ -14,6 +14,7 @@ from yantai.base.errors import ResourceError
 from yantai.core.cache import Cache, States
 from yantai.core.face import Model
 from yantai.infer.guesses import Echo
+from yantai.infer.native.step import NativeStep
 from yantai.infer.row import Guide, Row
 from yantai.infer.settings import Generation
 
@@ -88,10 +89,14 @@ class Reading:
     request: Request
     cache: Cache | States
 
-    def read(self, model: Model, piece: int) -> Tensor | None:
-        """The next piece; the logits behind the last one."""
+    def read(self, model: Model, piece: int, native: NativeStep | None = None) -> Tensor | None:
+        """The next piece, by the compiled step if it is fit; the logits behind the last one."""
         ids = self.request.row.ids
         start = self.cache.filled
-        part = torch.tensor([ids[start : start + piece]], device=next(model.parameters()).device)
-        hidden = model.hidden(part, cache=self.cache)
+        part = ids[start : start + piece]
+        if native is not None and native.reads_prompts and isinstance(self.cache, Cache):
+            logits = native.prompt(part, self.cache)
+            return logits if self.cache.filled == len(ids) else None
+        here = torch.tensor([part], device=next(model.parameters()).device)
+        hidden = model.hidden(here, cache=self.cache)
         return model.logits_of(hidden[:, -1])[0] if self.cache.filled == len(ids) else None

@@ -72,7 +72,7 @@ class CacheSlots:
         self.model, self.most = model, most
         self.padding: list[int] = []
         self._cache = self._made(FIRST_LENGTH)
-        self._native = native_step(model)
+        self.native = native_step(model)
 
     @property
     def count(self) -> int:
@@ -127,8 +127,8 @@ class CacheSlots:
             else:
                 self._end_at(cache.filled - spare, cache.length)
             cache = self._cache
-        if self._native is not None:
-            return self._native(ids, cache, self.padding)
+        if self.native is not None:
+            return self.native(ids, cache, self.padding)
         device = cache.store.device
         unseen = torch.tensor(self.padding, device=device)[:, None]
         place = torch.arange(cache.filled + 1, device=device)[None]
@@ -143,14 +143,14 @@ class CacheSlots:
     @property
     def reads_ahead(self) -> bool:
         """Whether several tokens of a lone row can be read in one step with equal logits."""
-        return self._native is not None
+        return self.native is not None
 
     def read(self, ids: list[int]) -> Tensor:
         """Float[token, vocab]: several tokens of the only row; `forget` those that were wrong."""
-        assert self._native is not None and self.count == 1
+        assert self.native is not None and self.count == 1
         if self._cache.filled + len(ids) > self._cache.length:
             self._end_at(self._cache.filled, 2 * self._cache.length)
-        return self._native.read(ids, self._cache, self.padding[0])
+        return self.native.read(ids, self._cache, self.padding[0])
 
     def forget(self, count: int) -> None:
         """The newest tokens of the only row were not read."""
@@ -185,7 +185,7 @@ class OneSlot:
     """
 
     def __init__(self, model: Model):
-        self.model, self._native = model, native_step(model)
+        self.model, self.native = model, native_step(model)
         self._cache: Cache | None = None
 
     @property
@@ -211,8 +211,8 @@ class OneSlot:
     def step(self, ids: list[int]) -> Tensor:
         """By the compiled step where there is one."""
         assert self._cache is not None
-        if self._native is not None:
-            return self._native(ids, self._cache, None)
+        if self.native is not None:
+            return self.native(ids, self._cache, None)
         here = torch.tensor([ids], device=self._cache.store.device)
         return self.model.logits_of(self.model.hidden(here, cache=self._cache)[:, -1])
 

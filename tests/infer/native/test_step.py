@@ -13,9 +13,11 @@ from yantai.core.config import ModelConfig
 from yantai.core.initialise import build
 from yantai.core.layers import Linear
 from yantai.core.mask import valid_keys
+from yantai.infer.engine import Engine
 from yantai.infer.generate import generate_ids, prepare
 from yantai.infer.native import step as native
 from yantai.infer.native.step import MOST_ROWS, NativeStep, fits, native_step
+from yantai.infer.request import Request
 from yantai.infer.settings import Generation
 
 WHOLE_NUMBERS = {"avx512_vnni", "avx512bw"} <= cpu_flags()
@@ -183,6 +185,53 @@ def test_tokens_read_together_are_read_as_one_by_one(bits):
     assert torch.equal(step.read(ids, together, 0), one_by_one)
 
 
+@needs_compiler
+@pytest.mark.parametrize("bits", [0, 4, 8])
+@pytest.mark.parametrize("name", [*CONFIGS])
+def test_a_prompt_is_read_nearer_to_single_steps_than_torch_reads_it(name, bits):
+    if bits and not EVEN.items() <= (EVEN | CONFIGS[name]).items():
+        pytest.skip("its rows fall into no groups")
+    heads = {"kv_heads": 4} if name == "gpt2" and bits else {}
+    form = Form(bits or 8, 32)
+    low = (packed_of(CONFIGS[name] | heads, form, torch.bfloat16) if bits
+           else model_of(CONFIGS[name], torch.bfloat16))  # fmt: skip
+    step, ids = native_step(low), [7 * n % 70 for n in range(45)]
+    if not step.reads_prompts:
+        pytest.skip("this processor multiplies no pairs of bfloat16")
+    singly, whole = (Cache(low.config, 1, 64, dtype=torch.bfloat16) for _ in range(2))
+    expected = [step([number], singly, None)[0] for number in ids]
+    step.prompt(ids[:6], whole)  # a prompt may come in pieces
+    got = step.prompt(ids[6:], whole)
+    assert whole.filled == singly.filled == len(ids)
+    with torch.no_grad():
+        theirs = low.logits_of(low.hidden(torch.tensor([ids]))[:, -1])[0]
+    error, other = ((each - expected[-1]).abs().mean() for each in (got, theirs))
+    assert error < 1.5 * other and error < 0.03 * expected[-1].abs().max()
+    after = [step([3], cache, None)[0] for cache in (singly, whole)]
+    assert (after[0] - after[1]).abs().max() < 0.1 * after[0].abs().max()
+
+
+@needs_compiler
+def test_generation_and_the_engine_read_prompts_so(monkeypatch):
+    low, read = model_of({}, torch.bfloat16), []
+    if not native_step(low).reads_prompts:
+        pytest.skip("this processor multiplies no pairs of bfloat16")
+    whole = NativeStep.prompt
+    monkeypatch.setattr(NativeStep, "prompt", lambda self, ids, *rest: read.append(len(ids))
+                        or whole(self, ids, *rest))  # fmt: skip
+    settings = Generation(max_new_tokens=4)
+    (found,) = generate_ids(low, [[5] * 9], settings)
+    engine = Engine(low)
+    try:
+        assert engine.submit(Request([5] * 9, settings)).wait(60) == found[9:]
+    finally:
+        engine.close()
+    assert read == [9, 9]
+    generate_ids(low, [[5] * 9, [6] * 8], settings)  # side by side they are torch's
+    generate_ids(model_of({}), [[5] * 9], settings)  # and so they are in float32
+    assert read == [9, 9]
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_processors_that_multiply_floats_alone_read_codes_to_the_last_digit(monkeypatch, tmp_path):
@@ -251,10 +300,11 @@ def test_codes_are_read_as_what_they_stand_for(form, name):
 
 
 @needs_compiler
-@pytest.mark.parametrize("rows", [2, 3, 5, 8, 11])
-@pytest.mark.parametrize("form", [Form(8, 64), Form(4, 32)], ids=str)
-def test_codes_and_several_rows(form, rows):
-    for expected, got in both(packed_of({}, form), rows)[0]:
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 11])
+@pytest.mark.parametrize("form", [Form(8, 64), Form(4, 32), Form(4, 96)], ids=str)
+@pytest.mark.parametrize("dim", [64, 96])
+def test_codes_and_several_rows(dim, form, rows):
+    for expected, got in both(packed_of({"dim": dim}, form), rows)[0]:
         assert (expected - got).abs().max() < CLOSE * max(1.0, float(expected.abs().max()))
 
 

@@ -14,7 +14,8 @@
 
 namespace {
 
-constexpr int64_t AHEAD = 65536;  // bytes asked for before a barrier
+constexpr int64_t BEFORE = 65536;  // bytes asked for before a barrier
+constexpr int QUERIES = 4;         // tokens behind each other that look at a key together
 
 // ---------------------------------------------------------------- what step.py fills in
 
@@ -43,6 +44,8 @@ struct Model {
 struct Step {
     int64_t rows, room, filled, length, threads;  // rows that are read, and that the cache holds
     int64_t behind;  // whether the rows stand behind each other in the cache's first row
+    int64_t alone;   // whether each row must be as if there were no others
+    int64_t said;    // of so many rows, the last ones, the logits are wanted
     const int64_t *ids, *padding;  // one a row; padding counts the unseen places at its beginning
     const float *cos, *sin;        // length × head_dim, or null; the sine is signed
     void* cache;                   // layers × 2 × room × kv_heads × length × head_dim
@@ -57,7 +60,7 @@ template <class T>
 inline void fetch(const Matrix& m, int64_t from, int64_t to) {
     const int64_t row = m.bits ? m.columns * m.bits / 8 : m.columns * sizeof(T);
     const char* start = static_cast<const char*>(m.weight) + from * row;
-    const int64_t bytes = std::min<int64_t>(AHEAD, (to - from) * row);
+    const int64_t bytes = std::min<int64_t>(BEFORE, (to - from) * row);
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(start + i);
 }
 
@@ -174,7 +177,7 @@ struct Scratch {  // shared by all threads, then each thread's own
 };
 
 int64_t own_floats(const Model& m, const Step& s) {
-    return s.rows * m.dim + 4 * m.head_dim + s.length + 4 * LANES;
+    return s.rows * m.dim + 4 * m.head_dim + QUERIES * s.length + 4 * LANES;
 }
 
 Scratch divide(const Model& m, const Step& s) {
@@ -261,7 +264,96 @@ void look_back(const Model& m, const Step& s, const Layer& layer, int64_t number
     gather(scores + count, value, 1, out, n);
 }
 
+#ifdef MANY_ROWS
+// One head of tokens behind each other, whose keys and values are all in the cache: up to QUERIES
+// of them read each key and each value once.
+void look_back_together(const Model& m, const Step& s, const Layer& layer, int64_t number,
+                        int64_t row, int64_t count, int64_t head, const Scratch& at, float* own) {
+    const int64_t n = m.head_dim, kv = head / (m.heads / m.kv_heads), last = row + count - 1;
+    thread_local Narrow queries;
+    thread_local Room<float> room;
+    float* q = room.of(QUERIES * n);
+    std::fill(q, q + QUERIES * n, 0.0f);
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t turned = (place_of(s, row + i) - s.padding[row]) * n;
+        normalise(layer.of_query, m.is_layer_norm, m.norm_eps,
+                  at.qkv + ((row + i) * (m.heads + 2 * m.kv_heads) + head) * n, q + i * n, n);
+        if (s.cos) turn(q + i * n, s.cos + turned, s.sin + turned, n);
+        for (int64_t j = 0; j < n; j++) q[i * n + j] *= m.scale;
+    }
+    queries.take(q, QUERIES, n);
+    auto first_of = [&](int64_t i) {
+        const int64_t most = m.window ? place_of(s, row + i) + 1 - m.window : 0;
+        return std::max(s.padding[row], most);
+    };
+    const int64_t first = first_of(0), keys_there = place_of(s, last) + 1 - first;
+    const uint16_t* keys = keys_of<uint16_t>(m, s, number, row, kv) + first * n;
+    const uint16_t* values = keys + s.room * m.kv_heads * s.length * n;
+    float* scores = own + 4 * n;
+    auto note = [&](int64_t i, int64_t t, float score) { scores[i * s.length + t] = score; };
+    band_of_many<QUERIES>(Rows{keys, n}, n, nullptr, 0, keys_there, queries, 0, note);
+    for (int64_t i = 0; i < QUERIES; i++) {
+        float* p = scores + i * s.length;
+        const int64_t from = i < count ? first_of(i) - first : 0;
+        const int64_t to = i < count ? place_of(s, row + i) + 1 - first : 0;
+        if (i < count) softmax(p + from, to - from);
+        std::fill(p, p + from, 0.0f);
+        std::fill(p + to, p + keys_there, 0.0f);
+    }
+    int64_t done = 0;
+    auto gather_wide = [&](auto wide) {
+        constexpr int WIDE = decltype(wide)::value;
+        Vec total[QUERIES][WIDE] = {};
+        for (int64_t t = 0; t < keys_there; t++) {
+            Vec value[WIDE];
+            EACH
+            for (int w = 0; w < WIDE; w++) value[w] = load(values + t * n + done + w * LANES);
+            EACH
+            for (int i = 0; i < QUERIES; i++) {
+                const float p = scores[i * s.length + t];
+                EACH
+                for (int w = 0; w < WIDE; w++) total[i][w] += p * value[w];
+            }
+        }
+        EACH
+        for (int i = 0; i < QUERIES; i++)
+            for (int w = 0; w < WIDE && i < count; w++)
+                store(at.mixed + ((row + i) * m.heads + head) * n + done + w * LANES, total[i][w]);
+        done += WIDE * LANES;
+    };
+    while (done + 4 * LANES <= n) gather_wide(std::integral_constant<int, 4>());
+    while (done + LANES <= n) gather_wide(std::integral_constant<int, 1>());
+    for (; done < n; done++)
+        for (int64_t i = 0; i < count; i++) {
+            float total = 0;
+            for (int64_t t = 0; t < keys_there; t++)
+                total += scores[i * s.length + t] * one(values[t * n + done]);
+            at.mixed[((row + i) * m.heads + head) * n + done] = total;
+        }
+}
+#endif
+
 #define BARRIER _Pragma("omp barrier")
+
+template <class T>
+void look_back_all(const Model& m, const Step& s, const Layer& layer, int64_t number,
+                   int64_t thread, int64_t threads, const Scratch& at, float* own) {
+#ifdef MANY_ROWS
+    if (std::is_same_v<T, uint16_t> && s.behind && !s.alone) {
+        // later tokens see more keys: the blocks are dealt out in turn
+        const int64_t blocks = (s.rows + QUERIES - 1) / QUERIES * m.heads;
+        for (int64_t block = thread; block < blocks; block += threads) {
+            const int64_t row = block / m.heads * QUERIES;
+            look_back_together(m, s, layer, number, row, std::min<int64_t>(QUERIES, s.rows - row),
+                               block % m.heads, at, own);
+        }
+        return;
+    }
+#endif
+    const Share tasks = share(s.rows * m.heads, thread, threads, 1);
+    for (int64_t task = tasks.from; task < tasks.to; task++)
+        look_back<T>(m, s, layer, number, task / m.heads, task % m.heads, at, own);
+}
 
 template <class T>
 void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
@@ -292,7 +384,7 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         const Layer& layer = m.layer[number];
         const float* x = normed(layer.before_attention);
         const Share part = share(inner + 2 * kv_inner, thread, threads, LANES);
-        product<T>(layer.qkv, part.from, part.to, x, s.rows, s.behind,
+        product<T>(layer.qkv, part.from, part.to, x, s.rows, s.alone,
                    [&](int64_t row, int64_t i, float y) {
                        at.qkv[row * (inner + 2 * kv_inner) + i] = y;
                    });
@@ -305,20 +397,18 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
                                heads_own);
             BARRIER
         }
-        const Share tasks = share(s.rows * m.heads, thread, threads, 1);
-        for (int64_t task = tasks.from; task < tasks.to; task++)
-            look_back<T>(m, s, layer, number, task / m.heads, task % m.heads, at, heads_own);
+        look_back_all<T>(m, s, layer, number, thread, threads, at, heads_own);
         BARRIER
-        product<T>(layer.out, dim.from, dim.to, at.mixed, s.rows, s.behind, add);
+        product<T>(layer.out, dim.from, dim.to, at.mixed, s.rows, s.alone, add);
         const Share wide = share(m.hidden, thread, threads, LANES);
         fetch<T>(layer.up, wide.from, wide.to);
         BARRIER
         x = normed(layer.before_mlp);
         product<T>(
-            layer.up, wide.from, wide.to, x, s.rows, s.behind,
+            layer.up, wide.from, wide.to, x, s.rows, s.alone,
             [&](int64_t row, int64_t i, float y) { at.first[row * m.hidden + i] = y; });
         if (m.is_gated)
-            product<T>(layer.up, m.hidden + wide.from, m.hidden + wide.to, x, s.rows, s.behind,
+            product<T>(layer.up, m.hidden + wide.from, m.hidden + wide.to, x, s.rows, s.alone,
                        [&](int64_t row, int64_t i, float y) {
                            at.wide[row * m.hidden + i - m.hidden] = y;
                        });
@@ -331,18 +421,18 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         }
         fetch<T>(layer.down, dim.from, dim.to);
         BARRIER
-        product<T>(layer.down, dim.from, dim.to, at.wide, s.rows, s.behind, add);
+        product<T>(layer.down, dim.from, dim.to, at.wide, s.rows, s.alone, add);
         if (number + 1 < m.layers)
             fetch<T>((&layer + 1)->qkv, part.from, part.to);
         else
             fetch<T>(m.head, vocab.from, vocab.to);
         BARRIER
     }
-    const float* x = normed(m.last);
-    product<T>(m.head, vocab.from, vocab.to, x, s.rows, s.behind,
+    const float* x = normed(m.last) + (s.rows - s.said) * m.dim;
+    product<T>(m.head, vocab.from, vocab.to, x, s.said, s.alone,
                [&](int64_t row, int64_t i, float y) { s.logits[row * m.vocab + i] = y; });
     if (m.softcap)
-        for (int64_t row = 0; row < s.rows; row++)
+        for (int64_t row = 0; row < s.said; row++)
             cap(s.logits + row * m.vocab + vocab.from, vocab.to - vocab.from, m.softcap);
 }
 
@@ -353,6 +443,15 @@ extern "C" {
 // How many floats of scratch a step needs.
 int64_t scratch_floats(const Model* m, const Step* s) {
     return divide(*m, *s).own - s->scratch + s->threads * own_floats(*m, *s);
+}
+
+// Whether many rows are read faster than one after the other, and faster than torch reads them.
+int64_t reads_many() {
+#ifdef MANY_ROWS
+    return 1;
+#else
+    return 0;
+#endif
 }
 
 // Write the logits behind each token, and its key and value into the cache.

@@ -16,7 +16,9 @@ namespace {
 
 constexpr int64_t MANY = 4, MANY_OF_CODES = 8;  // codes must first be made numbers
 constexpr int64_t PAIRS = 32;  // columns that are read at once
-constexpr int64_t BAND = 16;   // rows of weights that stay in the nearest cache
+constexpr int64_t BAND = 32;   // rows of weights that stay in the nearest cache
+constexpr int64_t TURNED = 12; // from so many rows on a band is turned first
+constexpr int64_t HALF = 16;   // rows of weights whose products fill a register
 
 inline int64_t padded(int64_t columns) { return (columns + PAIRS - 1) / PAIRS * PAIRS; }
 
@@ -105,15 +107,118 @@ inline void band_of_many(const Rows& rows, int64_t columns, const float* bias, i
     some_of_many<1, ROWS>(rows, columns, bias, start, from, stop, x, first, use);
 }
 
+// A square of 16 × 16 pairs: rows become columns.
+inline void turn_square(__m512i rows[16]) {
+    __m512i part[16];
+    EACH
+    for (int i = 0; i < 16; i += 2) {
+        part[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        part[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    EACH
+    for (int i = 0; i < 16; i += 4)
+        EACH
+        for (int j = 0; j < 2; j++) {
+            rows[i + 2 * j] = _mm512_unpacklo_epi64(part[i + j], part[i + j + 2]);
+            rows[i + 2 * j + 1] = _mm512_unpackhi_epi64(part[i + j], part[i + j + 2]);
+        }
+    EACH
+    for (int i = 0; i < 16; i += 8)
+        EACH
+        for (int j = 0; j < 4; j++) {
+            part[i + j] = _mm512_shuffle_i32x4(rows[i + j], rows[i + j + 4], 0x88);
+            part[i + j + 4] = _mm512_shuffle_i32x4(rows[i + j], rows[i + j + 4], 0xdd);
+        }
+    EACH
+    for (int j = 0; j < 8; j++) {
+        rows[j] = _mm512_shuffle_i32x4(part[j], part[j + 8], 0x88);
+        rows[j + 8] = _mm512_shuffle_i32x4(part[j], part[j + 8], 0xdd);
+    }
+}
+
+// Rows of weights so that a register holds a pair of columns of HALF rows: rows that are missing
+// are zeros.
+inline const __m512i* turned(const Rows& rows, int64_t count, int64_t columns,
+                             Room<__m512i>& room) {
+    const int64_t pairs = padded(columns) / 2, halves = (count + HALF - 1) / HALF;
+    __m512i* to = room.of(halves * pairs);
+    for (int64_t half = 0; half < halves; half++)
+        for (int64_t at = 0; at < columns; at += PAIRS) {
+            __m512i square[16];
+            for (int64_t row = 0; row < HALF; row++) {
+                const int64_t number = half * HALF + row;
+                square[row] = number < count ? (__m512i)pairs_at(
+                                                   rows.weight + number * rows.stride + at,
+                                                   columns - at)
+                                             : _mm512_setzero_si512();
+            }
+            turn_square(square);
+            for (int64_t pair = 0; pair < 16; pair++)
+                _mm512_store_si512(to + half * pairs + at / 2 + pair, square[pair]);
+        }
+    return to;
+}
+
+// Products of a turned band with ROWS vectors: the outputs of a row lie side by side.
+template <int ROWS, int HALVES, class Use>
+inline void turned_dots(const __m512i* band, int64_t columns, const float* bias, int64_t start,
+                        int64_t stop, const Narrow& x, int64_t first, Use& use) {
+    const int64_t pairs = padded(columns) / 2;
+    __m512 total[ROWS][HALVES] = {};
+    for (int64_t pair = 0; pair < (columns + 1) / 2; pair++) {
+        __m512bh read[HALVES];
+        EACH
+        for (int h = 0; h < HALVES; h++) read[h] = (__m512bh)band[h * pairs + pair];
+        EACH
+        for (int r = 0; r < ROWS; r++) {
+            int both;
+            std::memcpy(&both, x.row(first + r) + 2 * pair, sizeof both);
+            const __m512bh value = (__m512bh)_mm512_set1_epi32(both);
+            EACH
+            for (int h = 0; h < HALVES; h++)
+                total[r][h] = _mm512_dpbf16_ps(total[r][h], read[h], value);
+        }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int h = 0; h < HALVES; h++) {
+            float out[HALF];
+            _mm512_storeu_ps(out, total[r][h]);
+            const int64_t from = start + h * HALF, count = std::min(stop - from, HALF);
+            for (int64_t i = 0; i < count; i++)
+                use(first + r, from + i, out[i] + (bias ? bias[from + i] : 0.0f));
+        }
+}
+
+template <int HALVES, class Use>
+inline void turned_band(const __m512i* band, int64_t columns, const float* bias, int64_t start,
+                        int64_t stop, const Narrow& x, int64_t rows, Use& use) {
+    int64_t row = 0;
+    for (; row + 8 <= rows; row += 8)
+        turned_dots<8, HALVES>(band, columns, bias, start, stop, x, row, use);
+    for (; row + 4 <= rows; row += 4)
+        turned_dots<4, HALVES>(band, columns, bias, start, stop, x, row, use);
+    for (; row < rows; row++)
+        turned_dots<1, HALVES>(band, columns, bias, start, stop, x, row, use);
+}
+
 // Outputs [from, to) of y = W·x + b for each of many rows.
 template <class Weights, class Use>
 inline void product_of_many(const Weights& weights, const float* bias, int64_t from, int64_t to,
                             const float* x, int64_t rows, int64_t columns, Use& use) {
     thread_local Narrow vectors, band;
+    thread_local Room<__m512i> room;
     vectors.take(x, rows, columns);
     for (int64_t start = from; start < to; start += BAND) {
         const int64_t stop = std::min(start + BAND, to);
         const Rows here = weights.narrow_rows(start, stop, band);
+        if (rows >= TURNED) {
+            const __m512i* whole = turned(here, stop - start, columns, room);
+            if (stop - start > HALF)
+                turned_band<2>(whole, columns, bias, start, stop, vectors, rows, use);
+            else
+                turned_band<1>(whole, columns, bias, start, stop, vectors, rows, use);
+            continue;
+        }
         auto rest = [&](auto count, int64_t row) {
             band_of_many<decltype(count)::value>(here, columns, bias, start, stop, vectors, row,
                                                  use);

@@ -92,6 +92,15 @@ inline __m512i whole_levels(const float* levels) {
     return _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(_mm512_cvtps_epi32(wide)));
 }
 
+// Two bfloat16 that lie side by side, each for a half of the lanes.
+inline Vec two_scales(const uint16_t* from) {
+    uint32_t both;
+    std::memcpy(&both, from, sizeof both);
+    const __m512i upper = _mm512_set1_epi32(0xffff0000), every = _mm512_set1_epi32(both);
+    const __m512i shift = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 16, 16, 16, 16, 16, 16, 16, 16);
+    return (Vec)_mm512_and_si512(_mm512_sllv_epi32(every, shift), upper);
+}
+
 inline __m512i both_dots(const Halves& codes, __m512i first, __m512i second) {
     const __m512i dots = _mm512_dpwssd_epi32(_mm512_setzero_si512(), codes.first, first);
     return _mm512_dpwssd_epi32(dots, codes.second, second);

@@ -24,6 +24,8 @@ from yantai.core.model import Transformer
 from yantai.core.stack import Block, Entry, Stack, Sublayer
 
 SOURCE = Path(__file__).with_name("decode.cpp")
+TOGETHER = 256
+"""Tokens of a prompt that are read in one step."""
 MOST_ROWS = 8
 """Above this many rows a product is computing, no longer reading, and torch does that better."""
 
@@ -60,8 +62,8 @@ Model = _structure(
     positions=POINTER, last=Norm, head=Matrix, layer=POINTER,
 )  # fmt: skip
 Step = _structure(
-    rows=WHOLE, room=WHOLE, filled=WHOLE, length=WHOLE, threads=WHOLE, behind=WHOLE, ids=POINTER,
-    padding=POINTER,
+    rows=WHOLE, room=WHOLE, filled=WHOLE, length=WHOLE, threads=WHOLE, behind=WHOLE, alone=WHOLE,
+    said=WHOLE, ids=POINTER, padding=POINTER,
     cos=POINTER, sin=POINTER, cache=POINTER, scratch=POINTER, logits=POINTER,
 )  # fmt: skip
 
@@ -70,12 +72,16 @@ class NativeStep:
     """A model as the compiled step reads it.
 
     It holds every tensor whose memory it points to. Make it anew after a weight was replaced.
+
+    Attributes:
+        reads_prompts: whether `prompt` is a good way to read one.
     """
 
     def __init__(self, model: Any, loaded: ctypes.CDLL):
         self._scratch_floats, self._decode_step = loaded.scratch_floats, loaded.decode_step
         self._scratch_floats.restype = WHOLE
         self._held: list[Tensor] = []
+        self.reads_prompts = bool(loaded.reads_many()) and _dtype(model) == torch.bfloat16
         self._vocab = model.config.vocab_size
         self._layers = (Layer * model.config.layers)(*map(self._layer, model.decoder.blocks))
         self._model = self._describe(model)
@@ -90,7 +96,7 @@ class NativeStep:
             padding: the unseen places at the beginning of each row; None for none.
         """
         assert len(ids) == cache.rows, "a cache of other rows"
-        return self._run(ids, cache, list(padding or [0] * len(ids)), behind=False)
+        return self._run(ids, cache, list(padding or [0] * len(ids)), said=len(ids))
 
     def read(self, ids: Sequence[int], cache: Cache, padding: int) -> Tensor:
         """Float[token, vocab]: several tokens of one row, behind each other, in one step.
@@ -103,18 +109,35 @@ class NativeStep:
             padding: the unseen places at its beginning.
         """
         assert cache.rows == 1, "a cache of other rows"
-        return self._run(ids, cache, [padding] * len(ids), behind=True)
+        return self._run(ids, cache, [padding] * len(ids), said=len(ids), behind=True, alone=True)
+
+    def prompt(self, ids: Sequence[int], cache: Cache, padding: int = 0) -> Tensor:
+        """Float[vocab]: tokens of one row behind each other; the logits behind the last alone.
+
+        Vectors are rounded to bfloat16 as torch rounds them, so these are no bits of single steps.
+
+        Args:
+            ids, cache, padding: as of `read`.
+        """
+        assert cache.rows == 1, "a cache of other rows"
+        for start in range(0, len(ids), TOGETHER):
+            piece = ids[start : start + TOGETHER]
+            logits = self._run(piece, cache, [padding] * len(piece), said=1, behind=True)
+        return logits[0]
 
     @torch.inference_mode()
-    def _run(self, ids: Sequence[int], cache: Cache, padding: list[int], *, behind: bool) -> Tensor:
+    def _run(
+        self, ids: Sequence[int], cache: Cache, padding: list[int], *, said: int,
+        behind: bool = False, alone: bool = False,
+    ) -> Tensor:  # fmt: skip
         rows, more = len(ids), len(ids) if behind else 1
         assert cache.filled + more <= cache.length, f"the cache of {cache.length} positions is full"
         here = torch.tensor([list(ids), padding])
         cos, sin = self._angles(cache)
-        logits = torch.empty(rows, self._vocab)
+        logits = torch.empty(said, self._vocab)
         step = Step(
             rows=rows, room=cache.store.shape[2], filled=cache.filled, length=cache.length,
-            threads=torch.get_num_threads(), behind=behind,
+            threads=torch.get_num_threads(), behind=behind, alone=alone, said=said,
             ids=here[0].data_ptr(), padding=here[1].data_ptr(), cos=cos, sin=sin,
             cache=cache.store.data_ptr(), logits=logits.data_ptr(),
         )  # fmt: skip
@@ -139,7 +162,7 @@ class NativeStep:
             layers=config.layers, dim=config.dim, heads=config.heads, kv_heads=config.kv_heads,
             head_dim=config.head_dim, hidden=config.hidden, vocab=config.vocab_size,
             window=config.window or 0, is_layer_norm=config.norm == "layer",
-            is_bfloat16=next(model.parameters()).dtype == torch.bfloat16, is_gated=config.gated,
+            is_bfloat16=_dtype(model) == torch.bfloat16, is_gated=config.gated,
             activation=ACTIVATIONS.index(config.activation), norm_eps=config.norm_eps,
             scale=config.head_dim**-0.5 if "scores" in config.scaled else 1.0,
             softcap=config.softcap or 0.0, tokens=self._rows([model.embed.tokens]),
@@ -195,6 +218,10 @@ class NativeStep:
         assert values.is_contiguous()
         self._held.append(values.detach())
         return values.data_ptr()
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(model.parameters()).dtype
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int MOST_ROWS = 8;  // activations that share one reading of a weight
 constexpr int BLOCK = 32;     // columns of codes that lie together
+constexpr int AHEAD = 4096;   // bytes of weights that are asked for before they are read
 
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
 typedef uint8_t Codes __attribute__((vector_size(LANES)));
@@ -93,19 +94,30 @@ struct Plain {
     void dots(int64_t from, const float* x, int64_t stride, float out[ROWS][WEIGHTS]) const {
         const T* row = weight + from * columns;
         Vec total[ROWS][WEIGHTS] = {};
-        int64_t at = 0;
-        for (; at + LANES <= columns; at += LANES) {
-            Vec read[WEIGHTS];
-            EACH
+        const int64_t whole = columns / LANES * LANES;
+        if constexpr (ROWS == 1) {  // one behind another, as memory is read ahead
             for (int w = 0; w < WEIGHTS; w++) {
-                read[w] = load(row + w * columns + at);
-                __builtin_prefetch(row + (WEIGHTS + w) * columns + at);
+                Vec sum = {};
+                for (int64_t at = 0; at < whole; at += LANES) {
+                    __builtin_prefetch(row + w * columns + at + AHEAD / sizeof(T));
+                    sum += load(row + w * columns + at) * load(x + at);
+                }
+                total[0][w] = sum;
             }
-            EACH
-            for (int r = 0; r < ROWS; r++) {
-                const Vec value = load(x + r * stride + at);
+        } else {
+            for (int64_t at = 0; at < whole; at += LANES) {
+                Vec read[WEIGHTS];
                 EACH
-                for (int w = 0; w < WEIGHTS; w++) total[r][w] += read[w] * value;
+                for (int w = 0; w < WEIGHTS; w++) {
+                    read[w] = load(row + w * columns + at);
+                    __builtin_prefetch(row + (WEIGHTS + w) * columns + at);
+                }
+                EACH
+                for (int r = 0; r < ROWS; r++) {
+                    const Vec value = load(x + r * stride + at);
+                    EACH
+                    for (int w = 0; w < WEIGHTS; w++) total[r][w] += read[w] * value;
+                }
             }
         }
         EACH
@@ -114,7 +126,7 @@ struct Plain {
             EACH
             for (int w = 0; w < WEIGHTS; w++) {
                 float rest = 0;
-                for (int64_t c = at; c < columns; c++)
+                for (int64_t c = whole; c < columns; c++)
                     rest += one(row[w * columns + c]) * x[r * stride + c];
                 out[r][w] += rest;
             }
@@ -177,57 +189,41 @@ struct Packed {
     // The same with rounded vectors, those from row `first` on.
     template <int WEIGHTS, int ROWS>
     void dots(int64_t from, const Rounded& x, int64_t first, float out[ROWS][WEIGHTS]) const {
-        if (BITS == 4 || group % PIECE == 0)
-            pieces<WEIGHTS, ROWS, false>(from, x, first, out);
+        if (group == PIECE)
+            pieces<WEIGHTS, ROWS, Scales::ONE>(from, x, first, out);
+        else if (group == BLOCK)
+            pieces<WEIGHTS, ROWS, Scales::TWO>(from, x, first, out);
         else
-            pieces<WEIGHTS, ROWS, true>(from, x, first, out);
+            pieces<WEIGHTS, ROWS, Scales::ANY>(from, x, first, out);
     }
 
-    // `APART`: the halves of a piece have scales of their own.
-    template <int WEIGHTS, int ROWS, bool APART>
+    // Scales of a piece: it is a group, it is two, or its group has to be looked for.
+    enum class Scales { ONE, TWO, ANY };
+
+    template <int WEIGHTS, int ROWS, Scales HOW>
     void pieces(int64_t from, const Rounded& x, int64_t first, float out[ROWS][WEIGHTS]) const {
-        const int64_t bytes = row_bytes(), groups = columns / group;
-        const uint8_t* row = codes + from * bytes;
-        const uint16_t* scale = scales + from * groups;
         const __m512i table = BITS == 4 ? whole_levels(levels) : __m512i{};
         Vec total[ROWS][WEIGHTS] = {};
-        for (int64_t piece = 0; piece < x.pieces; piece++) {
-            const int64_t at = piece * PIECE;
-            const bool both = at + PIECE <= columns;
-            const int64_t place = at / group, next = both ? (at + BLOCK) / group : place;
-            Halves read[WEIGHTS];
-            Vec factor[WEIGHTS], other[WEIGHTS];
-            EACH
+        if constexpr (ROWS == 1) {  // one behind another, as memory is read ahead
             for (int w = 0; w < WEIGHTS; w++) {
-                const uint8_t* here = row + w * bytes + at * BITS / 8;
-                __builtin_prefetch(here + WEIGHTS * bytes);
-                if constexpr (BITS == 4)
-                    read[w] = halves(here, both, table);
-                else
-                    read[w] = halves(reinterpret_cast<const int8_t*>(here), both);
-                factor[w] = all(one(scale[w * groups + place]));
-                if (BITS == 4 && place != next)
-                    factor[w] = (Vec)_mm512_mask_blend_ps(
-                        0xff00, (__m512)factor[w], (__m512)all(one(scale[w * groups + next])));
-                if (APART) other[w] = all(one(scale[w * groups + next]));
+                Vec sum = {};
+                for (int64_t piece = 0; piece < x.pieces; piece++)
+                    sum += read<HOW>(from + w, piece, table).times(x, first, piece);
+                total[0][w] = sum;
             }
-            EACH
-            for (int r = 0; r < ROWS; r++) {
-                const int16_t* numbers = x.row(first + r) + at;
-                const __m512i low = numbers_at(numbers), high = numbers_at(numbers + PIECE / 2);
-                const Vec own = all(x.scale(first + r, piece));
+        } else {
+            for (int64_t piece = 0; piece < x.pieces; piece++) {
+                Read<HOW> weights[WEIGHTS];
                 EACH
                 for (int w = 0; w < WEIGHTS; w++) {
-                    if constexpr (APART) {
-                        const __m512i none = _mm512_setzero_si512();
-                        const Vec one_half = floats(_mm512_dpwssd_epi32(none, read[w].first, low));
-                        const Vec other_half =
-                            floats(_mm512_dpwssd_epi32(none, read[w].second, high));
-                        total[r][w] += own * (factor[w] * one_half + other[w] * other_half);
-                    } else {
-                        total[r][w] += own * factor[w] * floats(both_dots(read[w], low, high));
-                    }
+                    weights[w] = read<HOW>(from + w, piece, table);
+                    __builtin_prefetch(place_of(from + WEIGHTS + w, piece));
                 }
+                EACH
+                for (int r = 0; r < ROWS; r++)
+                    EACH
+                    for (int w = 0; w < WEIGHTS; w++)
+                        total[r][w] += weights[w].times(x, first + r, piece);
             }
         }
         EACH
@@ -237,6 +233,56 @@ struct Packed {
                 EACH
                 for (int w = 0; w < WEIGHTS; w++) out[r][w] /= STEPS;
         }
+    }
+
+    // A piece of a row: whole numbers, and the scales of the lanes that they are added up in. In
+    // four bits a half of the lanes is a block; in eight bits the halves of the numbers are blocks,
+    // so that they have a scale each.
+    template <Scales HOW>
+    struct Read {
+        Halves codes;
+        Vec scale, other;
+
+        Vec times(const Rounded& x, int64_t row, int64_t piece) const {
+            const int16_t* numbers = x.row(row) + piece * PIECE;
+            const __m512i low = numbers_at(numbers), high = numbers_at(numbers + PIECE / 2);
+            const Vec own = all(x.scale(row, piece));
+            if constexpr (BITS == 4 || HOW == Scales::ONE)
+                return own * scale * floats(both_dots(codes, low, high));
+            const __m512i none = _mm512_setzero_si512();
+            return own * (scale * floats(_mm512_dpwssd_epi32(none, codes.first, low)) +
+                          other * floats(_mm512_dpwssd_epi32(none, codes.second, high)));
+        }
+    };
+
+    template <Scales HOW>
+    Read<HOW> read(int64_t row, int64_t piece, __m512i table) const {
+        const uint8_t* here = place_of(row, piece);
+        const bool both = HOW == Scales::ONE || (piece + 1) * PIECE <= columns;
+        const uint16_t* own = scales + row * (columns / group);
+        Read<HOW> found;
+        if constexpr (BITS == 4)
+            found.codes = halves(here, both, table);
+        else
+            found.codes = halves(reinterpret_cast<const int8_t*>(here), both);
+        if constexpr (HOW == Scales::ONE) {
+            found.scale = all(one(own[piece]));
+        } else if constexpr (HOW == Scales::TWO && BITS == 4) {
+            found.scale = both ? two_scales(own + 2 * piece) : all(one(own[2 * piece]));
+        } else {
+            const int64_t at = piece * PIECE, next = both ? at + BLOCK : at;
+            const int64_t size = HOW == Scales::TWO ? BLOCK : group;
+            found.scale = all(one(own[at / size]));
+            found.other = all(one(own[next / size]));
+            if constexpr (BITS == 4)
+                found.scale = (Vec)_mm512_mask_blend_ps(0xff00, (__m512)found.scale,
+                                                        (__m512)found.other);
+        }
+        return found;
+    }
+
+    const uint8_t* place_of(int64_t row, int64_t piece) const {
+        return codes + row * row_bytes() + piece * (PIECE * BITS / 8);
     }
 
     static Vec floats(__m512i whole) { return (Vec)_mm512_cvtepi32_ps(whole); }
