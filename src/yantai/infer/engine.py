@@ -28,7 +28,7 @@ from yantai.infer.guesses import MOST, Echo, Worth
 from yantai.infer.prefixes import Prefixes
 from yantai.infer.reader import PREFILL_CHUNK
 from yantai.infer.request import Reading, Request
-from yantai.infer.row import Row
+from yantai.infer.row import Row, likeliest
 from yantai.infer.settings import Generation
 from yantai.infer.slots import CacheSlots, OneSlot, slots_of
 
@@ -236,11 +236,9 @@ class Engine:
         logits = self._slots.step([request.row.ids[-1] for request in self._active])
         if len(self._active) == 1:
             self._worth.plain(time.perf_counter() - began)
-        known: list[int | None] = [None] * len(logits)
-        if any(request.row.takes_the_likeliest for request in self._active):
-            known = [*logits.argmax(dim=1).tolist()]
-        for request, row, likeliest in list(zip(self._active, logits, known, strict=True)):
-            self._tell(request, row, likeliest)
+        known = likeliest(logits, [request.row for request in self._active])
+        for request, row, token in list(zip(self._active, logits, known, strict=True)):
+            self._tell(request, row, token)
 
     def _guess(self) -> bool:
         """Several tokens for a request that is alone, if what it says was said before."""

@@ -17,7 +17,7 @@ from yantai.core.mask import Mask
 from yantai.core.stack import Memory
 from yantai.infer.beam import beam_search
 from yantai.infer.reader import Reader, Rereader, Rows, encode_rows
-from yantai.infer.row import Row
+from yantai.infer.row import Row, likeliest
 from yantai.infer.settings import Generation
 
 
@@ -97,8 +97,10 @@ def steps(
     reader = _reader(model, [row.ids for row in rows], limit, sources, copies, cached)
     logits = reader.prompts()
     while True:
+        known = likeliest(logits, rows)
         chosen = [
-            None if row.ended else row.choose(logits[number]) for number, row in enumerate(rows)
+            None if row.ended else row.choose(logits[number], known[number])
+            for number, row in enumerate(rows)
         ]
         yield chosen
         if all(row.ended for row in rows):

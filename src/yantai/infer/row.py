@@ -28,6 +28,18 @@ class Guide(Protocol):
         ...
 
 
+def likeliest(logits: Tensor, rows: Sequence["Row"]) -> Sequence[int | None]:
+    """The likeliest token of each row, found for all at once; Nones where nobody takes it.
+
+    Args:
+        logits: Float[row, vocab].
+        rows: as many.
+    """
+    if not any(row.takes_the_likeliest for row in rows):
+        return [None] * len(rows)
+    return logits.argmax(dim=1).tolist()
+
+
 class Row:
     """A prompt and what is said behind it.
 

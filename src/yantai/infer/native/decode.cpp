@@ -10,50 +10,12 @@
 // threads there are: every dot product has one order of additions. In float32, for tokens behind
 // each other, and for a few rows, it does not depend on the other rows either (many.h).
 
-#include "weights.h"
+#include "parts.h"
+#include "prompt.h"
 
 namespace {
 
 constexpr int64_t BEFORE = 65536;  // bytes asked for before a barrier
-constexpr int QUERIES = 4;         // tokens behind each other that look at a key together
-
-// ---------------------------------------------------------------- what step.py fills in
-
-extern "C" {
-
-struct Norm {
-    const float *weight, *bias;  // the bias is null for RMS norms; both are null for no norm
-};
-
-struct Layer {
-    Norm before_attention, before_mlp, of_query, of_key;
-    Matrix qkv, out, up, down;
-};
-
-struct Model {
-    int64_t layers, dim, heads, kv_heads, head_dim, hidden, vocab, window;
-    int64_t is_bfloat16, is_layer_norm, is_gated, activation;
-    float norm_eps, scale, softcap;
-    Matrix tokens;
-    const void* positions;  // null unless they are learned
-    Norm last;
-    Matrix head;
-    const Layer* layer;
-};
-
-struct Step {
-    int64_t rows, room, filled, length, threads;  // rows that are read, and that the cache holds
-    int64_t behind;  // whether the rows stand behind each other in the cache's first row
-    int64_t alone;   // whether each row must be as if there were no others
-    int64_t said;    // of so many rows, the last ones, the logits are wanted
-    const int64_t *ids, *padding;  // one a row; padding counts the unseen places at its beginning
-    const float *cos, *sin;        // length × head_dim, or null; the sine is signed
-    void* cache;                   // layers × 2 × room × kv_heads × length × head_dim
-    float *scratch, *logits;
-};
-}
-
-// ---------------------------------------------------------------- the small parts
 
 // Ask memory for the beginning of what this thread reads behind the next barrier.
 template <class T>
@@ -62,143 +24,6 @@ inline void fetch(const Matrix& m, int64_t from, int64_t to) {
     const char* start = static_cast<const char*>(m.weight) + from * row;
     const int64_t bytes = std::min<int64_t>(BEFORE, (to - from) * row);
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(start + i);
-}
-
-void normalise(const Norm& norm, bool centred, float eps, const float* x, float* y, int64_t n) {
-    if (!norm.weight) {
-        std::memcpy(y, x, n * sizeof *y);
-        return;
-    }
-    float mean = 0, square = 0;
-    if (centred) {
-        for (int64_t i = 0; i < n; i++) mean += x[i];
-        mean /= n;
-    }
-    int64_t i = 0;
-    Vec squares = {};
-    for (; i + LANES <= n; i += LANES) {
-        const Vec d = load(x + i) - mean;
-        squares += d * d;
-    }
-    for (; i < n; i++) square += (x[i] - mean) * (x[i] - mean);
-    const float scale = 1.0f / std::sqrt((sum(squares) + square) / n + eps);
-    for (i = 0; i < n; i++)
-        y[i] = (x[i] - mean) * scale * norm.weight[i] + (norm.bias ? norm.bias[i] : 0.0f);
-}
-
-// wide[i] = act(first[i]) · second[i], for `count` numbers; `second` may be null.
-template <int KIND>
-void gate(const float* first, const float* second, float* wide, int64_t count) {
-    for (int64_t i = 0; i < count; i += LANES) {
-        const int64_t left = std::min<int64_t>(LANES, count - i);
-        float a[LANES] = {}, b[LANES] = {};
-        std::memcpy(a, first + i, left * sizeof *a);
-        Vec y = activation<KIND>(load(a)).value;
-        if (second) {
-            std::memcpy(b, second + i, left * sizeof *b);
-            y *= load(b);
-        }
-        store(a, y);
-        std::memcpy(wide + i, a, left * sizeof *a);
-    }
-}
-
-void cap(float* x, int64_t count, float limit) {
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        store(x + i, limit * hyperbolic_tangent(load(x + i) / limit));
-    for (; i < count; i++) x[i] = limit * hyperbolic_tangent(all(x[i] / limit))[0];
-}
-
-void turn(float* x, const float* cos, const float* sin, int64_t n) {
-    const int64_t half = n / 2;
-    for (int64_t i = 0; i < half; i++) {
-        const float a = x[i], b = x[i + half];
-        x[i] = a * cos[i] + b * sin[i];
-        x[i + half] = b * cos[i + half] + a * sin[i + half];
-    }
-}
-
-// p = softmax(p) in place.
-void softmax(float* p, int64_t count) {
-    float most = p[0];
-    for (int64_t i = 1; i < count; i++) most = std::max(most, p[i]);
-    Vec totals = {};
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        const Vec e = exponential(load(p + i) - most);
-        store(p + i, e);
-        totals += e;
-    }
-    float total = sum(totals);
-    for (; i < count; i++) {
-        p[i] = exponential(all(p[i] - most))[0];
-        total += p[i];
-    }
-    for (i = 0; i < count; i++) p[i] /= total;
-}
-
-// out += Σ p[t]·values[t], vectors of n numbers one behind another.
-template <class T>
-void gather(const float* p, const T* values, int64_t count, float* out, int64_t n) {
-    constexpr int WIDE = 4;
-    int64_t at = 0;
-    for (; at + WIDE * LANES <= n; at += WIDE * LANES) {
-        Vec total[WIDE] = {};
-        for (int64_t t = 0; t < count; t++)
-            for (int w = 0; w < WIDE; w++) total[w] += p[t] * load(values + t * n + at + w * LANES);
-        for (int w = 0; w < WIDE; w++)
-            store(out + at + w * LANES, load(out + at + w * LANES) + total[w]);
-    }
-    for (; at + LANES <= n; at += LANES) {
-        Vec total = {};
-        for (int64_t t = 0; t < count; t++) total += p[t] * load(values + t * n + at);
-        store(out + at, load(out + at) + total);
-    }
-    for (; at < n; at++)
-        for (int64_t t = 0; t < count; t++) out[at] += p[t] * one(values[t * n + at]);
-}
-
-struct Share {
-    int64_t from, to;
-};
-
-// The part of [0, count) of one thread, in whole pieces.
-inline Share share(int64_t count, int64_t thread, int64_t threads, int64_t piece) {
-    const int64_t pieces = (count + piece - 1) / piece;
-    return {std::min(count, pieces * thread / threads * piece),
-            std::min(count, pieces * (thread + 1) / threads * piece)};
-}
-
-// ---------------------------------------------------------------- the step
-
-struct Scratch {  // shared by all threads, then each thread's own
-    float *x, *qkv, *mixed, *first, *wide, *own;
-};
-
-int64_t own_floats(const Model& m, const Step& s) {
-    return s.rows * m.dim + 4 * m.head_dim + QUERIES * s.length + 4 * LANES;
-}
-
-Scratch divide(const Model& m, const Step& s) {
-    Scratch to;
-    to.x = s.scratch;
-    to.qkv = to.x + s.rows * m.dim;
-    to.mixed = to.qkv + s.rows * (m.heads + 2 * m.kv_heads) * m.head_dim;
-    to.first = to.mixed + s.rows * m.heads * m.head_dim;
-    to.wide = to.first + s.rows * m.hidden;
-    to.own = to.wide + s.rows * m.hidden;
-    return to;
-}
-
-// Where a token comes to stand in the cache.
-int64_t place_of(const Step& s, int64_t row) { return s.behind ? s.filled + row : s.filled; }
-
-// The keys of one head of the row of the cache that a token belongs to; the values lie behind them.
-template <class T>
-T* keys_of(const Model& m, const Step& s, int64_t number, int64_t row, int64_t kv) {
-    const int64_t own = s.behind ? 0 : row, step = s.length * m.head_dim;
-    return static_cast<T*>(s.cache) + ((2 * number * s.room + own) * m.kv_heads + kv) * step;
 }
 
 // A token's key and value as the cache holds them.
@@ -264,75 +89,6 @@ void look_back(const Model& m, const Step& s, const Layer& layer, int64_t number
     gather(scores + count, value, 1, out, n);
 }
 
-#ifdef MANY_ROWS
-// One head of tokens behind each other, whose keys and values are all in the cache: up to QUERIES
-// of them read each key and each value once.
-void look_back_together(const Model& m, const Step& s, const Layer& layer, int64_t number,
-                        int64_t row, int64_t count, int64_t head, const Scratch& at, float* own) {
-    const int64_t n = m.head_dim, kv = head / (m.heads / m.kv_heads), last = row + count - 1;
-    thread_local Narrow queries;
-    thread_local Room<float> room;
-    float* q = room.of(QUERIES * n);
-    std::fill(q, q + QUERIES * n, 0.0f);
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t turned = (place_of(s, row + i) - s.padding[row]) * n;
-        normalise(layer.of_query, m.is_layer_norm, m.norm_eps,
-                  at.qkv + ((row + i) * (m.heads + 2 * m.kv_heads) + head) * n, q + i * n, n);
-        if (s.cos) turn(q + i * n, s.cos + turned, s.sin + turned, n);
-        for (int64_t j = 0; j < n; j++) q[i * n + j] *= m.scale;
-    }
-    queries.take(q, QUERIES, n);
-    auto first_of = [&](int64_t i) {
-        const int64_t most = m.window ? place_of(s, row + i) + 1 - m.window : 0;
-        return std::max(s.padding[row], most);
-    };
-    const int64_t first = first_of(0), keys_there = place_of(s, last) + 1 - first;
-    const uint16_t* keys = keys_of<uint16_t>(m, s, number, row, kv) + first * n;
-    const uint16_t* values = keys + s.room * m.kv_heads * s.length * n;
-    float* scores = own + 4 * n;
-    auto note = [&](int64_t i, int64_t t, float score) { scores[i * s.length + t] = score; };
-    band_of_many<QUERIES>(Rows{keys, n}, n, nullptr, 0, keys_there, queries, 0, note);
-    for (int64_t i = 0; i < QUERIES; i++) {
-        float* p = scores + i * s.length;
-        const int64_t from = i < count ? first_of(i) - first : 0;
-        const int64_t to = i < count ? place_of(s, row + i) + 1 - first : 0;
-        if (i < count) softmax(p + from, to - from);
-        std::fill(p, p + from, 0.0f);
-        std::fill(p + to, p + keys_there, 0.0f);
-    }
-    int64_t done = 0;
-    auto gather_wide = [&](auto wide) {
-        constexpr int WIDE = decltype(wide)::value;
-        Vec total[QUERIES][WIDE] = {};
-        for (int64_t t = 0; t < keys_there; t++) {
-            Vec value[WIDE];
-            EACH
-            for (int w = 0; w < WIDE; w++) value[w] = load(values + t * n + done + w * LANES);
-            EACH
-            for (int i = 0; i < QUERIES; i++) {
-                const float p = scores[i * s.length + t];
-                EACH
-                for (int w = 0; w < WIDE; w++) total[i][w] += p * value[w];
-            }
-        }
-        EACH
-        for (int i = 0; i < QUERIES; i++)
-            for (int w = 0; w < WIDE && i < count; w++)
-                store(at.mixed + ((row + i) * m.heads + head) * n + done + w * LANES, total[i][w]);
-        done += WIDE * LANES;
-    };
-    while (done + 4 * LANES <= n) gather_wide(std::integral_constant<int, 4>());
-    while (done + LANES <= n) gather_wide(std::integral_constant<int, 1>());
-    for (; done < n; done++)
-        for (int64_t i = 0; i < count; i++) {
-            float total = 0;
-            for (int64_t t = 0; t < keys_there; t++)
-                total += scores[i * s.length + t] * one(values[t * n + done]);
-            at.mixed[((row + i) * m.heads + head) * n + done] = total;
-        }
-}
-#endif
-
 #define BARRIER _Pragma("omp barrier")
 
 template <class T>
@@ -341,12 +97,10 @@ void look_back_all(const Model& m, const Step& s, const Layer& layer, int64_t nu
 #ifdef MANY_ROWS
     if (std::is_same_v<T, uint16_t> && s.behind && !s.alone) {
         // later tokens see more keys: the blocks are dealt out in turn
-        const int64_t blocks = (s.rows + QUERIES - 1) / QUERIES * m.heads;
-        for (int64_t block = thread; block < blocks; block += threads) {
-            const int64_t row = block / m.heads * QUERIES;
-            look_back_together(m, s, layer, number, row, std::min<int64_t>(QUERIES, s.rows - row),
-                               block % m.heads, at, own);
-        }
+        const int64_t blocks = (s.rows + QUERIES - 1) / QUERIES * m.kv_heads;
+        for (int64_t block = thread; block < blocks; block += threads)
+            look_back_together(m, s, layer, number, block / m.kv_heads * QUERIES,
+                               block % m.kv_heads, at);
         return;
     }
 #endif
