@@ -1,0 +1,259 @@
+// Rows of codes of eight or four bits (adapt/packed.py), and their dot products with vectors.
+//
+// Knows: how codes and their scales lie in memory. A code is read as a float, or as a whole number
+// where the processor multiplies these; from many rows on it becomes bfloat16 (many.h).
+
+#pragma once
+
+#include "lanes.h"
+#include "many.h"
+#include "rounded.h"
+
+namespace {
+
+constexpr int BLOCK = 32;  // columns of codes that lie together
+
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
+typedef uint8_t Codes __attribute__((vector_size(LANES)));
+
+// Bytes as whole numbers; GCC 12 would widen them one at a time.
+inline Int wide(const int8_t* from) {
+#if defined(__AVX512F__)
+    return (Int)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#elif defined(__AVX2__)
+    return (Int)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#else
+    Bytes x;
+    std::memcpy(&x, from, sizeof x);
+    return __builtin_convertvector(x, Int);
+#endif
+}
+
+inline Int wide(const uint8_t* from) {
+#if defined(__AVX512F__)
+    return (Int)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#elif defined(__AVX2__)
+    return (Int)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#else
+    Codes x;
+    std::memcpy(&x, from, sizeof x);
+    return __builtin_convertvector(x, Int);
+#endif
+}
+
+inline Vec whole(const int8_t* from) { return __builtin_convertvector(wide(from), Vec); }
+
+// Sixteen numbers, looked up by the lower four bits of each lane.
+struct Levels {
+#if defined(__AVX512F__)
+    __m512 all;
+    explicit Levels(const float* from) : all(from ? _mm512_loadu_ps(from) : __m512{}) {}
+    Vec operator[](Int index) const { return (Vec)_mm512_permutexvar_ps((__m512i)index, all); }
+#elif defined(__AVX2__)
+    __m256 low, high;
+    explicit Levels(const float* from)
+        : low(from ? _mm256_loadu_ps(from) : __m256{}),
+          high(from ? _mm256_loadu_ps(from + 8) : __m256{}) {}
+    Vec operator[](Int index) const {
+        const __m256i at = (__m256i)index;
+        return (Vec)_mm256_blendv_ps(_mm256_permutevar8x32_ps(low, at),
+                                     _mm256_permutevar8x32_ps(high, at),
+                                     _mm256_castsi256_ps(_mm256_slli_epi32(at, 28)));
+    }
+#else
+    const float* all;
+    explicit Levels(const float* from) : all(from) {}
+    Vec operator[](Int index) const {
+        Vec found;
+        for (int lane = 0; lane < LANES; lane++) found[lane] = all[index[lane] & 15];
+        return found;
+    }
+#endif
+};
+
+// Codes of eight or four bits; each BLOCK of columns is summed up before its scale is applied.
+template <int BITS>
+struct Packed {
+    const uint8_t* codes;
+    const uint16_t* scales;  // bfloat16
+    const float* levels;     // of four bits
+    int64_t columns, group;
+
+    template <int WEIGHTS, int ROWS>
+    void dots(int64_t from, const float* x, int64_t stride, float out[ROWS][WEIGHTS]) const {
+        const int64_t bytes = row_bytes(), groups = columns / group;
+        const uint8_t* row = codes + from * bytes;
+        const uint16_t* scale = scales + from * groups;
+        const Levels table(levels);
+        Vec total[ROWS][WEIGHTS] = {};
+        for (int64_t block = 0; block < columns / BLOCK; block++) {
+            const int64_t first = block * BLOCK, place = first / group;
+            Vec part[ROWS][WEIGHTS] = {};
+            for (int piece = 0; piece < BLOCK / LANES; piece++) {
+                Vec read[WEIGHTS];
+                EACH
+                for (int w = 0; w < WEIGHTS; w++)
+                    read[w] = piece_of(row + w * bytes + first * BITS / 8, piece, table);
+                EACH
+                for (int r = 0; r < ROWS; r++) {
+                    const Vec value = load(x + r * stride + first + piece * LANES);
+                    EACH
+                    for (int w = 0; w < WEIGHTS; w++) part[r][w] += read[w] * value;
+                }
+            }
+            EACH
+            for (int w = 0; w < WEIGHTS; w++) {
+                __builtin_prefetch(row + (WEIGHTS + w) * bytes + first * BITS / 8);
+                const Vec factor = all(one(scale[w * groups + place]));
+                EACH
+                for (int r = 0; r < ROWS; r++) total[r][w] += factor * part[r][w];
+            }
+        }
+        EACH
+        for (int r = 0; r < ROWS; r++) sums<WEIGHTS>(total[r], out[r]);
+    }
+
+#ifdef WHOLE_NUMBERS
+    // The same with rounded vectors, those from row `first` on.
+    template <int WEIGHTS, int ROWS>
+    void dots(int64_t from, const Rounded& x, int64_t first, float out[ROWS][WEIGHTS]) const {
+        if (group == PIECE)
+            pieces<WEIGHTS, ROWS, Scales::ONE>(from, x, first, out);
+        else if (group == BLOCK)
+            pieces<WEIGHTS, ROWS, Scales::TWO>(from, x, first, out);
+        else
+            pieces<WEIGHTS, ROWS, Scales::ANY>(from, x, first, out);
+    }
+
+    // Scales of a piece: it is a group, it is two, or its group has to be looked for.
+    enum class Scales { ONE, TWO, ANY };
+
+    template <int WEIGHTS, int ROWS, Scales HOW>
+    void pieces(int64_t from, const Rounded& x, int64_t first, float out[ROWS][WEIGHTS]) const {
+        const __m512i table = BITS == 4 ? whole_levels(levels) : __m512i{};
+        Vec total[ROWS][WEIGHTS] = {};
+        if constexpr (ROWS == 1) {  // one behind another, as memory is read ahead
+            for (int w = 0; w < WEIGHTS; w++) {
+                Vec sum = {};
+                for (int64_t piece = 0; piece < x.pieces; piece++)
+                    sum += read<HOW>(from + w, piece, table).times(x, first, piece);
+                total[0][w] = sum;
+            }
+        } else {
+            for (int64_t piece = 0; piece < x.pieces; piece++) {
+                Read<HOW> weights[WEIGHTS];
+                EACH
+                for (int w = 0; w < WEIGHTS; w++) {
+                    weights[w] = read<HOW>(from + w, piece, table);
+                    __builtin_prefetch(place_of(from + WEIGHTS + w, piece));
+                }
+                EACH
+                for (int r = 0; r < ROWS; r++)
+                    EACH
+                    for (int w = 0; w < WEIGHTS; w++)
+                        total[r][w] += weights[w].times(x, first + r, piece);
+            }
+        }
+        EACH
+        for (int r = 0; r < ROWS; r++) {
+            sums<WEIGHTS>(total[r], out[r]);
+            if (BITS == 4)
+                EACH
+                for (int w = 0; w < WEIGHTS; w++) out[r][w] /= STEPS;
+        }
+    }
+
+    // A piece of a row: whole numbers, and the scales of the lanes that they are added up in. In
+    // four bits a half of the lanes is a block; in eight bits the halves of the numbers are blocks,
+    // so that they have a scale each.
+    template <Scales HOW>
+    struct Read {
+        Halves codes;
+        Vec scale, other;
+
+        Vec times(const Rounded& x, int64_t row, int64_t piece) const {
+            const int16_t* numbers = x.row(row) + piece * PIECE;
+            const __m512i low = numbers_at(numbers), high = numbers_at(numbers + PIECE / 2);
+            const Vec own = all(x.scale(row, piece));
+            if constexpr (BITS == 4 || HOW == Scales::ONE)
+                return own * scale * floats(both_dots(codes, low, high));
+            const __m512i none = _mm512_setzero_si512();
+            return own * (scale * floats(_mm512_dpwssd_epi32(none, codes.first, low)) +
+                          other * floats(_mm512_dpwssd_epi32(none, codes.second, high)));
+        }
+    };
+
+    template <Scales HOW>
+    Read<HOW> read(int64_t row, int64_t piece, __m512i table) const {
+        const uint8_t* here = place_of(row, piece);
+        const bool both = HOW == Scales::ONE || (piece + 1) * PIECE <= columns;
+        const uint16_t* own = scales + row * (columns / group);
+        Read<HOW> found;
+        if constexpr (BITS == 4)
+            found.codes = halves(here, both, table);
+        else
+            found.codes = halves(reinterpret_cast<const int8_t*>(here), both);
+        if constexpr (HOW == Scales::ONE) {
+            found.scale = all(one(own[piece]));
+        } else if constexpr (HOW == Scales::TWO && BITS == 4) {
+            found.scale = both ? two_scales(own + 2 * piece) : all(one(own[2 * piece]));
+        } else {
+            const int64_t at = piece * PIECE, next = both ? at + BLOCK : at;
+            const int64_t size = HOW == Scales::TWO ? BLOCK : group;
+            found.scale = all(one(own[at / size]));
+            found.other = all(one(own[next / size]));
+            if constexpr (BITS == 4)
+                found.scale = (Vec)_mm512_mask_blend_ps(0xff00, (__m512)found.scale,
+                                                        (__m512)found.other);
+        }
+        return found;
+    }
+
+    const uint8_t* place_of(int64_t row, int64_t piece) const {
+        return codes + row * row_bytes() + piece * (PIECE * BITS / 8);
+    }
+
+    static Vec floats(__m512i whole) { return (Vec)_mm512_cvtepi32_ps(whole); }
+#endif
+
+#ifdef MANY_ROWS
+    Rows narrow_rows(int64_t from, int64_t to, Narrow& room) const {
+        uint16_t* start = room.room(to - from, columns);
+        const Levels table(levels);
+        for (int64_t row = from; row < to; row++) {
+            const uint8_t* block = codes + row * row_bytes();
+            const uint16_t* scale = scales + row * (columns / group);
+            uint16_t* out = start + (row - from) * room.width;
+            for (int64_t at = 0; at < columns; at += BLOCK, block += BLOCK * BITS / 8) {
+                const Vec factor = all(one(scale[at / group]));
+                for (int piece = 0; piece < BLOCK / LANES; piece++)
+                    store(out + at + piece * LANES, factor * piece_of(block, piece, table));
+            }
+        }
+        return {start, room.width};
+    }
+#endif
+
+    static Vec piece_of(const uint8_t* block, int piece, const Levels& table) {
+        if constexpr (BITS == 8) {
+            return whole(reinterpret_cast<const int8_t*>(block) + piece * LANES);
+        } else {  // the lower bits are the first half of a block, the upper ones the second
+            const int half = BLOCK / 2 / LANES;
+            const Int read = wide(block + piece % half * LANES);
+            return table[piece < half ? read : read >> 4];
+        }
+    }
+
+    float at(int64_t row, int64_t column) const {
+        const uint8_t* block = codes + row * row_bytes() + column / BLOCK * (BLOCK * BITS / 8);
+        const float scale = one(scales[row * (columns / group) + column / group]);
+        const int64_t place = column % BLOCK;
+        if constexpr (BITS == 8) return scale * reinterpret_cast<const int8_t*>(block)[place];
+        const uint8_t both = block[place % (BLOCK / 2)];
+        return scale * levels[place < BLOCK / 2 ? both & 15 : both >> 4];
+    }
+
+    int64_t row_bytes() const { return columns * BITS / 8; }
+};
+
+}  // namespace
