@@ -1,7 +1,7 @@
 """Ids in, ids out: the loop that continues prompts.
 
 Knows: a model, prompts as ids, when to stop. Knows no text. Rows side by side are `reader.py`'s
-business; a row's result does not depend on its neighbours.
+business; what stands in one says nothing to another.
 """
 
 from collections.abc import Iterator, Sequence

@@ -14,7 +14,7 @@ from yantai.core.cache import Cache
 from yantai.core.face import Model
 from yantai.core.mask import valid_keys
 from yantai.core.stack import Memory
-from yantai.infer.native.step import MOST_ROWS, native_step
+from yantai.infer.native.step import native_step
 
 PREFILL_CHUNK = 512
 Rows = Sequence[Sequence[int]]
@@ -81,7 +81,8 @@ class Reader(_Rows):
         dtype = model.compute_dtype or next(model.parameters()).dtype
         length = self.padded.shape[1] + new_tokens
         self.cache = model.new_cache(len(rows), length, dtype=dtype, device=self.device)
-        self.native = native_step(model) if len(rows) <= MOST_ROWS else None
+        native = native_step(model)
+        self.native = native if native is not None and native.takes(len(rows)) else None
 
     def prompts(self) -> Tensor:
         """Read the prompts, a long one in chunks; one alone by the compiled step, if it is fit."""

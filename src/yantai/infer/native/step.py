@@ -26,8 +26,9 @@ from yantai.core.stack import Block, Entry, Stack, Sublayer
 SOURCE = Path(__file__).with_name("decode.cpp")
 TOGETHER = 256
 """Tokens of a prompt that are read in one step."""
-MOST_ROWS = 8
-"""Above this many rows a product is computing, no longer reading, and torch does that better."""
+MOST_ROWS, MOST_OF_MANY = 8, 64
+"""Above this many rows a product is computing, no longer reading, and torch does that better; above
+the second number also where the step has products of many rows."""
 
 KNOWN = frozenset({
     Attention, Block, Embedding, Entry, Head, Joint, LayerNorm, Linear, MLP, nn.ModuleList,
@@ -124,6 +125,10 @@ class NativeStep:
             piece = ids[start : start + TOGETHER]
             logits = self._run(piece, cache, [padding] * len(piece), said=1, behind=True)
         return logits[0]
+
+    def takes(self, rows: int) -> bool:
+        """Whether so many rows at once are better read by it than by torch."""
+        return rows <= (MOST_OF_MANY if self.reads_prompts else MOST_ROWS)
 
     @torch.inference_mode()
     def _run(
