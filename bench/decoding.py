@@ -117,8 +117,11 @@ def contenders(folder, prompt, new):
 
 
 def timed(makers, units, rounds, repeats=1):
-    """Figures of all, in turn."""
-    runs = {key: Contender(make, given, units, repeats) for key, (make, given) in makers.items()}
+    """Figures of all, in turn; a contender may count for other units than the rest."""
+    runs = {
+        key: Contender(make, given, *(own or (units,)), repeats)
+        for key, (make, given, *own) in makers.items()
+    }
     figures = in_turn(runs, rounds)
     for contender in runs.values():
         contender.close()
