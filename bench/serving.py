@@ -31,7 +31,7 @@ from bench.runtimes import llama_cpp_step, there
 
 CLIENTS, PROMPT, NEW = 16, 32, 64
 FEW = 4
-"""Clients of `transformers`, which answers one after the other: the rest would take as long each."""
+"""Clients of `transformers`, which answers one after the other: each of the rest takes as long."""
 LONG, TRIES = 400, 9
 BARE = (
     "import re, torch, yantai.serve.desk\n"
