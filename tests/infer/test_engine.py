@@ -101,6 +101,22 @@ def test_a_long_prompt_joins_while_others_are_at_it(model, engine):
         assert request.wait(60) == generate_ids(model, [ids], settings)[0][len(ids) :]
 
 
+def test_short_prompts_are_read_side_by_side_in_one_step(model):
+    """Or those that come together would end one after the other."""
+    made = Engine(model, slots=8)
+    try:
+        before = made.steps
+        requests = [Request([number + 2] * 5, Generation(max_new_tokens=10)) for number in range(8)]
+        made.submit_all(requests)
+        found = [request.wait(60) for request in requests]
+        assert made.steps - before <= 11
+    finally:
+        made.close()
+    for number, new in enumerate(found):
+        alone = generate_ids(model, [[number + 2] * 5], Generation(max_new_tokens=10))[0]
+        assert new == alone[5:]
+
+
 def test_what_was_read_before_is_not_read_again(model, engine):
     settings = Generation(max_new_tokens=8)
     first = engine.submit(Request([*range(2, 60)], settings))

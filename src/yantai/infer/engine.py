@@ -33,7 +33,7 @@ from yantai.infer.settings import Generation
 from yantai.infer.slots import CacheSlots, OneSlot, slots_of
 
 BESIDE = 128
-"""Tokens of a prompt that are read between two steps of the others."""
+"""Tokens of prompts that are read between two steps of the others."""
 PREFIX_BYTES = 256 << 20
 TOGETHER = 32
 """Calls of one kind that are answered as one batch."""
@@ -213,21 +213,30 @@ class Engine:
         return bool(self._inbox or self._calls or at_work)
 
     def _step(self) -> None:
-        """A piece of a prompt, then a token for everybody who is being continued."""
+        """Some of the prompts, then a token for everybody who is being continued."""
         self._drop_cancelled()
-        if self._reading is None and self._inbox and len(self._active) < self._most:
-            self._begin(self._inbox.popleft())
-        if self._reading is not None:
-            piece = BESIDE if self._active else PREFILL_CHUNK
-            native = getattr(self._slots, "native", None)
-            logits = self._reading.read(self.model, piece, native)
-            if logits is not None:
-                self._let_in(self._reading, logits)
-                self._reading = None
+        self._read_prompts(BESIDE if self._active else PREFILL_CHUNK)
         if self._active:
             if not self._guess():
                 self._next_tokens()
             self._let_out()
+
+    def _read_prompts(self, left: int) -> None:
+        """So many tokens of prompts: a piece of a long one, or several short ones."""
+        native = getattr(self._slots, "native", None)
+        while left > 0:
+            if self._reading is None:
+                if not self._inbox or len(self._active) >= self._most:
+                    return
+                self._begin(self._inbox.popleft())
+                continue
+            reading = self._reading
+            piece = min(left, reading.unread)
+            logits = reading.read(self.model, piece, native)
+            left -= piece
+            if logits is not None:
+                self._let_in(reading, logits)
+                self._reading = None
 
     def _next_tokens(self) -> None:
         """One for everybody."""

@@ -89,6 +89,11 @@ class Reading:
     request: Request
     cache: Cache | States
 
+    @property
+    def unread(self) -> int:
+        """Tokens of the prompt that are still to be read."""
+        return len(self.request.row.ids) - self.cache.filled
+
     def read(self, model: Model, piece: int, native: NativeStep | None = None) -> Tensor | None:
         """The next piece, by the compiled step if it is fit; the logits behind the last one."""
         ids = self.request.row.ids
