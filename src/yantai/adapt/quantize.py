@@ -1,7 +1,7 @@
 """A finished model with packed weights, from outside: its matrices are replaced, nothing else.
 
-Knows: modules of a model. What a weight is in bits is `packed.py`'s business. A packed matrix is
-unpacked for a product of many rows; for a token at a time the compiled step reads the codes.
+Knows: modules of a model. What a weight is in bits is `packed.py`'s business. The compiled step
+reads the codes; wherever it does not, a packed matrix is unpacked for each product.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator

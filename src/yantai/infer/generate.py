@@ -37,14 +37,18 @@ def prepare(model: Model) -> Model:
 
 
 def check_room(model: Model, prompt: Sequence[int], new_tokens: int) -> None:
-    """Refuse what the positions of the model cannot hold.
+    """Refuse what is no prompt, and what the positions of the model cannot hold.
 
     Raises:
-        UsageError: the prompt is empty, or prompt and new tokens are longer than the context.
+        UsageError: the prompt is empty or has an id that is no token; or prompt and new tokens are
+            longer than the context.
     """
-    limit = model.config.max_positions
+    limit, known = model.config.max_positions, model.config.vocab_size
     if not prompt:
         raise UsageError("E201", "prompt", "empty", expected="at least one token")
+    odd = next((id for id in prompt if not 0 <= id < known), None)
+    if odd is not None:
+        raise UsageError("E201", "prompt", "no such token", expected=f"0 to {known - 1}", got=odd)
     if model.config.position in ("relative", "sinusoidal", "none"):  # any length will do
         return
     if len(prompt) + new_tokens > limit:
@@ -96,16 +100,23 @@ def steps(
     limit = max(row.limit for row in rows)
     reader = _reader(model, [row.ids for row in rows], limit, sources, copies, cached)
     logits = reader.prompts()
+    alive = [number for number, row in enumerate(rows) if not row.ended]
+    if len(alive) < len(rows):
+        logits = logits[alive]
+        reader.take(alive)
     while True:
-        known = likeliest(logits, rows)
-        chosen = [
-            None if row.ended else row.choose(logits[number], known[number])
-            for number, row in enumerate(rows)
-        ]
+        known = likeliest(logits, [rows[number] for number in alive])
+        chosen: list[int | None] = [None] * len(rows)
+        for place, number in enumerate(alive):
+            chosen[number] = rows[number].choose(logits[place], known[place])
         yield chosen
-        if all(row.ended for row in rows):
+        left = [place for place, number in enumerate(alive) if not rows[number].ended]
+        if not left:
             return
-        logits = reader.one_more([token or 0 for token in chosen])
+        if len(left) < len(alive):  # whoever has ended has no further positions
+            reader.take(left)
+            alive = [alive[place] for place in left]
+        logits = reader.one_more([rows[number].ids[-1] for number in alive])
 
 
 def _reader(

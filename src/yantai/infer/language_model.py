@@ -197,7 +197,8 @@ class LanguageModel:
 
         Args:
             prompt: a text, or ids (a rendered conversation).
-            engine: one of this model's, which remembers what it has read; the text is the same.
+            engine: one of this model's, which remembers what it has read; the text is the same in
+                float32.
             settings: those of `Generation`.
         """
         self._refuse_others()

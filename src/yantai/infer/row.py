@@ -1,7 +1,7 @@
 """One continuation on its way: what it has said, how its next token is chosen, when it ends.
 
-Knows: logits of one row. Knows neither models nor neighbours, so that a row says the same alone and
-beside others.
+Knows: logits of one row. Knows neither models nor neighbours: of the same logits a row says the
+same alone and beside others.
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,6 +6,7 @@ import torch
 from yantai.adapt.packed import Form
 from yantai.adapt.quantize import quantize
 from yantai.base.device import cpu_flags
+from yantai.base.errors import UsageError
 from yantai.base.native import build as native_build
 from yantai.base.native.build import find_compiler
 from yantai.core.cache import Cache
@@ -259,6 +260,34 @@ def test_generation_takes_it_and_gives_the_ids_of_the_model_without_a_cache(monk
     assert len(called) == 19
     assert cached == generate_ids(model, prompts, settings, cached=False)
     assert len(called) == 19
+
+
+@needs_compiler
+@pytest.mark.parametrize("odd", [-1, 210, 10**9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_is_no_token_is_refused_before_memory_is_read(odd, dtype):
+    model = model_of({}, dtype)
+    for prompts in ([[3, odd]], [[3, odd], [4]]):
+        with pytest.raises(UsageError, match=f"no such token.*{odd}"):
+            generate_ids(model, prompts, Generation(max_new_tokens=2))
+    with pytest.raises(IndexError, match="no such token"):
+        native_step(model)([odd], Cache(model.config, 1, 4, dtype=dtype), None)
+    with pytest.raises(AssertionError, match="another type"):
+        other = torch.bfloat16 if dtype == torch.float32 else torch.float32
+        native_step(model)([3], Cache(model.config, 1, 4, dtype=other), None)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_whoever_has_ended_takes_no_further_places(name):
+    """A long row ends at the last position that there is while a short one goes on."""
+    model = model_of(CONFIGS[name])
+    settings = Generation(max_length=64)
+    prompts = [[3] * 60, [5, 6], [4] * 30]
+    found = generate_ids(model, prompts, settings)
+    assert [len(row) for row in found] == [64, 64, 64]
+    assert found == generate_ids(model, prompts, settings, cached=False)
+    assert found == [generate_ids(model, [row], settings)[0] for row in prompts]
 
 
 def test_what_it_does_not_know_goes_to_torch():

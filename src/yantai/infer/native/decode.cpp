@@ -3,12 +3,12 @@
 // At one token a step a model is memory traffic: every weight is read once and used once. So the
 // whole step is one parallel region, in which each thread reads its own part of each matrix in the
 // order in which it lies in memory; what is computed between two products is too small to divide
-// further. Weights are bfloat16, float32, or codes of eight or four bits (adapt/packed.py);
-// everything else is float32, accumulations included.
+// further. Weights are bfloat16, float32, or codes of eight or four bits (adapt/packed.py), the cache
+// is of the model's type; what goes from part to part is float32, and so are the sums.
 //
 // Knows: pointers and sizes that `step.py` fills in. A row's result does not depend on how many
-// threads there are: every dot product has one order of additions. In float32, for tokens behind
-// each other, and for a few rows, it does not depend on the other rows either (many.h).
+// threads there are: every dot product has one order of additions. In float32, for a few rows, and
+// wherever `alone` asks for it, it does not depend on the other rows either (many.h).
 
 #include "parts.h"
 #include "prompt.h"

@@ -2,8 +2,8 @@
 //
 // A processor that multiplies pairs of bfloat16 does 32 at a time where it does 16 of float32. Sums
 // stay float32; the vectors are rounded to bfloat16, as torch rounds them, and codes become the
-// bfloat16 numbers that stand for them. So from MANY rows on a row's result differs by that
-// rounding from what it is alone.
+// nearest bfloat16 numbers. So from MANY rows on a row's result differs by that rounding from what
+// it is alone, and from TURNED on by the order of additions.
 
 #pragma once
 
@@ -201,18 +201,29 @@ inline void turned_band(const __m512i* band, int64_t columns, const float* bias,
         turned_dots<1, HALVES>(band, columns, bias, start, stop, x, row, use);
 }
 
+// One a thread: products do not stand in each other.
+struct Buffers {
+    Narrow vectors, band;
+    Room<__m512i> squares;
+};
+
+inline Buffers& own_buffers() {
+    thread_local Buffers buffers;
+    return buffers;
+}
+
 // Outputs [from, to) of y = W·x + b for each of many rows.
 template <class Weights, class Use>
 inline void product_of_many(const Weights& weights, const float* bias, int64_t from, int64_t to,
                             const float* x, int64_t rows, int64_t columns, Use& use) {
-    thread_local Narrow vectors, band;
-    thread_local Room<__m512i> room;
+    Buffers& own = own_buffers();
+    Narrow &vectors = own.vectors, &band = own.band;
     vectors.take(x, rows, columns);
     for (int64_t start = from; start < to; start += BAND) {
         const int64_t stop = std::min(start + BAND, to);
         const Rows here = weights.narrow_rows(start, stop, band);
         if (rows >= TURNED) {
-            const __m512i* whole = turned(here, stop - start, columns, room);
+            const __m512i* whole = turned(here, stop - start, columns, own.squares);
             if (stop - start > HALF)
                 turned_band<2>(whole, columns, bias, start, stop, vectors, rows, use);
             else

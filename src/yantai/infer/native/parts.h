@@ -1,6 +1,7 @@
 // What a decoding step is given, and its small parts: norms, turns, softmax, where things lie.
 //
-// Knows: pointers and sizes that `step.py` fills in, and numbers. All of it is float32.
+// Knows: pointers and sizes that `step.py` fills in, and numbers. The cache and learned positions
+// are of the weights' type; all that is computed is float32.
 
 #pragma once
 

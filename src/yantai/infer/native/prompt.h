@@ -1,8 +1,8 @@
 // Attention for tokens behind each other, whose keys and values are all in the cache.
 //
 // A block of tokens, and all heads that share keys, look at a band of keys together: the scores are
-// products of many rows, and so are the values that are gathered (many.h). Scores and what is kept
-// of them are rounded to bfloat16 before the values are gathered, as torch's own attention does.
+// products of many rows, and so are the values that are gathered (many.h). Queries, and the shares
+// of the values, are rounded to bfloat16, as torch's own attention rounds them.
 
 #pragma once
 
@@ -40,7 +40,7 @@ void look_back_together(const Model& m, const Step& s, const Layer& layer, int64
                         int64_t row, int64_t kv, const Scratch& at) {
     thread_local Narrow queries, shares;
     thread_local Room<float> turned_queries, room;
-    thread_local Room<__m512i> squares;
+    Room<__m512i>& squares = own_buffers().squares;
     const int64_t n = m.head_dim, group = m.heads / m.kv_heads;
     const int64_t tokens = std::min(QUERIES, s.rows - row), rows = tokens * group;
     float* q = turned_queries.of(rows * n);

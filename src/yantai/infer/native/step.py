@@ -8,6 +8,7 @@ import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,8 @@ SOURCE = Path(__file__).with_name("decode.cpp")
 TOGETHER = 256
 """Tokens of a prompt that are read in one step."""
 MOST_ROWS, MOST_OF_MANY = 8, 64
-"""Above this many rows a product is computing, no longer reading, and torch does that better; above
-the second number also where the step has products of many rows."""
+"""Above this many prompts side by side a product is computing, no longer reading, and torch does
+that better; above the second number also where the step has products of many rows."""
 
 KNOWN = frozenset({
     Attention, Block, Embedding, Entry, Head, Joint, LayerNorm, Linear, MLP, nn.ModuleList,
@@ -46,7 +47,7 @@ def _structure(**fields: type) -> type[ctypes.Structure]:
     return type("_", (ctypes.Structure,), {"_fields_": list(fields.items())})
 
 
-# the same names in the same order as in decode.cpp
+# the same names in the same order as in weights.h and parts.h
 Matrix = _structure(
     weight=POINTER, scales=POINTER, levels=POINTER, bias=POINTER, rows=WHOLE, columns=WHOLE,
     bits=WHOLE, group=WHOLE,
@@ -82,11 +83,12 @@ class NativeStep:
         self._scratch_floats, self._decode_step = loaded.scratch_floats, loaded.decode_step
         self._scratch_floats.restype = WHOLE
         self._held: list[Tensor] = []
-        self.reads_prompts = bool(loaded.reads_many()) and _dtype(model) == torch.bfloat16
+        self._dtype = next(model.parameters()).dtype
+        self.reads_prompts = bool(loaded.reads_many()) and self._dtype == torch.bfloat16
         self._vocab = model.config.vocab_size
         self._layers = (Layer * model.config.layers)(*map(self._layer, model.decoder.blocks))
         self._model = self._describe(model)
-        self._table: tuple[Cache, Tensor, Tensor] | None = None
+        self._tables: WeakKeyDictionary[Cache, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
     def __call__(self, ids: Sequence[int], cache: Cache, padding: Sequence[int] | None) -> Tensor:
         """Float[row, vocab]: the logits behind one more token of each row; the cache grows by it.
@@ -115,12 +117,14 @@ class NativeStep:
     def prompt(self, ids: Sequence[int], cache: Cache, padding: int = 0) -> Tensor:
         """Float[vocab]: tokens of one row behind each other; the logits behind the last alone.
 
-        Vectors are rounded to bfloat16 as torch rounds them, so these are no bits of single steps.
+        In a piece of many tokens vectors are rounded to bfloat16 as torch rounds them, so these are
+        no bits of single steps.
 
         Args:
             ids, cache, padding: as of `read`.
         """
         assert cache.rows == 1, "a cache of other rows"
+        assert ids and cache.filled + len(ids) <= cache.length, "a prompt that does not fit"
         for start in range(0, len(ids), TOGETHER):
             piece = ids[start : start + TOGETHER]
             logits = self._run(piece, cache, [padding] * len(piece), said=1, behind=True)
@@ -137,13 +141,18 @@ class NativeStep:
     ) -> Tensor:  # fmt: skip
         rows, more = len(ids), len(ids) if behind else 1
         assert cache.filled + more <= cache.length, f"the cache of {cache.length} positions is full"
+        assert cache.store.dtype == self._dtype, "a cache of another type"
+        if not 0 <= min(ids) <= max(ids) < self._vocab:
+            raise IndexError(f"no such token among {min(ids)} to {max(ids)}")
         here = torch.tensor([list(ids), padding])
         cos, sin = self._angles(cache)
         logits = torch.empty(said, self._vocab)
         step = Step(
             rows=rows, room=cache.store.shape[2], filled=cache.filled, length=cache.length,
             threads=torch.get_num_threads(), behind=behind, alone=alone, said=said,
-            ids=here[0].data_ptr(), padding=here[1].data_ptr(), cos=cos, sin=sin,
+            ids=here[0].data_ptr(), padding=here[1].data_ptr(),
+            cos=None if cos is None else cos.data_ptr(),
+            sin=None if sin is None else sin.data_ptr(),
             cache=cache.store.data_ptr(), logits=logits.data_ptr(),
         )  # fmt: skip
         where = ctypes.byref(self._model), ctypes.byref(step)
@@ -153,13 +162,14 @@ class NativeStep:
         cache.advance(more)
         return logits
 
-    def _angles(self, cache: Cache) -> tuple[int | None, int | None]:
+    def _angles(self, cache: Cache) -> tuple[Tensor | None, Tensor | None]:
+        """Of each position, made once a cache; the engine goes from one cache to another."""
         if cache.rotary is None:
             return None, None
-        if self._table is None or self._table[0] is not cache:
+        if cache not in self._tables:
             cos, sin = (table.flatten(0, 2).float().contiguous() for table in cache.rotary)
-            self._table = (cache, cos, sin)
-        return self._table[1].data_ptr(), self._table[2].data_ptr()
+            self._tables[cache] = (cos, sin)
+        return self._tables[cache]
 
     def _describe(self, model: Any) -> ctypes.Structure:
         config, positions = model.config, model.decoder.entry.positions
@@ -167,7 +177,7 @@ class NativeStep:
             layers=config.layers, dim=config.dim, heads=config.heads, kv_heads=config.kv_heads,
             head_dim=config.head_dim, hidden=config.hidden, vocab=config.vocab_size,
             window=config.window or 0, is_layer_norm=config.norm == "layer",
-            is_bfloat16=_dtype(model) == torch.bfloat16, is_gated=config.gated,
+            is_bfloat16=self._dtype == torch.bfloat16, is_gated=config.gated,
             activation=ACTIVATIONS.index(config.activation), norm_eps=config.norm_eps,
             scale=config.head_dim**-0.5 if "scores" in config.scaled else 1.0,
             softcap=config.softcap or 0.0, tokens=self._rows([model.embed.tokens]),
@@ -223,10 +233,6 @@ class NativeStep:
         assert values.is_contiguous()
         self._held.append(values.detach())
         return values.data_ptr()
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(model.parameters()).dtype
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

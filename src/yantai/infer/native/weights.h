@@ -1,9 +1,10 @@
 // Rows of weights and their dot products with vectors: bfloat16, float32, codes of 8 or 4 bits.
 //
 // Knows: how weights lie in memory (codes: codes.h), and which way of multiplying suits how many
-// vectors. A dot product has one order of additions, whatever stands beside it and however many
-// threads there are. Vectors are float32, and so are all sums; beside codes they are rounded to
-// whole numbers where the processor multiplies these.
+// vectors. However many threads there are, a dot product has one order of additions; whatever
+// stands beside it, too, as long as there are few rows or each is to be as if it were alone. Vectors
+// are float32, and so are all sums; beside codes they are rounded to whole numbers, added up exactly
+// a piece at a time, where the processor multiplies these.
 
 #pragma once
 
@@ -171,7 +172,7 @@ inline void product(const Matrix& m, int64_t from, int64_t to, const float* x, i
 #endif
 #ifdef WHOLE_NUMBERS
     if (m.bits) {
-        thread_local Rounded rounded;
+        Rounded& rounded = own_rounded();
         rounded.take(x, rows, m.columns, m.bits == 4);
         return with_weights<T>(m, [&](const auto& weights) {
             if constexpr (!std::is_same_v<std::decay_t<decltype(weights)>, Plain<T>>)
