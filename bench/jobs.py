@@ -207,25 +207,32 @@ SETS: dict[str, tuple[str, Set]] = {
 
 
 def parts_of(chosen: Set, folder: Path, seed: int, tune: bool) -> dict[str, Rows]:
-    """The rows of each part; without a test part of its own a fifth of the texts becomes one."""
+    """The rows of each part; without a test part of its own a fifth of the texts becomes one.
+
+    While something is chosen, a fifth of what is left without the test part stands for it.
+    """
     assert chosen.read is not None
     parts = chosen.read(folder)
-    if tune:
-        parts.pop("test", None)
-        if chosen.phrases:
-            parts["train"], parts["test"] = apart(parts["train"], 1_200, seed)
-        else:
-            parts.pop("valid", None)
     if "test" not in parts:
-        texts = list(dict.fromkeys(row[0] for row in parts["train"]))
-        random.Random(f"split {seed}").shuffle(texts)
-        held = set(texts[: len(texts) // 5])
-        rows = parts["train"]
-        parts |= {
-            "train": [row for row in rows if row[0] not in held],
-            "test": [row for row in rows if row[0] in held],
-        }
-    return parts
+        parts |= held_out(parts["train"], f"split {seed}")
+    if not tune:
+        return parts
+    if chosen.phrases:
+        parts["train"], parts["test"] = apart(parts["train"], 1_200, seed)
+        return parts
+    parts.pop("valid", None)
+    return parts | held_out(parts["train"], f"tuning {seed}")
+
+
+def held_out(rows: Rows, key: str) -> dict[str, Rows]:
+    """Without a fifth of the texts, and these."""
+    texts = list(dict.fromkeys(row[0] for row in rows))
+    random.Random(key).shuffle(texts)
+    held = set(texts[: len(texts) // 5])
+    return {
+        "train": [row for row in rows if row[0] not in held],
+        "test": [row for row in rows if row[0] in held],
+    }
 
 
 def write(path: Path, columns: Iterable[str], rows: Rows) -> Path:
