@@ -41,7 +41,10 @@ class PackedLinear(Linear):
         return unpack(self.codes, self.scales, self.form, torch.float32)
 
     def pack(self, place: Place = itself) -> None:
-        """Codes are laid out as they are; see `lay_out`."""
+        """Codes lie as they are; see `lay_out` below."""
+
+    def lay_out(self) -> None:
+        """Torch has no other form of codes."""
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """One matrix product, of the unpacked matrix."""

@@ -99,7 +99,9 @@ def physical_cores() -> int:
         return os.cpu_count() or 1
 
 
-def prepare_process(threads: int | None = None, *, deterministic: bool = False) -> int:
+def prepare_process(
+    threads: int | None = None, *, deterministic: bool = False, keep_memory: bool = True
+) -> int:
     """Get this process ready for long work.
 
     A fixed number of threads; freed memory is kept.
@@ -107,6 +109,7 @@ def prepare_process(threads: int | None = None, *, deterministic: bool = False) 
     Args:
         threads: None takes the physical cores.
         deterministic: refuse kernels of a GPU whose sums depend on who comes first.
+        keep_memory: whether what is freed is kept, as a training wants it, step for step.
 
     Returns:
         The number of threads, on which the last bit of a CPU sum depends.
@@ -116,7 +119,8 @@ def prepare_process(threads: int | None = None, *, deterministic: bool = False) 
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    _keep_freed_memory()
+    if keep_memory:
+        _keep_freed_memory()
     return count
 
 

@@ -129,8 +129,19 @@ def build(
 
 
 def materialise(model: M, device: torch.device | str, dtype: torch.dtype = torch.float32) -> M:
-    """Give a meta model real memory; the numbers in it are arbitrary until someone writes them."""
-    model = model.to_empty(device=device).to(dtype)
+    """Give a meta model real memory; the numbers in it are arbitrary until someone writes them.
+
+    The type is changed before there is memory, or a moment would need it twice.
+    """
+
+    def typed(tensor: Tensor) -> Tensor:
+        kind = dtype if tensor.is_floating_point() else tensor.dtype
+        return torch.empty(tensor.shape, dtype=kind, device=tensor.device)
+
+    def placed(tensor: Tensor) -> Tensor:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+
+    model = model._apply(typed)._apply(placed)
     model.tie()
     return model
 

@@ -37,8 +37,11 @@ class Linear(nn.Module):
         self._laid_out: Tensor | None = None
 
     def pack(self, place: Place = itself) -> None:
-        """Keep a copy of the weight as decoding reads it fastest; call again after a change."""
+        """Put the weight where decoding reads it fastest; call again after a change."""
         self.weight.data = place(self.weight.data)
+
+    def lay_out(self) -> None:
+        """Keep a second copy of the weight as torch multiplies a few rows with it fastest."""
         self._laid_out = lay_out(self.weight)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
@@ -102,7 +105,12 @@ class Joint(nn.Module):
         for part in parts:
             part.weight.data = weight[start : start + part.outputs]
             start += part.outputs
-        self._packed = (weight, lay_out(weight), torch.cat(biases) if biases else None)
+        self._packed = (weight, None, torch.cat(biases) if biases else None)
+
+    def lay_out(self) -> None:
+        """The same for the weights end to end, where they are packed."""
+        if self._packed is not None:
+            self._packed = (self._packed[0], lay_out(self._packed[0]), self._packed[2])
 
     def loosen(self) -> None:
         """Forget what was laid end to end: its parts are about to be replaced."""

@@ -16,24 +16,36 @@ from yantai.core.layers import Joint, Linear, itself
 from yantai.core.mask import Mask
 from yantai.core.stack import Memory
 from yantai.infer.beam import beam_search
+from yantai.infer.native.step import native_step
 from yantai.infer.reader import Reader, Rereader, Rows, encode_rows
 from yantai.infer.row import Row, likeliest
 from yantai.infer.settings import Generation
 
 
 def prepare(model: Model) -> Model:
-    """Lay a model out for decoding: weights packed, no dropout, no gradients."""
+    """Lay a model out for decoding: weights packed, no dropout, no gradients.
+
+    Where the compiled step reads prompts as well as tokens, nothing has a second copy.
+    """
     tensors = [*model.parameters(), *model.buffers()]
     size = sum(each.numel() * each.element_size() for each in tensors)
     on_cpu = all(each.device.type == "cpu" for each in tensors)
     place = LargePages(size, len(tensors)).place if on_cpu else itself
     joints = [module for module in model.modules() if isinstance(module, Joint)]
     inside = {id(part) for joint in joints for part in joint.parts}
-    for module in model.modules():
-        if isinstance(module, Joint) or (isinstance(module, Linear) and id(module) not in inside):
-            module.pack(place)
+    matrices = [
+        module for module in model.modules()
+        if isinstance(module, Joint) or (isinstance(module, Linear) and id(module) not in inside)
+    ]  # fmt: skip
+    for module in matrices:
+        module.pack(place)
     lay_out(model, place)
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    native = native_step(model)
+    if native is None or not native.reads_prompts:
+        for module in matrices:
+            module.lay_out()
+    return model
 
 
 def check_room(model: Model, prompt: Sequence[int], new_tokens: int) -> None:

@@ -52,7 +52,7 @@ def slots_of(model: Model, most: int) -> Slots:
         model: a decoder in evaluation mode.
         most: rows at once.
     """
-    if isinstance(model.new_cache(1, 1, dtype=torch.float32, device="meta"), States):
+    if isinstance(model.new_cache(1, 1, dtype=torch.float32, device="cpu"), States):
         return StateSlots(model)
     scaling = getattr(model.config, "rotary_scaling", None)
     if scaling is not None and scaling.kind == "dynamic":

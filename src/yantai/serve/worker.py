@@ -48,7 +48,8 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
 
     torch.set_flush_denormal(True)  # see `tiny_is_zero`; this whole process computes
     try:
-        prepare_process(settings.get("threads"))
+        # what loading takes beside the model goes back to the system
+        prepare_process(settings.get("threads"), keep_memory=False)
         model = load(
             settings["model"], dtype=settings["dtype"], device=settings["device"], probes=True
         )
