@@ -10,6 +10,7 @@ figure is rows a second.
 """
 
 import argparse
+import json
 import os
 import random
 import statistics
@@ -70,15 +71,16 @@ def ours(shape: str) -> Callable[[], None]:
     from yantai.base.device import prepare_process
     from yantai.core.initialise import build
     from yantai.data.examples import batches_of
-    from yantai.families.labels import JUDGES
+    from yantai.families.labels import judging
+    from yantai.families.table import family_named
     from yantai.life.finetune import EXAMPLES_A_STEP
     from yantai.tasks.classify import Classify, classified
     from yantai.tasks.frame import Frame
 
     prepare_process(2)
     tokenizer, texts, labels = examples_of(shape)
-    family = JUDGES["bert", "classify"]
-    table = their_config(shape, tokenizer.vocab_size).to_dict()
+    family = judging(family_named("bert"), "classify")
+    table = json.loads(their_config(shape, tokenizer.vocab_size).to_json_string(use_diff=False))
     model = build(family.read_config(table, "config.json"), table="gpt2")
     frame, task = Frame(tokenizer, "encoder", 256), Classify()
     rows = frame.rows(classified(frame, texts, labels, texts))
