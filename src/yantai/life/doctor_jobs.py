@@ -22,7 +22,7 @@ from yantai.life.jobs.job import Job
 from yantai.training.recipe import Finetune
 from yantai.training.sizes import size_named
 
-FEW_STEPS = 15
+FEW_STEPS = 30
 BYTES_A_TOKEN = 3.5
 """Of a vocabulary that was learned from the rows, roughly, in both languages."""
 GIVES_AWAY, ELSEWHERE, OFTEN, PHRASE = 0.8, 0.02, 12, 3

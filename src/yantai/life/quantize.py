@@ -74,8 +74,8 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
     packing = quantize(after.network, inner, outer=outer, importance=importance)
     if not packing.packed:
         raise UsageError(
-            "E203", "group", "no row of any matrix falls into groups of this size", got=inner.group,
-            do="give --group 32, or keep the model as it is",
+            "E203", "model", "no row of any matrix falls into groups of 32 columns",
+            do="keep the model as it is",
         )  # fmt: skip
     errors = {name: unpacked_error(weights[name].detach(), module)
               for name, module in packed_modules(after.network)}  # fmt: skip
