@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from yantai.base.errors import ModelFileError
+from yantai.base.files import write_json
 from yantai.life.selftest_damage import damage_checkpoints
 from yantai.training.store import MANIFEST, STATE, TENSORS, Store
 
@@ -32,6 +33,18 @@ def test_every_flipped_bit_and_every_truncation_is_noticed_and_named(memory):
     assert figures["failures"] == []
     assert figures["flipped_bits"] > 300
     assert figures["truncations"] == 40
+
+
+def test_a_manifest_that_lost_its_last_byte_is_noticed(tmp_path):
+    """Its last byte is an end of line: what is left is JSON and says the same."""
+    said = []
+    store = Store(tmp_path / "c", "mine", say=said.append)
+    for step in (10, 20):
+        folder = store.save(step, arrays(step), {"step": step})
+    path = folder / MANIFEST
+    path.write_bytes(path.read_bytes()[:-1])
+    assert store.newest().step == 10
+    assert any(str(path) in line for line in said)
 
 
 @pytest.mark.parametrize("name", [TENSORS, STATE, MANIFEST])
@@ -63,7 +76,7 @@ def test_a_manifest_that_was_edited_does_not_hold(tmp_path):
     path = store.save(10, arrays(1.0), {}) / MANIFEST
     manifest = json.loads(path.read_bytes())
     manifest["step"] = 99
-    path.write_text(json.dumps(manifest))
+    write_json(path, manifest)
     with pytest.raises(ModelFileError, match="its hash does not hold"):
         store.newest()
 

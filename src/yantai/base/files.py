@@ -129,8 +129,13 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], None]) 
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: sorted keys, UTF-8, one final newline."""
-    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    """Write JSON atomically, as `json_text` gives it."""
+    write_atomic(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """JSON as Yantai writes it: sorted keys, two spaces a level, one final newline."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from yantai.base.errors import ModelFileError
 from yantai.base.files import (
+    json_text,
     make_folder,
     new_folder,
     remove_folder,
@@ -192,7 +193,10 @@ def read_manifest(folder: Path) -> Checkpoint | str:
     """The checkpoint that a folder claims to be, or what is wrong with its manifest."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        written = path.read_bytes()
+        manifest = json.loads(written)
+        if json_text(manifest).encode() != written:
+            return f"{path}: not as it was written"
         claimed = manifest.pop("hash")
         if _hash_of(manifest) != claimed:
             return f"{path}: its hash does not hold"
