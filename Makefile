@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= quickstart
 TORCH := torch>=2.10,<2.14
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-fast check format bench docs clean
@@ -35,10 +36,10 @@ quickstart: $(VENV)/.installed  ## the whole life of a model on this machine, in
 	$(BIN)/yantai quickstart --out $(OUT)
 
 test: $(VENV)/.installed-dev  ## create the environment, install, run every test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE)
 
 test-fast: $(VENV)/.installed-dev  ## the tests for every commit, under 90 seconds
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" $(SIDE_BY_SIDE)
 
 check: $(VENV)/.installed-dev  ## format, lint, types, import floors
 	$(BIN)/ruff format --check .

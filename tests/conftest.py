@@ -7,12 +7,15 @@ import sys
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
+if BESIDE_OTHERS:  # threads that wait must not take a processor from another worker's tests
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 install_import_hook(["yantai.core", "yantai.infer"], "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if BESIDE_OTHERS else 2)
 
 
 @pytest.fixture

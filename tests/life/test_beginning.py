@@ -7,10 +7,15 @@ import torch
 
 from yantai.core.first_sight import HEARD
 from yantai.data.labelled import Labelled
+from yantai.data.questions import Question
+from yantai.data.tagged import Tagged
 from yantai.families.folder import load_folder
 from yantai.life.beginning import UNREAD_DROPOUT, UNREAD_EPOCHS, begin, body_of, settled
 from yantai.life.jobs import JOBS
 from yantai.life.rows import Parts
+from yantai.tasks.frame import Frame
+from yantai.text.spans import Span
+from yantai.text.tokenizer import Tokenizer
 from yantai.training.recipe import Finetune
 
 FEW = [Labelled(f"word{n % 7} and word{n % 5}", ("ab"[n % 2],), f"rows.csv:{n}") for n in range(80)]
@@ -77,12 +82,50 @@ def test_an_unread_body_hears_the_mean_of_a_text(tmp_path):
     assert begun.model.config.dropout == UNREAD_DROPOUT
 
 
-def test_documents_beside_the_rows_are_read_once_the_rows_ten_times(tmp_path):
+@pytest.mark.parametrize(("task", "kind"), [("tag", "WordPiece"), ("classify", "BPE")])
+def test_where_places_are_found_a_han_character_is_a_word(tmp_path, task, kind):
+    settings = settings_for(tmp_path, task=task, pretrain_minutes=0)
+    rows = [Tagged(f"安娜{n}在家。", (Span(0, 2, "person"),), f"rows.jsonl:{n}") for n in range(30)]
+    body = body_of(settings, JOBS[task](settings), Parts(rows, [], []))
+    assert json.loads((body / "tokenizer.json").read_text())["model"]["type"] == kind
+
+
+@pytest.mark.parametrize(("kind", "lost"), [("bpe", 30), ("wordpiece", 0)])
+def test_spans_that_no_tokens_spell_are_counted(tmp_path, capsys, kind, lost):
+    settings = settings_for(tmp_path, task="tag")
+    rows = [
+        Tagged("今天安娜在家。", (Span(2, 4, "person"),), f"rows.jsonl:{n}") for n in range(30)
+    ]
+    job = JOBS["tag"](settings)
+    job.learn(rows, tmp_path)
+    tokenizer = Tokenizer.train([row.text for row in rows], 300, kind)
+    job.prepare(Frame(tokenizer, "encoder", 64), rows, rows[:5], 0)
+    said = f"{lost} of 30 spans begin or end inside a token"
+    assert (said in "".join(capsys.readouterr())) == (lost > 0)
+
+
+@pytest.mark.parametrize(("kind", "lost"), [("bpe", 30), ("wordpiece", 0)])
+def test_answers_that_no_tokens_spell_are_counted(tmp_path, capsys, kind, lost):
+    settings = settings_for(tmp_path, task="span")
+    rows = [
+        Question("谁？", "今天安娜在家。", (("安娜", 2),), "a", str(n), f"rows.json:{n}")
+        for n in range(30)
+    ]
+    rows.append(Question("Where?", "Ivan is at home.", (("home", 11),), "b", "31", "rows.json:31"))
+    job = JOBS["span"](settings)
+    job.learn(rows, tmp_path)
+    tokenizer = Tokenizer.train([row.context for row in rows], 320, kind)
+    job.prepare(Frame(tokenizer, "encoder", 64), rows, rows[:5], 0)
+    said = f"{lost} of 31 answers begin or end inside a token"
+    assert (said in "".join(capsys.readouterr())) == (lost > 0)
+
+
+def test_documents_beside_the_rows_are_read_once_each_text_of_the_rows_ten_times(tmp_path):
     more = tmp_path / "more.txt"
     more.write_text("It rained in the village and the road was wet. " * 2_000, encoding="utf-8")
     settings = settings_for(tmp_path, pretrain_on=(more,), batch=16)
     job = JOBS["classify"](settings)
     body_of(settings, job, Parts(FEW, [], []))
-    own = sum(len(row.text) for row in FEW)
+    own = sum(map(len, {row.text for row in FEW}))
     recipe = json.loads((tmp_path / "body/recipe.json").read_text())["settings"]
     assert recipe["tokens"] == (10 * own + more.stat().st_size) // 4

@@ -50,7 +50,7 @@ def test_smooth_labels_are_for_one_of_many(tmp_path, changes):
 
 
 def test_a_model_keeps_its_tokenizer(tmp_path):
-    with pytest.raises(ValueError, match="token_kind belongs to scratch"):
+    with pytest.raises(ValueError, match="a model has its tokenizer"):
         settings_for(tmp_path, model="folder", token_kind="wordpiece")
 
 

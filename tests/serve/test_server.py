@@ -181,6 +181,7 @@ def test_other_paths_and_methods_are_no_secret_doors(server):
         text = browser.get("/metrics").text
         assert 'yantai_requests_total{path="/healthz",status="200"} 2' in text
         assert 'yantai_engine_active{model="small"} 0' in text
+        assert 'yantai_engine_cache_bytes{model="small"} ' in text
 
 
 def test_too_many_are_told_to_wait(run_server, model):

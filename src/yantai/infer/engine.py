@@ -167,6 +167,19 @@ class Engine:
         """Requests that are being continued."""
         return len(self._active)
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """Of now: requests that wait and that are being continued, and what caches take.
+
+        `steps` is how many there were so far; `cache_bytes` is of those who are being continued,
+        `prefix_bytes` of what was read before.
+        """
+        return {
+            "waiting": self.waiting, "active": self.active, "steps": self.steps,
+            "cache_bytes": self._slots.bytes if self._slots else 0,
+            "prefix_bytes": self._prefixes.bytes,
+        }  # fmt: skip
+
     def close(self) -> None:
         """Cancel what there is and end the thread."""
         with self._news:

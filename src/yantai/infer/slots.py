@@ -28,6 +28,11 @@ class Slots(Protocol):
         """Rows that there are."""
         ...
 
+    @property
+    def bytes(self) -> int:
+        """What they take, with the room for further ones."""
+        ...
+
     def length_for(self, prompt: int, new: int) -> int:
         """Places of the cache that a prompt is read into, before it joins."""
         ...
@@ -78,6 +83,11 @@ class CacheSlots:
     def count(self) -> int:
         """Rows that there are."""
         return len(self.padding)
+
+    @property
+    def bytes(self) -> int:
+        """Of the one cache."""
+        return self._cache.store.nbytes
 
     def length_for(self, prompt: int, new: int) -> int:
         """Those of the prompt."""
@@ -193,6 +203,11 @@ class OneSlot:
         """One, or none."""
         return int(self._cache is not None)
 
+    @property
+    def bytes(self) -> int:
+        """Of the cache that it goes on with."""
+        return self._cache.store.nbytes if self._cache is not None else 0
+
     def length_for(self, prompt: int, new: int) -> int:
         """All that will be read."""
         return prompt + new
@@ -232,6 +247,11 @@ class StateSlots:
     def count(self) -> int:
         """Rows that there are."""
         return self._states.values[0].shape[1] if self._states.values else 0
+
+    @property
+    def bytes(self) -> int:
+        """Of the states."""
+        return sum(part.nbytes for part in self._states.values)
 
     def length_for(self, prompt: int, new: int) -> int:
         """None: a state is as large as ever."""

@@ -46,7 +46,7 @@ def settled(settings: Finetune, job: Job, parts: Parts) -> Finetune:
     if settings.model != "scratch":
         return settings
     given, chosen = settings.model_fields_set, dict[str, Any]()
-    own = sum(len(job.text_of(row).encode()) for row in parts.train)
+    own = sum(len(text.encode()) for text in texts_of(job, parts))
     if settings.pretrain_minutes is None and not settings.pretrain_on and own < job.least_text:
         chosen["pretrain_minutes"] = 0.0
         say(
@@ -79,7 +79,7 @@ def body_of(settings: Finetune, job: Job, parts: Parts) -> Path:
     texts, body = settings.out / "texts.jsonl", settings.out / "body"
     if (body / "model").is_dir() and (body / "receipt.json").is_file():
         return body / "model"
-    rows = [job.text_of(row) for row in parts.train]
+    rows = texts_of(job, parts)
     lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in rows)
     texts.write_text("".join(lines), encoding="utf-8")
     minutes = settings.pretrain_minutes
@@ -92,13 +92,19 @@ def body_of(settings: Finetune, job: Job, parts: Parts) -> Path:
         Pretrain(
             data=(texts, *settings.pretrain_on), out=body, size=settings.size,
             family=settings.family or job.usual_family, context=settings.context,
-            vocab_size=settings.vocab_size, token_kind=settings.token_kind,
+            vocab_size=settings.vocab_size, token_kind=settings.token_kind or job.usual_kind,
+            token_bytes=settings.token_bytes,
             seed=settings.seed,
             threads=settings.threads, device=settings.device, dtype=settings.dtype,
             dropout=settings.dropout, resume=(body / "recipe.json").is_file(), **budget,
         )
     )  # fmt: skip
     return body / "model"
+
+
+def texts_of(job: Job, parts: Parts) -> list[str]:
+    """What the training rows read, once: many questions may be about one text."""
+    return list(dict.fromkeys(job.text_of(row) for row in parts.train))
 
 
 def size_of(path: Path) -> int:

@@ -97,7 +97,7 @@ class About:
         lines.append("# TYPE yantai_tokens_total counter")
         for kind, count in self.service.tokens.items():
             lines.append(f'yantai_tokens_total{{kind="{kind}"}} {count}')
-        for figure in ("waiting", "active", "steps"):
+        for figure in ("waiting", "active", "steps", "cache_bytes", "prefix_bytes"):
             lines.append(f"# TYPE yantai_engine_{figure} gauge")
             for name, backend in self.service.backends.items():
                 value = backend.figures.get(figure, 0)

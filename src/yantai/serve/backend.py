@@ -23,7 +23,7 @@ class Backend(Protocol):
 
     @property
     def figures(self) -> dict[str, float]:
-        """Of now: requests that wait and that are being answered, steps so far."""
+        """`Engine.figures`."""
         ...
 
     def ask(self, question: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:

@@ -35,8 +35,7 @@ class LocalBackend:
     @property
     def figures(self) -> dict[str, float]:
         """Of the engine."""
-        engine = self.desk.engine
-        return {"waiting": engine.waiting, "active": engine.active, "steps": engine.steps}
+        return self.desk.engine.figures
 
     async def ask(self, question: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """See `Backend`."""

@@ -41,14 +41,13 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
 
     import torch
 
-    from yantai.base.device import prepare_process
+    from yantai.base.device import give_back_memory, prepare_process
     from yantai.base.errors import YantaiError
     from yantai.infer.opening import load
     from yantai.serve.desk import Desk
 
     torch.set_flush_denormal(True)  # see `tiny_is_zero`; this whole process computes
     try:
-        # what loading takes beside the model goes back to the system
         prepare_process(settings.get("threads"), keep_memory=False)
         model = load(
             settings["model"], dtype=settings["dtype"], device=settings["device"], probes=True
@@ -57,16 +56,16 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
             model, slots=settings["slots"], waiting=settings["waiting"],
             about=_about(Path(settings["model"])),
         )  # fmt: skip
+        give_back_memory()
     except YantaiError as error:
         send({"failed": str(error), "code": error.code})
         return
     send({"ready": desk.describe()})
 
     def beat() -> None:
-        engine, waiter = desk.engine, threading.Event()
+        waiter = threading.Event()
         while not waiter.wait(BEAT_SECONDS):
-            send({"beat": {"waiting": engine.waiting, "active": engine.active,
-                           "steps": engine.steps, "busy": engine.is_busy}})  # fmt: skip
+            send({"beat": desk.engine.figures | {"busy": desk.engine.is_busy}})
 
     threading.Thread(target=beat, daemon=True, name="yantai-beat").start()
     readers = ThreadPoolExecutor(READERS, thread_name_prefix="yantai-desk")

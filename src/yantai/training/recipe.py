@@ -164,8 +164,11 @@ class Finetune(Training):
         None, description="scratch: the model's type; bert, where texts are written t5"
     )
     vocab_size: int = Field(4096, ge=261, description="scratch: entries of the tokenizer")
-    token_kind: Literal["bpe", "unigram", "wordpiece", "characters"] = Field(
-        "bpe", description="scratch: kind of the tokenizer"
+    token_kind: Literal["bpe", "unigram", "wordpiece", "characters"] | None = Field(
+        None, description="scratch: kind of the tokenizer; bpe, where places are found wordpiece"
+    )
+    token_bytes: int | None = Field(
+        None, ge=2, description="scratch: longest entry of the tokenizer"
     )
     encoding: str = Field("utf-8", description="encoding of the rows")
     on_bad_row: Literal["stop", "quarantine"] = Field("stop", description="what a bad row does")
@@ -187,8 +190,8 @@ class Finetune(Training):
             raise ValueError(f"old_data is for language models; {self.task} makes another of it")
         if self.model != "scratch" and (self.pretrain_on or self.pretrain_minutes):
             raise ValueError("pretrain_on and pretrain_minutes belong to scratch")
-        if self.model != "scratch" and self.token_kind != "bpe":
-            raise ValueError("token_kind belongs to scratch: a model has its tokenizer")
+        if self.model != "scratch" and (self.token_kind or self.token_bytes):
+            raise ValueError("a model has its tokenizer: token_kind, token_bytes are for scratch")
         return self
 
 
@@ -208,6 +211,6 @@ HIDDEN_IN_FINETUNE = frozenset(
     (
         _SELDOM + "accumulate beta columns ema label_smoothing lora_alpha lora_dropout lora_rank "
         "lora_stabilised lora_targets old_data optimizer schedule split_seed tokens "
-        "token_kind vocab_size weight_decay"
+        "token_bytes token_kind vocab_size weight_decay"
     ).split()
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from yantai.base.errors import UsageError
+from yantai.base.log import say
 from yantai.core.face import Model
 from yantai.data.examples import ExampleRows
 from yantai.data.labelled import HasLabels
@@ -19,6 +20,7 @@ from yantai.families.table import family_named
 from yantai.infer.language_model import LanguageModel
 from yantai.tasks.frame import Frame
 from yantai.tasks.task import Task
+from yantai.text.vocabulary import Kind
 from yantai.training.network import with_labels
 from yantai.training.recipe import Finetune
 
@@ -55,6 +57,11 @@ class Job(Protocol):
     @property
     def usual_family(self) -> str:
         """Of a model from scratch."""
+        ...
+
+    @property
+    def usual_kind(self) -> Kind:
+        """Of the tokenizer of a model from scratch."""
         ...
 
     @property
@@ -142,6 +149,7 @@ class LabelJob:
     together = False
     judges = True
     usual_family = "bert"
+    usual_kind: Kind = "bpe"
     least_text = 0
 
     def look_before(self, network: Model, frame: Frame, test: Sequence[Any]) -> None:
@@ -179,6 +187,7 @@ class LanguageJob:
 
     name: str
     usual_family: str
+    usual_kind: Kind = "bpe"
     shapes: tuple[str, ...] = ("decoder",)
     together = True
     judges = False
@@ -243,6 +252,16 @@ class PairJob(LanguageJob):
     def text_of(self, row: Pair) -> str:
         """Both texts, so that a model from scratch has read what it is to write."""
         return f"{row.source}\n{row.target}"
+
+
+def say_inside_tokens(count: int, of: int, what: str) -> None:
+    """Tell how many pieces of texts the tokenizer does not let a model name exactly."""
+    if count:
+        say(
+            f"{count:,} of {of:,} {what} begin or end inside a token and cannot be found exactly: "
+            "a tokenizer for which a Han character is a word (from scratch --token-kind wordpiece) "
+            "has no such tokens"
+        )
 
 
 def kinds_of(rows: Sequence[HasLabels]) -> tuple[str, ...]:

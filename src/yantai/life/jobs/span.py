@@ -10,10 +10,11 @@ from yantai.data.examples import ExampleRows
 from yantai.data.questions import Question, read_questions
 from yantai.evaluate.answers import answer_scores, answers_report
 from yantai.infer.language_model import LanguageModel
-from yantai.life.jobs.job import NOBODY, LabelJob, Prepared
+from yantai.life.jobs.job import NOBODY, LabelJob, Prepared, say_inside_tokens
 from yantai.metrics.floor import is_spaced, usual_place
 from yantai.tasks.frame import Frame
 from yantai.tasks.span import SpanTask, answer_questions, questioned
+from yantai.text.vocabulary import Kind
 from yantai.training.recipe import Finetune
 
 
@@ -21,6 +22,7 @@ class SpanJob(LabelJob):
     """`--task span`."""
 
     name = "span"
+    usual_kind: Kind = "wordpiece"
     names = ("start", "end")
     together = True
 
@@ -50,6 +52,7 @@ class SpanJob(LabelJob):
         self, frame: Frame, train: Sequence[Question], valid: Sequence[Question], seed: int
     ) -> Prepared:
         """A window of a context an example."""
+        _say_unfound(frame, train)
 
         def rows(part: Sequence[Question]) -> ExampleRows:
             answers = [
@@ -99,6 +102,23 @@ class SpanJob(LabelJob):
         any_without = any(not row.answers for row in rows)
         self.refuses = any_without if labels.refuses is None else labels.refuses
         self.chinese = not is_spaced([row.context for row in rows])
+
+
+def _say_unfound(frame: Frame, rows: Sequence[Question]) -> None:
+    """How many answers are no whole tokens."""
+    borders: dict[str, tuple[set[int], set[int]]] = {}
+    answered = [(row.context, *row.answers[0]) for row in rows if row.answers]
+    lost = 0
+    for context, text, start in answered:
+        if context not in borders:
+            _, offsets = frame.tokenizer.encode_with_offsets(context)
+            starts, ends = zip(*offsets, strict=True) if offsets else ((), ())
+            borders[context] = set(starts), set(ends)
+        starts, ends = borders[context]
+        # a token may begin with the space before a word; what is found is stripped of it
+        begins = start in starts or (start - 1 in starts and context[start - 1].isspace())
+        lost += not (begins and start + len(text) in ends)
+    say_inside_tokens(lost, len(answered), "answers")
 
 
 def _pairs(rows: Sequence[Question]) -> list[tuple[str, str]]:

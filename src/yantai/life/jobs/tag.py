@@ -13,11 +13,21 @@ from yantai.data.labelled import check_known
 from yantai.data.tagged import SpanColumns, Tagged, read_tagged
 from yantai.evaluate.spans import span_scores, spans_report
 from yantai.infer.language_model import LanguageModel
-from yantai.life.jobs.job import NOBODY, LabelJob, Prepared, kinds_of
+from yantai.life.jobs.job import NOBODY, LabelJob, Prepared, kinds_of, say_inside_tokens
 from yantai.metrics.floor import known_phrases
 from yantai.tasks.frame import Frame
-from yantai.tasks.tag import Tag, labels_of, marked, tag_texts, tagged, token_labels
+from yantai.tasks.tag import (
+    Marked,
+    Tag,
+    labels_of,
+    marked,
+    spans_of,
+    tag_texts,
+    tagged,
+    token_labels,
+)
 from yantai.text.spans import Span
+from yantai.text.vocabulary import Kind
 from yantai.training.recipe import Finetune
 
 
@@ -25,6 +35,7 @@ class TagJob(LabelJob):
     """`--task tag`."""
 
     name = "tag"
+    usual_kind: Kind = "wordpiece"
 
     def __init__(self, settings: Finetune):
         self.columns = SpanColumns(settings.text_column, settings.label_column or "entities")
@@ -64,9 +75,20 @@ class TagJob(LabelJob):
             texts = [marked(frame, row.text) for row in part]
             pairs = zip(texts, part, strict=True)
             aims = [token_labels(text, row.spans, self.names) for text, row in pairs]
+            if part is train:
+                self._say_unfound(texts, aims, part)
             return frame.rows(tagged(frame, texts, aims, [row.place for row in part]), seed)
 
         return Prepared(Tag(), rows(train), rows(valid))
+
+    def _say_unfound(
+        self, texts: Sequence[Marked], aims: Sequence[list[int]], rows: Sequence[Tagged]
+    ) -> None:
+        """How many spans the right labels of all tokens do not give back."""
+        named = ([self.names[aim] for aim in own] for own in aims)
+        given = [set(spans_of(text, own)) for text, own in zip(texts, named, strict=True)]
+        lost = sum(len(set(row.spans) - own) for row, own in zip(rows, given, strict=True))
+        say_inside_tokens(lost, sum(len(row.spans) for row in rows), "spans")
 
     def predict(
         self, network: Model, frame: Frame, rows: Sequence[Tagged]
