@@ -93,9 +93,7 @@ def test_where_places_are_found_a_han_character_is_a_word(tmp_path, task, kind):
 @pytest.mark.parametrize(("kind", "lost"), [("bpe", 30), ("wordpiece", 0)])
 def test_spans_that_no_tokens_spell_are_counted(tmp_path, capsys, kind, lost):
     settings = settings_for(tmp_path, task="tag")
-    rows = [
-        Tagged("今天安娜在家。", (Span(2, 4, "person"),), f"rows.jsonl:{n}") for n in range(30)
-    ]
+    rows = [Tagged("今天安娜在家。", (Span(2, 4, "person"),), f"rows.jsonl:{n}") for n in range(30)]
     job = JOBS["tag"](settings)
     job.learn(rows, tmp_path)
     tokenizer = Tokenizer.train([row.text for row in rows], 300, kind)

@@ -168,7 +168,7 @@ class Engine:
         return len(self._active)
 
     @property
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, int]:
         """Of now: requests that wait and that are being continued, and what caches take.
 
         `steps` is how many there were so far; `cache_bytes` is of those who are being continued,

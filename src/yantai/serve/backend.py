@@ -1,6 +1,6 @@
 """Where answers come from, for the routes: the face of it. Imports no torch."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 MOST_UNREAD = 4096
@@ -22,7 +22,7 @@ class Backend(Protocol):
         ...
 
     @property
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> Mapping[str, float]:
         """`Engine.figures`."""
         ...
 

@@ -5,7 +5,7 @@ Knows: queues between threads and the event loop. Whoever stops listening has ca
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,7 +33,7 @@ class LocalBackend:
         return True
 
     @property
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> Mapping[str, float]:
         """Of the engine."""
         return self.desk.engine.figures
 
