@@ -27,6 +27,8 @@ from yantai.text.village.template import Writer
 from yantai.training.recipe import Finetune
 
 LANGUAGES = ("en", "zh")
+READ = 3000
+"""Documents that whoever is to answer has read before."""
 Row = dict[str, Any]
 
 
@@ -235,12 +237,14 @@ def say_share(
 
 
 def know(name: str, seed: int, folder: Path, changes: dict[str, Any]) -> None:
-    """Teach facts, and ask for them in other words."""
+    """Teach facts, and ask for them in other words; who is to answer has read of the village."""
     rows_of, metric = FACTS[name]
     village = Village(seed=7, people=12)
     data = write(folder / "rows.jsonl", rows_of(village, "train"))
     asked = write(folder / "asked.jsonl", rows_of(village, "heldout"))
     given = {"task": name, "model": "scratch", "data": data, "test": asked, "out": folder / "run"}
+    if metric is None:
+        given["pretrain_on"] = (write(folder / "read.jsonl", village.documents(READ)),)
     report = finetune(Finetune(**given | {"seed": seed} | changes), lambda text: None)
     if metric is not None:
         say_share(name, "both", seed, report["metrics"][metric], report)
