@@ -27,7 +27,7 @@ from yantai.text.village.template import Writer
 from yantai.training.recipe import Finetune
 
 LANGUAGES = ("en", "zh")
-READ = 3000
+READ = 6000
 """Documents that whoever is to answer has read before."""
 Row = dict[str, Any]
 

@@ -5,10 +5,15 @@ import json
 import pytest
 
 from yantai.base.errors import DataError, UsageError
+from yantai.core.config import ModelConfig
+from yantai.core.initialise import build
 from yantai.evaluate.page import report_page
+from yantai.families.table import family_named
+from yantai.infer.language_model import LanguageModel
 from yantai.life.finetune import finetune
 from yantai.life.settings import Evaluate
 from yantai.life.verbs import evaluate
+from yantai.text.tokenizer import MASK, Tokenizer
 from yantai.text.village import Village
 from yantai.training.recipe import Finetune
 
@@ -70,3 +75,56 @@ def test_a_page_never_reads_a_text_as_markup():
     page = report_page(report, [{"text": bad, "said": bad, bad: "x"}], bad)
     assert "<script>" not in page
     assert page.count("&lt;script&gt;") >= 7
+
+
+@pytest.mark.slow
+def test_floors_that_know_the_rows_and_flags_without_effect_are_told(taught, tmp_path):
+    _, model, train, test = taught
+    shown = []
+    report = evaluate(Evaluate(model=model, data=(test,), train=test), shown.append)
+    assert report["known_rows"] == 30 and "30 rows of 30 are among those" in "".join(shown)
+    report = evaluate(Evaluate(model=model, data=(test,), train=train), shown.append)
+    assert report["known_rows"] == 0
+    for name, value in {"stride": 3, "context": 5, "limit": 2, "text_field": "story"}.items():
+        with pytest.raises(UsageError, match=f"{name}: can have no effect") as caught:
+            evaluate(Evaluate(model=model, data=(test,), **{name: value}), str)
+        assert caught.value.code == "E203"
+
+
+@pytest.mark.slow
+def test_bad_rows_are_kept_below_the_report(taught, tmp_path):
+    _, model, _, test = taught
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text(test.read_text() + '{"text": "", "label": "positive"}\n')
+    settings = {"model": model, "data": (odd,), "on_bad_row": "quarantine"}
+    with pytest.raises(UsageError, match="no place to be kept"):
+        evaluate(Evaluate(**settings), str)
+    assert evaluate(Evaluate(**settings, out=tmp_path / "out"), str)["n"] == 30
+    kept = (tmp_path / "out" / "quarantine" / "odd").iterdir()
+    assert any("odd.jsonl" in path.read_text() for path in kept)
+
+
+@pytest.mark.parametrize("shape", ["decoder", "encoder"])
+def test_documents_have_a_page_too(shape, tmp_path):
+    tokenizer = Tokenizer.train(["Ivan has a goose. "] * 30, 300, specials=(MASK,))
+    family = {"decoder": "llama", "encoder": "bert"}[shape]
+    config = family_named(family).fixed()
+    network = build(
+        ModelConfig(
+            **config | {"vocab_size": tokenizer.vocab_size, "dim": 16, "layers": 1, "heads": 2,
+                        "kv_heads": 2, "head_dim": 8, "hidden": 32, "max_positions": 64}
+        ),
+        seed=1, table="gpt2",
+    )  # fmt: skip
+    model = tmp_path / "model"
+    LanguageModel(network, family_named(family), tokenizer, frozenset({1})).save(model)
+    (tmp_path / "a.txt").write_text("Ivan has a goose. " * 50)
+    settings = {"model": model, "data": (tmp_path / "a.txt",), "out": tmp_path / "out"}
+    report = evaluate(Evaluate(**settings), str)
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "1 document;" in page and "http" not in page
+    assert ("bits_per_byte" if shape == "decoder" else "the commonest token") in page
+    for name, value in {"train": tmp_path / "a.txt", "label_column": "zz", "limit": 3}.items():
+        with pytest.raises(UsageError, match="can have no effect"):
+            evaluate(Evaluate(**settings, **{name: value}), str)

@@ -7,12 +7,16 @@ import pytest
 import torch
 import transformers
 
-from yantai.base.errors import DataError, UsageError
+import yantai
+from yantai.base.errors import DataError, ModelFileError, UsageError
 from yantai.data.examples import Example, ExampleRows
 from yantai.families.folder import load_folder
 from yantai.life.finetune import _filled, _rows_a_step, finetune
 from yantai.life.jobs import JOBS
+from yantai.life.settings import Verify
+from yantai.life.verify import verify
 from yantai.text.village import Village
+from yantai.training.receipt import digest_of_files
 from yantai.training.recipe import Finetune
 
 SMALL = {"size": "nano", "vocab_size": 600, "pretrain_minutes": 0, "threads": 1, "context": 128}
@@ -82,6 +86,42 @@ def test_from_rows_to_a_score(family, kind, tmp_path):
     place = 0 if ours.config.shape == "encoder" else -1
     with torch.no_grad():
         assert torch.allclose(theirs(ids).logits, ours(ids)[:, place], atol=1e-5)
+
+    links = verify(Verify(folder=tmp_path / "run"), silent)["links"]
+    assert sum("made from these rows and this model" in link for link in links) == 2
+    assert any(link.startswith(str(tmp_path / "run" / "body" / "tokens")) for link in links)
+
+    model = yantai.load(tmp_path / "run" / "model", dtype="float32")
+    reads = transformers.AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    for text in [row["story"] for row in rows[:5]] + ["a", "\u597d\u3002"]:
+        with torch.no_grad():
+            asked = reads(text, return_tensors="pt", truncation=True)
+            said = theirs(input_ids=asked["input_ids"]).logits.softmax(-1)[0]
+        mine = list(yantai.classify(model, text).probabilities.values())
+        torch.testing.assert_close(said, torch.tensor(mine), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_other_rows_or_another_body_break_the_chain(tmp_path):
+    rows_of_the_village(tmp_path / "rows.csv", 60)
+    finetune(settings_for(tmp_path, epochs=1), silent)
+    folder, path = Verify(folder=tmp_path / "run"), tmp_path / "rows.csv"
+    first = path.read_text()
+    path.write_text(first.replace(" the ", " a ", 1))
+    with pytest.raises(ModelFileError, match="not the rows that") as caught:
+        verify(folder, silent)
+    assert caught.value.code == "E409" and str(path) in str(caught.value)
+    path.unlink()
+    notes = verify(folder, silent)["notes"]
+    assert f"{path}: the rows are no longer there" in notes
+    path.write_text(first)
+    assert not verify(folder, silent)["notes"]
+    body = tmp_path / "run" / "body" / "model"
+    receipt = json.loads((tmp_path / "run" / "model" / "receipt.json").read_text())
+    assert receipt["inputs"]["body_files"] == digest_of_files(body)
+    (body / "config.json").write_text((body / "config.json").read_text() + " ")
+    with pytest.raises(ModelFileError):
+        verify(folder, silent)
 
 
 @pytest.mark.slow

@@ -115,7 +115,8 @@ def test_a_language_model_is_asked_for_texts_and_vectors(task, speaker, tmp_path
         model=speaker, data=rows(tmp_path, *texts), out=tmp_path / "out.jsonl", task=task,
         dtype="float32",
     )  # fmt: skip
-    assert predict(settings, str) == {"out": str(settings.out), "rows": 3, "bad": 0}
+    expected = {"out": str(settings.out), "rows": 3, "bad": 0, "blank": 0}
+    assert predict(settings, str) == expected
     found = [json.loads(line) for line in settings.out.read_text().splitlines()]
     model = load(speaker, dtype="float32")
     for text, row in zip(texts, found, strict=True):
@@ -157,3 +158,72 @@ def test_questions_are_answered_row_by_row(tokenizer, tmp_path):
     found = [json.loads(line) for line in settings.out.read_text().splitlines()]
     for text, row in zip(("Anna has a goose.", "A goose is here."), found, strict=True):
         assert row["answer"] and text[row["start"] : row["end"]] == row["answer"]
+
+
+@pytest.fixture(scope="module")
+def talker(tokenizer, tmp_path_factory):
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, dim=16, layers=1, heads=2, kv_heads=2, head_dim=8,
+        hidden=32, max_positions=64,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("talker") / "model"
+    network = build(config, seed=1, table="gpt2")
+    stops = frozenset({tokenizer.eos_id})
+    LanguageModel(network, family_named("llama"), tokenizer, stops).save(path)
+    return path
+
+
+@pytest.mark.parametrize("policy", ["stop", "mark"])
+def test_one_conversation_that_is_too_long_does_not_cost_the_others(talker, tmp_path, policy):
+    data = rows(tmp_path, "Who?", "Who is the baker? " * 40, "Where?")
+    settings = Predict(
+        model=talker, data=data, out=tmp_path / "out.jsonl", task="chat", on_bad_row=policy,
+        dtype="float32",
+    )  # fmt: skip
+    if policy == "stop":
+        with pytest.raises(DataError, match=r"rows.jsonl:2: .*too long.* --on-bad-row mark"):
+            predict(settings, str)
+        return
+    assert predict(settings, str) | {"out": ""} == {"out": "", "rows": 3, "bad": 1, "blank": 0}
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert ["error" in row for row in found] == [False, True, False]
+    assert "too long" in found[1]["error"]
+
+
+def test_what_is_no_fault_of_a_row_is_told_as_it_is(talker, tmp_path):
+    data = rows(tmp_path, "Who?", "Where?")
+    settings = Predict(model=talker, data=data, out=tmp_path / "o.jsonl", task="classify")
+    with pytest.raises(UsageError):
+        predict(settings, str)
+
+
+@pytest.mark.parametrize("policy", ["stop", "mark"])
+def test_questions_in_squads_form_are_answered_whatever_their_answers(tokenizer, tmp_path, policy):
+    family = judging(family_named("llama"), "span")
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, dim=16, layers=1, heads=2, kv_heads=2, head_dim=8,
+        hidden=32, max_positions=64, head=Labels(names=("start", "end"), bias=True),
+    )  # fmt: skip
+    network, model = build(config, seed=1, table="gpt2"), tmp_path / "model"
+    LanguageModel(network, family, tokenizer, frozenset({tokenizer.eos_id})).save(model)
+    asked = [
+        {"id": "q1", "question": "Who?", "answers": [{"text": "nobody", "answer_start": 5}]},
+        {"id": "q2", "question": "" if policy == "mark" else "Where?"},
+    ]
+    table = {"data": [{"paragraphs": [{"context": "Ivan is at home.", "qas": asked}]}]}
+    (tmp_path / "rows.json").write_text(json.dumps(table))
+    settings = Predict(
+        model=model, data=tmp_path / "rows.json", out=tmp_path / "out.jsonl", on_bad_row=policy
+    )
+    assert predict(settings, str)["rows"] == 2
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in found] == ["rows.json:q1", "rows.json:q2"]
+    assert ["error" in row for row in found] == [False, policy == "mark"]
+
+
+def test_lines_with_nothing_in_them_are_counted(folder, tmp_path):
+    (tmp_path / "rows.csv").write_text("text\nIvan\n\nAnna\n")
+    shown = []
+    settings = Predict(model=folder, data=tmp_path / "rows.csv", out=tmp_path / "out.jsonl")
+    assert predict(settings, shown.append)["blank"] == 1
+    assert "1 blank line left out" in shown[0]

@@ -139,3 +139,24 @@ def test_without_a_word_about_it_control_tokens_have_their_usual_names(tmp_path)
     silent.save(tmp_path)
     (tmp_path / "special_tokens_map.json").write_text('{"sep_token": {"content": "[SEP]"}}')
     assert Tokenizer.load(tmp_path).eos_id == silent.control["[SEP]"]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
+def test_with_both_ends_its_own_form_is_what_judges_read(kind, tmp_path):
+    import transformers
+
+    plain = Tokenizer.train(["One day the baker went to the mill. 今天下雨。"] * 20, 330, kind)
+    framed = plain.with_both_ends()
+    bos, eos = plain.bos_id, plain.eos_id
+    one, two = (plain.encode(text) for text in ("the baker", "今天 the mill"))
+    assert framed.encode("the baker") == one
+    assert framed.prompt("the baker") == [bos, *one, eos]
+    assert framed.with_both_ends() is framed
+    assert framed.specials_of_a_pair == 3
+    framed.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs("the baker")["input_ids"] == [bos, *one, eos]
+    both = theirs("the baker", "今天 the mill", return_token_type_ids=True)
+    assert both["input_ids"] == [bos, *one, eos, *two, eos]
+    assert both["token_type_ids"] == [0] * (len(one) + 2) + [1] * (len(two) + 1)
+    assert Tokenizer.load(tmp_path).prompt("the baker") == [bos, *one, eos]

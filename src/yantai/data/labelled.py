@@ -122,7 +122,7 @@ def _name(label: Any) -> str:
 def _present(fields: dict[str, Any], name: str, flag: str) -> Any:
     if name not in fields:
         there = ", ".join(list(fields)[:8])
-        raise BadRow("E304", f"no column {name!r}", got=there, do=f"pass {flag}, or")
+        raise BadRow("E304", f"no column {name!r}", got=there, do=f"pass {flag}")
     return fields[name]
 
 
@@ -154,7 +154,7 @@ def not_empty(rows: list[R], reader: TableReader) -> list[R]:
         DataError: E305, there are none.
     """
     if not rows:
-        raise DataError("E305", reader.path, "no rows are left", got=reader.account.as_dict())
+        raise DataError("E305", reader.path, "no rows are left", got=reader.account.losses())
     return rows
 
 

@@ -46,7 +46,7 @@ def read_pairs(path: Path, source: str, target: str, **options: Any) -> tuple[li
         for name, flag in ((source, "--text-column"), (target, "--label-column")):
             if name not in fields:
                 there = ", ".join(list(fields)[:8])
-                raise BadRow("E304", f"no column {name!r}", got=there, do=f"pass {flag}, or")
+                raise BadRow("E304", f"no column {name!r}", got=there, do=f"pass {flag}")
             value = fields[name]
             if not isinstance(value, str) or not value.strip():
                 raise BadRow("E304", f"{name!r} is empty or no text", got=repr(value)[:80])

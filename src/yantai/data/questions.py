@@ -16,7 +16,7 @@ from yantai.data.labelled import not_empty
 from yantai.text.reading_account import RowAccount
 from yantai.text.reading_json import BadRow
 from yantai.text.reading_sorted import sort_out
-from yantai.text.table import TableReader
+from yantai.text.table import Record, TableReader
 
 MAX_BYTES = 1 << 30
 Asked = tuple[str, Any, dict[str, Any], str]
@@ -71,6 +71,35 @@ def read_questions(
     reader = TableReader(path, policy=policy, quarantine=quarantine, check=_of_row, **options)
     rows = [Question(*_of_row(record.fields), record.place, record.place) for record in reader]
     return not_empty(rows, reader), reader.account
+
+
+def asked_questions(path: Path, *, marks: bool) -> Iterator[Record] | None:
+    """What a file in SQuAD's form asks, answers or not; None if it is a table.
+
+    Args:
+        path: the file.
+        marks: hand on what is no question, with what is wrong, instead of stopping there.
+
+    Raises:
+        DataError: something is no question.
+    """
+    if path.suffix.lower() != ".json" or (articles := _articles(path)) is None:
+        return None
+    return _records(path, articles, marks)
+
+
+def _records(path: Path, articles: list[Any], marks: bool) -> Iterator[Record]:
+    for _, context, given, id in _asked(articles, path):
+        place = f"{path.name}:{id}"
+        try:
+            question, text = _texts(given.get("question"), context)
+        except BadRow as bad:
+            if not marks:
+                do = "mend it or pass --on-bad-row mark"
+                raise DataError(bad.code, place, bad.what, got=bad.got, do=do) from bad
+            yield Record({}, place, bad.what)
+            continue
+        yield Record({"question": question, "context": text}, place)
 
 
 def _articles(path: Path) -> list[Any] | None:

@@ -69,7 +69,7 @@ class SpanColumns:
         for name, flag in ((self.text, "--text-column"), (self.spans, "--label-column")):
             if name not in fields:
                 there = ", ".join(list(fields)[:8])
-                raise BadRow("E304", f"no column {name!r}", got=there, do=f"pass {flag}, or")
+                raise BadRow("E304", f"no column {name!r}", got=there, do=f"pass {flag}")
         text, spans = fields[self.text], fields[self.spans]
         if isinstance(text, list):
             return _of_words(text, spans)

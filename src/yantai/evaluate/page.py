@@ -7,6 +7,8 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+from yantai.base.log import counted
+
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -30,11 +32,12 @@ def report_page(report: dict[str, Any], worst: Sequence[dict[str, str]], title: 
         title: what was measured.
     """
     name = html.escape(title)
+    count = counted(report["n"], report.get("unit", "row"))
     parts = [
         f"<!doctype html><html><head><meta charset='utf-8'><title>{name}</title>",
         "<meta name='viewport' content='width=device-width'>",
         f"<style>{STYLE}</style></head><body><h1>{name}</h1>",
-        f"<p>{report['n']:,} rows; every value with its 95 % bootstrap interval.</p>",
+        f"<p>{count}; every value with its 95 % bootstrap interval.</p>",
         *_values(report),
         *_verdicts(report),
         *_confusion(report),

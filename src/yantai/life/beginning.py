@@ -157,6 +157,8 @@ def begin(settings: Finetune, job: Job, parts: Parts, body: Path, device: torch.
     refuse_packed(loaded, body)
     tokenizer = Tokenizer.load(body)
     model, family = job.network(loaded, family, settings)
+    if family.job:
+        tokenizer = tokenizer.with_both_ends()
     if job.least_text and reads_nothing(settings):
         _hear_all(model, settings.seed)
     if lora is not None and job.judges:  # its body was built anew, for its head

@@ -9,13 +9,13 @@ from typing import Any, get_args
 
 from yantai.base.errors import UsageError
 from yantai.base.files import write_atomic, write_json
+from yantai.base.log import counted, say
 from yantai.evaluate.page import report_page
 from yantai.families.labels import Job as LabelTask
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
 from yantai.life.finetune import table_of
 from yantai.life.jobs import JOBS, MEASURED
-from yantai.life.jobs.classify import ClassifyJob
 from yantai.life.jobs.job import Job
 from yantai.life.settings import Evaluate
 from yantai.training.recipe import Finetune
@@ -44,6 +44,10 @@ def evaluate_rows(
         )  # fmt: skip
     if len(settings.data) != 1:
         raise UsageError("E201", "data", "rows are read from one file", got=len(settings.data))
+    if settings.on_bad_row == "quarantine" and settings.out is None:
+        raise UsageError(
+            "E203", "on_bad_row", "bad rows have no place to be kept", do="give --out, too"
+        )
     job = MEASURED[task](_recipe(settings, task))
     rows, train = _read(settings, job, settings.data[0]), []
     if task not in LABEL_TASKS:
@@ -59,15 +63,29 @@ def evaluate_rows(
         other = load(settings.against, dtype=settings.dtype, device=settings.device)
         others[str(settings.against)] = _said_by_other(settings, job, task, other, rows)
     report = {"task": task, **job.report(train, rows, said, settings.seed, others)}
+    known = {job.text_of(row) for row in train}
+    report["known_rows"] = sum(job.text_of(row) in known for row in rows)
     emit(table_of(report))
+    if report["known_rows"]:
+        line = f"{counted(report['known_rows'], 'row')} of {len(rows):,} are among those of --train"
+        emit(f"  note: {line}: floors know their answers\n")
     if settings.out is not None:
-        settings.out.mkdir(parents=True, exist_ok=True)
-        write_json(settings.out / "report.json", report)
-        worst = job.worst(rows, said) if isinstance(job, ClassifyJob) else []
-        page = report_page(report, worst, f"{settings.model}: {task}")
-        write_atomic(settings.out / "report.html", page)
-        emit(f"{settings.out / 'report.html'}\n")
+        write_report(settings.out, report, job.worst(rows, said), f"{settings.model}: {task}", emit)
     return report
+
+
+def write_report(
+    folder: Path,
+    report: dict[str, Any],
+    worst: list[dict[str, str]],
+    title: str,
+    emit: Callable[[str], None],
+) -> None:
+    """report.json, and report.html to look at."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "report.json", report)
+    write_atomic(folder / "report.html", report_page(report, worst, title))
+    emit(f"{folder / 'report.html'}\n")
 
 
 def _said_by_other(
@@ -95,5 +113,13 @@ def _recipe(settings: Evaluate, task: str) -> Finetune:
 
 
 def _read(settings: Evaluate, job: Job, path: Path) -> list[Any]:
-    rows, _ = job.read(path, columns=settings.columns or None, encoding=settings.encoding)
+    keeps = settings.on_bad_row == "quarantine" and settings.out is not None
+    quarantine = settings.out / "quarantine" / path.stem if keeps and settings.out else None
+    rows, account = job.read(
+        path, columns=settings.columns or None, encoding=settings.encoding,
+        policy=settings.on_bad_row, quarantine=quarantine,
+    )  # fmt: skip
+    kept_back = sum(account.quarantined.values())
+    if kept_back:
+        say(f"note: {path}: {counted(kept_back, 'bad row')} in {quarantine}")
     return rows

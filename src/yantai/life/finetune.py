@@ -34,6 +34,7 @@ from yantai.life.preview import as_table, coloured
 from yantai.life.remember import Old, forgetting, old_documents, replayed, told
 from yantai.life.rows import Parts, digest_of, parts_of
 from yantai.tasks.frame import Frame
+from yantai.training.receipt import digest_of_files
 from yantai.training.recipe import Finetune
 from yantai.training.run_folder import begin_run, check_resumable
 from yantai.training.setup import Report, Setup, fill_in, run_training
@@ -198,7 +199,12 @@ def _train(
         tokenizer=begun.tokenizer,
         settings=settings,
         folder=settings.out,
-        parent={"rows": rows[0], "tokenizer": begun.tokenizer.hash, "body": str(body)},
+        parent={
+            "rows": rows[0],
+            "tokenizer": begun.tokenizer.hash,
+            "body": str(body),
+            "body_files": digest_of_files(body),
+        },
         identity={"rows": rows} | ({"old": before.shards.hash} if before is not None else {}),
         task=prepared.task,
         judge=judge if job.judges else None,

@@ -14,6 +14,7 @@ from yantai.base.errors import DataError, UsageError
 from yantai.base.files import write_atomic
 from yantai.base.log import counted
 from yantai.data.labelled import Columns
+from yantai.data.questions import asked_questions
 from yantai.infer.answer import answer
 from yantai.infer.classify import classify
 from yantai.infer.embed import embed
@@ -24,7 +25,7 @@ from yantai.infer.tag import tag
 from yantai.life.settings import Predict
 from yantai.text.chat import check_messages
 from yantai.text.reading_json import BadRow
-from yantai.text.table import TableReader
+from yantai.text.table import Record, TableReader
 
 TOGETHER = 512
 
@@ -60,21 +61,25 @@ def predict(settings: Predict, emit: Callable[[str], None]) -> dict[str, Any]:
     reader = TableReader(
         settings.data, columns=settings.columns or None, encoding=settings.encoding,
         policy=settings.on_bad_row, check=lambda fields: asking.check(fields, column),
+        way_on="mark",
     )  # fmt: skip
+    marks = settings.on_bad_row == "mark"
+    squad = asked_questions(settings.data, marks=marks) if asking.ask is _pieces else None
     count = marked = 0
 
     def write(file: BinaryIO) -> None:
         nonlocal count, marked
-        for said in _answers(model, reader, asking, column):
+        for said in _answers(model, squad or iter(reader), asking, column, marks):
             count += 1
             marked += "error" in said
             file.write(json.dumps(said, ensure_ascii=False).encode() + b"\n")
 
     write_atomic(settings.out, write)
-    emit(
-        f"{settings.out}: {counted(count, 'row')}{f', {marked:,} of them bad' if marked else ''}\n"
-    )
-    return {"out": str(settings.out), "rows": count, "bad": marked}
+    bad = f", {marked:,} of them bad" if marked else ""
+    blank = sum(reader.account.dropped.values())
+    left_out = f"; {counted(blank, 'blank line')} left out" if blank else ""
+    emit(f"{settings.out}: {counted(count, 'row')}{bad}{left_out}\n")
+    return {"out": str(settings.out), "rows": count, "bad": marked, "blank": blank}
 
 
 def _task_of(model: LanguageModel, settings: Predict) -> str:
@@ -91,15 +96,54 @@ def _task_of(model: LanguageModel, settings: Predict) -> str:
 
 
 def _answers(
-    model: LanguageModel, reader: TableReader, asking: Asking, column: str
+    model: LanguageModel, records: Iterator[Record], asking: Asking, column: str, marks: bool
 ) -> Iterator[dict[str, Any]]:
-    records = iter(reader)
     while together := list(islice(records, TOGETHER)):
-        good = [record.fields for record in together if record.problem is None]
-        found = iter(asking.ask(model, good, column) if good else ())
+        good = [record for record in together if record.problem is None]
+        found = iter(_said_of(model, good, asking, column, marks) if good else ())
         for record in together:
             said = {"error": record.problem} if record.problem else next(found)
             yield {"row": record.place} | said
+
+
+def _said_of(
+    model: LanguageModel, records: Sequence[Record], asking: Asking, column: str, marks: bool
+) -> Said:
+    """What a model says of rows; a row that it cannot read is named, or marked.
+
+    Raises:
+        DataError: there is one, and the policy is to stop.
+    """
+    try:
+        return asking.ask(model, [record.fields for record in records], column)
+    except (DataError, UsageError) as error:
+        whole = error  # of one of them: which?
+    each = [_said_alone(model, record, asking, column) for record in records]
+    if all(isinstance(one, UsageError) for one in each):
+        raise whole  # it is no fault of a row
+    said: Said = []
+    for record, one in zip(records, each, strict=True):
+        if isinstance(one, dict):
+            said.append(one)
+        elif marks:
+            said.append({"error": f"{one.where}: {one.what}"})
+        else:
+            raise DataError(
+                one.code if isinstance(one, DataError) else "E304",
+                record.place, f"{one.where}: {one.what}", expected=one.expected, got=one.got,
+                do=f"{one.do or 'mend the row'} or pass --on-bad-row mark",
+            ) from one  # fmt: skip
+    return said
+
+
+def _said_alone(
+    model: LanguageModel, record: Record, asking: Asking, column: str
+) -> dict[str, Any] | DataError | UsageError:
+    try:
+        (said,) = asking.ask(model, [record.fields], column)
+    except (DataError, UsageError) as error:
+        return error
+    return said
 
 
 def _labels(model: LanguageModel, rows: Sequence[Row], column: str) -> Said:

@@ -58,7 +58,10 @@ class Evaluate(_OnModel):
     stride: int | None = Field(None, ge=1, description="how far windows slide; half by default")
     task: str | None = Field(None, description="rows: what is asked; else what the model does")
     train: Path | None = Field(None, description="rows: those that floors learn from")
-    out: Path | None = Field(None, description="rows: a folder for report.json and report.html")
+    out: Path | None = Field(None, description="a folder for report.json and report.html")
+    on_bad_row: Literal["stop", "quarantine"] = Field(
+        "stop", description="rows: what a bad one does; quarantine keeps it below --out"
+    )
     text_column: str = Field("text", description="rows: the column that is read")
     label_column: str | None = Field(None, description="rows: the column that says what is right")
     label_separator: str | None = Field(None, description="rows: between several labels")

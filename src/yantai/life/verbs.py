@@ -6,6 +6,7 @@ that `--json` prints.
 
 from collections.abc import Callable, Iterator
 from math import log
+from pathlib import Path
 from typing import Any
 
 from yantai.base.errors import UsageError
@@ -19,7 +20,7 @@ from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
 from yantai.infer.settings import Generation
 from yantai.life import selftest as faults
-from yantai.life.evaluate_rows import evaluate_rows
+from yantai.life.evaluate_rows import evaluate_rows, write_report
 from yantai.life.selftest import Selftest
 from yantai.life.settings import Evaluate, Generate, TrainTokenizer
 from yantai.text.chat import CHATML
@@ -136,9 +137,67 @@ def evaluate(settings: Evaluate, emit: Emit) -> dict[str, Any]:
         raise UsageError("E203", "data", "give documents or rows, or tasks by --harness", got=got)
     model = load(settings.model, dtype=settings.dtype, device=settings.device)
     if settings.harness:
+        _refuse_others(settings, OF_HARNESS)
         return _in_harness(settings, model, emit)
     if model.job or settings.task:
+        _refuse_others(settings, OF_ROWS)
         return evaluate_rows(settings, model, emit)
+    _refuse_others(settings, OF_DOCUMENTS)
+    report = _on_documents(settings, model, emit)
+    if settings.out is not None:
+        shown = _as_table(report, settings.against)
+        write_report(settings.out, shown, [], f"{settings.model}: documents", emit)
+        write_json(settings.out / "report.json", report)
+    return report
+
+
+def _refuse_others(settings: Evaluate, allowed: frozenset[str]) -> None:
+    """Settings that were given and can have no effect.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name in sorted(settings.model_fields_set - allowed - OF_ALL):
+        if getattr(settings, name) != type(settings).model_fields[name].default:
+            kinds = {"rows": OF_ROWS, "documents": OF_DOCUMENTS, "--harness": OF_HARNESS}
+            fits = ", ".join(kind for kind, names in kinds.items() if name in names)
+            raise UsageError("E203", name, "can have no effect here", expected=f"with {fits}")
+
+
+def _as_table(report: dict[str, Any], against: Path | None) -> dict[str, Any]:
+    """What documents gave in the form of a report on rows, for a page."""
+    floors = {}
+    if "guess" in report:
+        guess = {"value": report["guess"]["accuracy"], "low": None, "high": None}
+        floors["the commonest token"] = {"accuracy": guess}
+    paired = {str(against): report["against"]} if "against" in report else {}
+    return {
+        "n": report["documents"], "unit": "document", "metrics": report["intervals"],
+        "floors": floors, "against": paired,
+    }  # fmt: skip
+
+
+OF_ALL = frozenset({"model", "data", "dtype", "device", "seed"})
+OF_HARNESS = frozenset({"harness", "harness_folder", "limit"})
+OF_ROWS = frozenset(
+    [
+        "against",
+        "task",
+        "train",
+        "out",
+        "text_column",
+        "label_column",
+        "label_separator",
+        "columns",
+        "encoding",
+        "on_bad_row",
+    ]
+)
+OF_DOCUMENTS = frozenset({"against", "context", "stride", "out", "text_field", "encoding"})
+
+
+def _on_documents(settings: Evaluate, model: LanguageModel, emit: Emit) -> dict[str, Any]:
+    """Decoders on running text, the others on what they were made for."""
     if model.shape == "decoder":
         return _on_running_text(settings, model, emit)
     if settings.stride is not None:

@@ -1,19 +1,42 @@
 """The chain of hashes from data to weights, walked link by link.
 
-Knows: receipts, manifests, folders of a run. A chain that holds says which links were checked; one
-that does not names the first broken link.
+Knows: receipts, manifests, rows, folders of a run, be it a pretraining or a fine-tuning. A chain
+that holds says which links were checked; one that does not names the first broken link.
 """
 
+import io
+import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 from yantai.base.errors import ModelFileError, UsageError
 from yantai.base.files import read_json, sha256_file
 from yantai.data.shards import MANIFEST, Shards
+from yantai.life.jobs import JOBS
+from yantai.life.rows import digest_of, parts_of
 from yantai.life.settings import Verify
 from yantai.text.tokenizer import Tokenizer
+from yantai.training.receipt import digest_of_files
+from yantai.training.recipe import Finetune
 from yantai.training.store import problem_of
+
+OF_ROWS = [
+    "task",
+    "data",
+    "valid",
+    "test",
+    "text_column",
+    "label_column",
+    "label_separator",
+    "columns",
+    "encoding",
+    "on_bad_row",
+    "seed",
+    "split_seed",
+]
+"""Settings that decide which rows are learned from."""
 
 
 def verify(settings: Verify, emit: Callable[[str], None]) -> dict[str, Any]:
@@ -72,7 +95,23 @@ def _verify_outputs(folder: Path, links: list[str]) -> dict[str, Any]:
 
 
 def _verify_run(run: Path, links: list[str], notes: list[str]) -> None:
-    """sources → tokens → weights, tokenizer → tokens, checkpoints."""
+    """What the weights were made from, the weights, checkpoints."""
+    recipe = read_json(run / "recipe.json")["settings"]
+    if "task" in recipe:
+        _verify_finetuning(run, recipe, links, notes)
+    elif (run / "tokenizer").is_dir():
+        _verify_pretraining(run, links, notes)
+    if (run / "receipt.json").is_file():
+        _verify_outputs(run, links)
+    for path in sorted((run / "checkpoints").glob("step-*")):
+        problem = problem_of(path)
+        if problem is not None:
+            raise _broken(path, problem)
+        links.append(f"{path}: holds")
+
+
+def _verify_pretraining(run: Path, links: list[str], notes: list[str]) -> None:
+    """sources → tokens → weights, tokenizer → tokens."""
     tokenizer = Tokenizer.load(run / "tokenizer")
     shards = {}
     for manifest in sorted((run / "tokens").glob(f"*/{MANIFEST}")):
@@ -94,13 +133,44 @@ def _verify_run(run: Path, links: list[str], notes: list[str]) -> None:
         if train and inputs.get("tokens") != train:
             raise _broken(folder / "receipt.json", "trained on other tokens", train)
         links.append(f"{folder}: made from these tokens and this tokenizer")
-    if (run / "receipt.json").is_file():
-        _verify_outputs(run, links)
-    for path in sorted((run / "checkpoints").glob("step-*")):
-        problem = problem_of(path)
-        if problem is not None:
-            raise _broken(path, problem)
-        links.append(f"{path}: holds")
+
+
+def _verify_finetuning(
+    run: Path, recipe: dict[str, Any], links: list[str], notes: list[str]
+) -> None:
+    """rows, body → weights; of a model from scratch, its body is a run of its own."""
+    if (run / "body" / "recipe.json").is_file():
+        _verify_run(run / "body", links, notes)
+    rows = _digest_of_rows(recipe, notes)
+    for name in ("model", "last"):
+        folder = run / name
+        if not folder.is_dir():
+            notes.append(f"{folder}: not there (yet)")
+            continue
+        inputs = _verify_outputs(folder, links).get("inputs", {})
+        if inputs.get("tokenizer") != Tokenizer.load(folder).hash:
+            raise _broken(folder / "receipt.json", "made with another tokenizer")
+        if rows is not None and inputs.get("rows") != rows:
+            raise _broken(recipe["data"], f"not the rows that {folder} has learned from")
+        body = Path(inputs.get("body", ""))
+        if not body.is_dir():
+            notes.append(f"{body}: the model that it was before is no longer there")
+        elif inputs.get("body_files") not in (None, digest_of_files(body)):
+            raise _broken(body, f"not the model that {folder} was made from")
+        links.append(f"{folder}: made from these rows and this model")
+
+
+def _digest_of_rows(recipe: dict[str, Any], notes: list[str]) -> str | None:
+    """Of the training part, read and shared out anew; None where the file has gone."""
+    paths = [Path(recipe[name]) for name in ("data", "valid", "test") if recipe.get(name)]
+    gone = [path for path in paths if not path.is_file()]
+    notes += [f"{path}: the rows are no longer there" for path in gone]
+    if gone:
+        return None
+    with tempfile.TemporaryDirectory() as quarantine, redirect_stderr(io.StringIO()):
+        given = {name: recipe[name] for name in OF_ROWS if recipe.get(name) is not None}
+        settings = Finetune(model="-", out=Path(quarantine), **given)
+        return digest_of(parts_of(settings, JOBS[settings.task](settings)).train)
 
 
 def _verify_sources(sources: list[dict[str, Any]], links: list[str], notes: list[str]) -> None:

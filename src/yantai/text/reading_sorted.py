@@ -44,7 +44,7 @@ def sort_out(
         except BadRow as bad:
             place, record, raw = describe(item)
             if kept is None:
-                do = f"{bad.do or 'mend it,'} or pass --on-bad-row quarantine"
+                do = f"{bad.do or 'mend it'} or pass --on-bad-row quarantine"
                 raise DataError(bad.code, place, bad.what, got=bad.got, do=do) from bad
             told = {"file": path.name, "code": bad.code, "reason": bad.reason, "what": bad.what}
             kept.keep(record | told, raw, False)
@@ -53,5 +53,5 @@ def sort_out(
         kept.close()
     account.check("reading")
     if not rows:
-        raise DataError("E305", path, "no rows are left", got=account.as_dict())
+        raise DataError("E305", path, "no rows are left", got=account.losses())
     return rows, account

@@ -63,6 +63,7 @@ class TableReader:
         policy: `"stop"` at a bad record, `"quarantine"` it and go on, or `"mark"` it in its place.
         quarantine: the folder for bad records.
         check: looks at the fields of a record and raises `BadRow` if they make no sense.
+        way_on: the policy that an error advises.
 
     `account` and `source` (path, size, mtime_ns, sha256) are complete when the iteration has ended.
 
@@ -81,8 +82,9 @@ class TableReader:
         policy: str = "stop",
         quarantine: Path | None = None,
         check: Callable[[dict[str, Any]], object] | None = None,
+        way_on: str = "quarantine",
     ):
-        self.path = Path(path)
+        self.path, self._way_on = Path(path), way_on
         self._check = check
         if not self.path.is_file():
             raise UsageError("E206", shown(path), "there is no such file")
@@ -272,5 +274,5 @@ class TableReader:
 
     def _stop(self, row: Row, bad: BadRow, where: str) -> DataError:
         where = f"{shown(self.path)}{where.removeprefix(shown(self.path.name))}"
-        do = f"{bad.do or 'mend the row'} or pass --on-bad-row quarantine"
+        do = f"{bad.do or 'mend the row'} or pass --on-bad-row {self._way_on}"
         return DataError(bad.code, where, bad.what, got=bad.got, do=do)

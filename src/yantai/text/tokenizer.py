@@ -205,6 +205,29 @@ class Tokenizer:
         """Special tokens that its own form puts round two texts and between them; often none."""
         return self._backend.num_special_tokens_to_add(is_pair=True)
 
+    def with_both_ends(self) -> "Tokenizer":
+        """The same vocabulary, whose own form of a text is BOS text EOS, of two BOS a EOS b EOS.
+
+        So whoever opens the folder with `transformers` reads what a model that judges has learned
+        to read. Itself where it has that form, or has no such tokens.
+        """
+        bos, eos = self.bos_id, self.eos_id
+        ends = [each for each in (bos, eos) if each is not None]
+        sample = self.encode("a")
+        whole = [*([bos] if bos is not None else []), *sample, *([eos] if eos is not None else [])]
+        if not ends or self.prompt("a") == whole:
+            return self
+        begin = f"{self.token(bos)}:0 " if bos is not None else ""
+        end = f" {self.token(eos)}" if eos is not None else ""
+        close = [f"{end}:{kind}" if end else "" for kind in (0, 1)]
+        backend = Backend.from_str(self.to_json())
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{begin}$A:0{close[0]}",
+            pair=f"{begin}$A:0{close[0]} $B:1{close[1]}",
+            special_tokens=[(self.token(each), each) for each in ends],
+        )
+        return Tokenizer(backend, dict(self.settings))
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, and of nothing but the text."""
         return self._backend.encode(text, add_special_tokens=False).ids

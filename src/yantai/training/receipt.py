@@ -3,6 +3,7 @@
 Knows: hashes, versions, a stage's settings and figures. `yantai verify` walks these files.
 """
 
+import json
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from pydantic import BaseModel
 
 from yantai.base.device import describe_machine
-from yantai.base.files import sha256_file
+from yantai.base.files import sha256_file, sha256_text
 
 PACKAGES = ("yantai", "torch", "tokenizers", "safetensors", "numpy")
 
@@ -24,6 +25,11 @@ def file_hashes(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "receipt.json"
     }
+
+
+def digest_of_files(folder: Path) -> str:
+    """One hash of the names and the hashes of all files of a folder, receipts excepted."""
+    return sha256_text(json.dumps(file_hashes(folder), sort_keys=True))
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from yantai.core.face import Model
 from yantai.data.conversations import Conversation, read_conversations
 from yantai.data.examples import Example, ExampleRows
 from yantai.evaluate.compare import paired_ratio_difference, ratio
-from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared
+from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared, worst_rows
 from yantai.tasks.causal import Causal, answer_losses
 from yantai.tasks.frame import Frame
 from yantai.text.chat import ChatFormat, Message, Rendered
@@ -88,6 +88,19 @@ class ChatJob(LanguageJob):
                 for name, table in floors.items()
             },
         }
+
+    def worst(
+        self, rows: Sequence[Conversation], said: NDArray[np.float64]
+    ) -> list[dict[str, str]]:
+        """The conversations whose answers surprise the model most."""
+        losses = said[:, 0] / np.maximum(said[:, 1], 1)
+        return worst_rows(
+            rows, losses.tolist(),
+            lambda row, at: {
+                "text": " ⏎ ".join(f"{each['role']}: {each['content']}" for each in row.messages),
+                "nats a token": f"{losses[at]:.2f}",
+            },
+        )  # fmt: skip
 
 
 def learned_row(chat: ChatFormat, messages: Sequence[Message], place: str) -> Rendered:

@@ -16,7 +16,7 @@ from yantai.core.face import Model
 from yantai.data.choices import Choice, read_choices
 from yantai.data.examples import Example
 from yantai.evaluate.compare import bootstrap_difference, proportion
-from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared
+from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared, worst_rows
 from yantai.tasks.causal import continuations
 from yantai.tasks.frame import Frame
 from yantai.text.spans import joined
@@ -103,6 +103,13 @@ class ChooseJob(LanguageJob):
                 for name, found in others.items()
             },
         }  # fmt: skip
+
+    def worst(self, rows: Sequence[Choice], said: Said) -> list[dict[str, str]]:
+        """Rows whose right option is not the likeliest for its length."""
+        return worst_rows(
+            rows, (~said["likeliest_by_length"]).astype(float).tolist(),
+            lambda row, at: {"text": row.pairs[row.gold][0], "true": row.pairs[row.gold][1]},
+        )  # fmt: skip
 
 
 def _example(frame: Frame, begins: str, follows: str, name: str) -> Example:

@@ -13,7 +13,7 @@ from yantai.core.face import Model
 from yantai.data.examples import ExampleRows
 from yantai.data.labelled import Columns, Labelled, check_known, label_counts, read_labelled
 from yantai.evaluate.judged import judged_report, said_by, scores, softmax
-from yantai.life.jobs.job import NOBODY, LabelJob, Prepared, kinds_of
+from yantai.life.jobs.job import NOBODY, LabelJob, Prepared, kinds_of, worst_rows
 from yantai.life.practice import Practice, practice
 from yantai.metrics.floor import majority, naive_bayes
 from yantai.tasks.classify import Classify, classified, judgements
@@ -128,22 +128,26 @@ class ClassifyJob(LabelJob):
                 floors["the commonest label"] = majority(learned, len(texts))
         return judged_report(self.truth(test), said, self.names, floors, seed)
 
-    def worst(
-        self, rows: Sequence[Labelled], said: NDArray, count: int = 20
-    ) -> list[dict[str, str]]:
-        """The rows whose right label the model thought least likely."""
+    def worst(self, rows: Sequence[Labelled], said: NDArray) -> list[dict[str, str]]:
+        """The rows whose right label the model thought least likely, or with most wrong labels."""
+        truth, judged = self.truth(rows), said_by(said, self.several)
         if self.several:
-            return []
+
+            def labels(held: NDArray) -> str:
+                return ", ".join(np.array(self.names)[held]) or "(none)"
+
+            return worst_rows(
+                rows, (truth != judged).sum(1).tolist(),
+                lambda row, at: {
+                    "text": row.text, "true": labels(truth[at]), "said": labels(judged[at])
+                },
+            )  # fmt: skip
         chances = softmax(said)
-        truth = self.truth(rows)
         right = chances[np.arange(len(rows)), truth]
-        return [
-            {
-                "text": rows[place].text,
-                "true": self.names[truth[place]],
-                "said": f"{self.names[chances[place].argmax()]} ({chances[place].max():.0%})",
-                "row": rows[place].place,
-            }
-            for place in np.argsort(right)[:count].tolist()
-            if chances[place].argmax() != truth[place]
-        ]
+        return worst_rows(
+            rows, np.where(truth == judged, 0.0, 1.0 - right).tolist(),
+            lambda row, at: {
+                "text": row.text, "true": self.names[truth[at]],
+                "said": f"{self.names[judged[at]]} ({chances[at].max():.0%})",
+            },
+        )  # fmt: skip

@@ -3,10 +3,10 @@
 Knows: the questions, and what heads of labels have in common.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from yantai.base.errors import UsageError
 from yantai.base.log import say
@@ -25,6 +25,19 @@ from yantai.training.network import with_labels
 from yantai.training.recipe import Finetune
 
 NOBODY: Mapping[str, Any] = {}
+WORST = 20
+
+
+class Placed(Protocol):
+    """A row that knows where it stands."""
+
+    @property
+    def place(self) -> str:
+        """`file:line`."""
+        ...
+
+
+R = TypeVar("R", bound=Placed)
 
 
 @dataclass(frozen=True)
@@ -136,6 +149,10 @@ class Job(Protocol):
             seed: of the bootstrap.
             others: what other models say of them, by their names.
         """
+        ...
+
+    def worst(self, rows: Sequence[Any], said: Any) -> list[dict[str, str]]:
+        """The rows of which the model was most wrong, as tables of texts: `text` and what else."""
         ...
 
     def adopt(self, model: LanguageModel, rows: Sequence[Any]) -> None:
@@ -262,6 +279,20 @@ class PairJob(LanguageJob):
     def text_of(self, row: Pair) -> str:
         """Both texts, so that a model from scratch has read what it is to write."""
         return f"{row.source}\n{row.target}"
+
+
+def worst_rows(
+    rows: Sequence[R], wrong: Sequence[float], describe: Callable[[R, int], dict[str, str]]
+) -> list[dict[str, str]]:
+    """Those that are most wrong, the worst first; none that are right.
+
+    Args:
+        rows: all.
+        wrong: how wrong each is; 0 or less is right.
+        describe: a row and its number → what is shown of it; its place is added.
+    """
+    order = sorted(range(len(rows)), key=lambda at: -wrong[at])[:WORST]
+    return [describe(rows[at], at) | {"row": rows[at].place} for at in order if wrong[at] > 0]
 
 
 def say_inside_tokens(count: int, of: int, what: str) -> None:

@@ -13,7 +13,7 @@ from yantai.data.examples import Example, ExampleRows
 from yantai.data.preferences import Preference, read_preferences
 from yantai.evaluate.compare import bootstrap_difference, proportion
 from yantai.life.jobs.chat import learned_row
-from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared
+from yantai.life.jobs.job import NOBODY, LanguageJob, Prepared, worst_rows
 from yantai.tasks.causal import answer_losses
 from yantai.tasks.frame import Frame
 from yantai.tasks.prefer import Prefer
@@ -93,6 +93,17 @@ class PreferJob(LanguageJob):
                 for name, table in floors.items()
             },
         }  # fmt: skip
+
+    def worst(self, rows: Sequence[Preference], said: NDArray[np.float64]) -> list[dict[str, str]]:
+        """The rows whose rejected answer is likelier by most."""
+        return worst_rows(
+            rows, (said[:, 1] - said[:, 0]).tolist(),
+            lambda row, at: {
+                "text": str(row.chosen[-2]["content"]) if len(row.chosen) > 1 else "",
+                "preferred": f"{row.chosen[-1]['content']} (ln p {said[at, 0]:.1f})",
+                "rejected": f"{row.rejected[-1]['content']} (ln p {said[at, 1]:.1f})",
+            },
+        )  # fmt: skip
 
 
 def _likelier(logs: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -4,11 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from yantai.core.face import Model
 from yantai.data.pairs import Pair
 from yantai.evaluate.texts import summaries_report, translations_report
 from yantai.infer.rewrite import rewritten
-from yantai.life.jobs.job import NOBODY, PairJob, Prepared
+from yantai.life.jobs.job import NOBODY, PairJob, Prepared, worst_rows
+from yantai.metrics.text import ROUGES, chrf, rouges
 from yantai.tasks.causal import Causal
 from yantai.tasks.frame import Frame
 from yantai.tasks.seq2seq import asker_of
@@ -60,6 +63,19 @@ class RewriteJob(PairJob):
         shown = zip(sources, truth, said, strict=True)
         keys = ("source", "target", "said")
         return report | {"samples": [dict(zip(keys, row, strict=True)) for row in list(shown)[:5]]}
+
+    def worst(self, rows: Sequence[Pair], said: list[str]) -> list[dict[str, str]]:
+        """The texts that have least in common with what should have been written."""
+        truth = [row.target for row in rows]
+        if self.name == "translate":
+            corpus = chrf(said, truth)
+            alike = [corpus(np.array([at])) / 100 for at in range(len(rows))]
+        else:
+            alike = rouges(said, truth)[ROUGES[-1]].tolist()
+        return worst_rows(
+            rows, [1 - each for each in alike],
+            lambda row, at: {"text": row.source, "true": row.target, "said": said[at]},
+        )  # fmt: skip
 
 
 def first_sentences(texts: Sequence[str]) -> list[str]:

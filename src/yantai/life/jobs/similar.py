@@ -12,7 +12,7 @@ from yantai.data.examples import Example, ExampleRows
 from yantai.data.pairs import Pair
 from yantai.evaluate.compare import bootstrap_difference, proportion
 from yantai.families.rules import Family
-from yantai.life.jobs.job import NOBODY, PairJob, Prepared
+from yantai.life.jobs.job import NOBODY, PairJob, Prepared, worst_rows
 from yantai.metrics.floor import shared_letters
 from yantai.tasks.frame import Frame
 from yantai.tasks.similar import Similar, text_vectors
@@ -87,6 +87,13 @@ class SimilarJob(PairJob):
                 for name, hits in floors.items()
             },
         }  # fmt: skip
+
+    def worst(self, rows: Sequence[Pair], said: NDArray[np.bool_]) -> list[dict[str, str]]:
+        """Pairs that were not found."""
+        return worst_rows(
+            rows, (~said).astype(float).tolist(),
+            lambda row, at: {"text": row.source, "its own": row.target},
+        )  # fmt: skip
 
 
 def _pairs(frame: Frame, rows: Sequence[Pair]) -> list[Example]:

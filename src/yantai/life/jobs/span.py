@@ -10,7 +10,8 @@ from yantai.data.examples import ExampleRows
 from yantai.data.questions import Question, read_questions
 from yantai.evaluate.answers import answer_scores, answers_report
 from yantai.infer.language_model import LanguageModel
-from yantai.life.jobs.job import NOBODY, LabelJob, Prepared, say_inside_tokens
+from yantai.life.jobs.job import NOBODY, LabelJob, Prepared, say_inside_tokens, worst_rows
+from yantai.metrics.answers import answer_f1
 from yantai.metrics.floor import is_spaced, usual_place
 from yantai.tasks.frame import Frame
 from yantai.tasks.span import SpanTask, answer_questions, questioned
@@ -94,6 +95,18 @@ class SpanJob(LabelJob):
         if self.refuses:
             floors["no answer"] = [""] * len(test)
         return answers_report(_truth(test), said, floors, seed, chinese=self.chinese)
+
+    def worst(self, rows: Sequence[Question], said: list[str]) -> list[dict[str, str]]:
+        """The questions whose answer has least in common with a right one."""
+        pairs = zip(said, _truth(rows), strict=True)
+        wrong = [1 - answer_f1(*pair, chinese=self.chinese) for pair in pairs]
+        return worst_rows(
+            rows, wrong,
+            lambda row, at: {
+                "text": row.question, "said": said[at] or "(no answer)",
+                "true": " / ".join(dict.fromkeys(text for text, _ in row.answers)) or "(no answer)",
+            },
+        )  # fmt: skip
 
     def adopt(self, model: LanguageModel, rows: Sequence[Question]) -> None:
         """Whether it may refuse; of one that does not say, its questions do."""

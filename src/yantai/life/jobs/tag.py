@@ -13,7 +13,7 @@ from yantai.data.labelled import check_known
 from yantai.data.tagged import SpanColumns, Tagged, read_tagged
 from yantai.evaluate.spans import span_scores, spans_report
 from yantai.infer.language_model import LanguageModel
-from yantai.life.jobs.job import NOBODY, LabelJob, Prepared, kinds_of, say_inside_tokens
+from yantai.life.jobs.job import NOBODY, LabelJob, Prepared, kinds_of, say_inside_tokens, worst_rows
 from yantai.metrics.floor import known_phrases
 from yantai.tasks.frame import Frame
 from yantai.tasks.tag import (
@@ -114,6 +114,22 @@ class TagJob(LabelJob):
             phrases = [(row.text, row.spans) for row in train]
             floors["known phrases"] = known_phrases(phrases, [row.text for row in test])
         return spans_report([row.spans for row in test], said, self.kinds, floors, seed)
+
+    def worst(self, rows: Sequence[Tagged], said: list[tuple[Span, ...]]) -> list[dict[str, str]]:
+        """The texts with most spans that are missed or are none."""
+        missed = [set(row.spans) - set(own) for row, own in zip(rows, said, strict=True)]
+        wrong = [set(own) - set(row.spans) for row, own in zip(rows, said, strict=True)]
+
+        def shown(text: str, spans: set[Span]) -> str:
+            return ", ".join(f"{text[s.start : s.end]} ({s.label})" for s in sorted(spans)) or "–"
+
+        return worst_rows(
+            rows, [len(one) + len(other) for one, other in zip(missed, wrong, strict=True)],
+            lambda row, at: {
+                "text": row.text, "missed": shown(row.text, missed[at]),
+                "said wrongly": shown(row.text, wrong[at]),
+            },
+        )  # fmt: skip
 
     def adopt(self, model: LanguageModel, rows: Sequence[Tagged]) -> None:
         """Its labels, and the kinds of span that they stand for."""
