@@ -68,6 +68,7 @@ def planted(fault):
         "swapped columns": ("rows.csv:2", "swapped"),
         "a text that says its label": ("rows.csv:102", "say their own label"),
         "a wild rate": ("rate", "far from sane"),
+        "a model beyond the memory": ("M parameters", "GB free"),
         "few rows": ("rows.csv", "only 20 rows"),
         "an empty text": ("rows.csv:102", "the text is empty"),
         "a ragged row": ("rows.csv:102", "columns"),
@@ -100,6 +101,8 @@ def planted(fault):
         rows.append((f"Something else happened. Label: {label}", label))
     elif fault == "a wild rate":
         changes["rate"] = 3.0
+    elif fault == "a model beyond the memory":
+        changes |= {"size": "gpt2-xl", "pretrain_minutes": 1.0}
     elif fault == "few rows":
         rows = rows[:20]
     elif fault == "an empty text":
@@ -112,7 +115,7 @@ def planted(fault):
 FAULTS = [
     "a row twice", "a text with two labels", "an exact leak", "a near leak", "one class", "a flood",
     "a rare label", "a label in another case", "a new label", "swapped columns",
-    "a text that says its label", "a wild rate", "few rows", "an empty text", "a ragged row",
+    "a text that says its label", "a wild rate", "a model beyond the memory", "few rows", "an empty text", "a ragged row",
 ]  # fmt: skip
 
 

@@ -45,6 +45,14 @@ def entities():
     return "classify", rows, "in 20 rows the text has '&amp;'"
 
 
+def garbled_letters():
+    def read_wrongly(row, n):
+        return ("位置好，" + row.text).encode().decode("latin-1" if n % 2 else "cp1252", "ignore")
+
+    rows = replaced("classify", 20, text=read_wrongly)
+    return "classify", rows, "texts are UTF-8 read as something else, the first was '位置好，"
+
+
 def a_footer():
     rows = replaced("summarize", target=lambda row, n: row.target + "更多内容请关注本报。")
     return "summarize", rows, "120 of 120 have the same end of the target"
@@ -159,7 +167,8 @@ def a_mark_of_the_export():
 PLANTED = (
     a_general_subject, cut_answers, summaries_that_stand_there, names_with_marks,
     a_mark_of_the_export,
-    a_stub, escapes, entities, a_footer, a_beginning, one_refusal, errors_of_a_service,
+    a_stub, escapes, entities, garbled_letters, a_footer, a_beginning, one_refusal,
+    errors_of_a_service,
     placeholders, made_up, every_word_begins, the_first_sentence, names_cut_apart, twins,
     a_number_of_the_pair,
 )  # fmt: skip

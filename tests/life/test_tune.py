@@ -2,12 +2,16 @@
 
 import csv
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import yaml
 
 from yantai.base.config import build, read_yaml
-from yantai.base.errors import UsageError
+from yantai.base.errors import DataError, UsageError
 from yantai.life.finetune import teach
 from yantai.life.settings import Tune
 from yantai.life.tune import read_search, tune
@@ -103,3 +107,40 @@ def test_several_processes_work_on_one_study(recipe, tmp_path):
     report = tune(settings, str)
     assert report["trials"] >= 4
     assert report["failed"] == 0
+
+
+@pytest.mark.slow
+def test_what_no_value_can_mend_ends_the_study_and_what_values_break_is_kept(recipe, tmp_path):
+    pytest.importorskip("optuna", reason="pip install 'yantai[tune]'")
+    first = recipe.read_text()
+    settings = Tune(recipe=changed(recipe, text_column="nothing"), out=tmp_path / "a", trials=3)
+    with pytest.raises(DataError, match="no column 'nothing'"):
+        tune(settings, str)
+    recipe.write_text(first)
+    search = {"size": ["gpt2-xl"]}
+    settings = Tune(recipe=changed(recipe, search=search), out=tmp_path / "b", trials=1)
+    with pytest.raises(UsageError, match=r"no trial came to its end.*error\[E801\] memory"):
+        tune(settings, str)
+    assert "E801" in (tmp_path / "b" / "trials" / "0000.error.txt").read_text()
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_parent(recipe, tmp_path):
+    pytest.importorskip("optuna", reason="pip install 'yantai[tune]'")
+    changed(recipe, steps=100_000)
+    command = [sys.executable, "-m", "yantai.cli", "tune", str(recipe), "--workers", "2"]
+    command += ["--out", str(tmp_path / "study"), "--trials", "2"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        until(lambda: len(list((tmp_path / "study" / "trials").glob("*/recipe.json"))) == 2)
+        workers = [int(pid) for pid in children.read_text().split()]
+        parent.kill()
+    assert len(workers) >= 2
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+
+
+def until(holds, seconds=90):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)

@@ -23,13 +23,13 @@ from yantai.base.device import (
 )
 from yantai.base.errors import UsageError, YantaiError
 from yantai.base.log import counted
-from yantai.core.cost import count, training_bytes
-from yantai.core.initialise import build_meta
+from yantai.core.cost import count
 from yantai.core.native.roads import kernels
 from yantai.families.folder import CONFIG
 from yantai.families.hub import local_folder
 from yantai.families.table import family_named
 from yantai.infer.opening import load
+from yantai.life.doctor_memory import memory_of
 from yantai.life.doctor_rows import examine_rows
 from yantai.life.settings import Doctor
 from yantai.text.document import DocumentReader
@@ -111,23 +111,9 @@ def _recipe(path: Path, settings: Doctor) -> list[Finding]:
     if verb != "pretrain":
         return [("note", f"{path}: recipes of the verb {verb!r} are not examined")]
     recipe = fill_in(build(Pretrain, values, str(path)))
-    family = family_named(recipe.family)
     findings = [("ok", f"{path}: every key is known")]
-    config = model_config(recipe, family, recipe.vocab_size)
-    cost = count(build_meta(config), recipe.context or 1)
-    device = choose_device(recipe.device)
-    memory = training_bytes(
-        cost,
-        config,
-        batch=recipe.batch or 1,
-        context=recipe.context or 1,
-        compute_bytes=choose_dtype(recipe.dtype, device).itemsize,
-        copies=2,
-    )
-    free = available_memory_bytes(device)
-    level = "problem" if memory > free else "ok"
-    size = f"{cost.parameters / 1e6:.1f} M parameters"
-    findings.append((level, f"{size}, about {memory / 1e9:.2f} GB of {free / 1e9:.1f} GB free"))
+    config = model_config(recipe, family_named(recipe.family), recipe.vocab_size)
+    findings.append(memory_of(config, recipe))
     for name, rate in (("rate", recipe.rate), ("matrix_rate", recipe.matrix_rate)):
         if rate is not None and not 1e-6 <= rate <= 0.3:
             findings.append(("problem", f"{name} {rate} is far from sane (1e-6 to 0.3)"))

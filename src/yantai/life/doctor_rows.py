@@ -18,6 +18,7 @@ from yantai.data.conversations import Conversation
 from yantai.families.hub import local_folder
 from yantai.life.doctor_case import Finding
 from yantai.life.doctor_jobs import look_at_job
+from yantai.life.doctor_memory import memory_of_finetuning
 from yantai.life.doctor_parts import look_beside
 from yantai.life.doctor_texts import look_at_texts
 from yantai.life.jobs import JOBS
@@ -45,6 +46,8 @@ def examine_rows(settings: Finetune, name: str) -> list[Finding]:
     """
     job = JOBS[settings.task](settings)
     findings = [("ok", f"{name}: every key is known"), *_rates(settings)]
+    memory = memory_of_finetuning(settings, job)
+    findings += [memory] if memory is not None else []
     parts: Parts = {}
     for part, path in (
         ("train", settings.data),

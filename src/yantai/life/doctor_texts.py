@@ -35,6 +35,7 @@ def look_at_texts(task: str, rows: Sequence[Any]) -> Iterator[Finding]:
     for name, texts in _sides(rows).items():
         yield from _numbers_alone(name, texts, rows)
         yield from _escaped(name, texts, rows)
+        yield from _garbled(name, texts, rows)
         if name not in ("text", "source", "question"):
             yield from _shared_end(name, texts, rows)
             if task != "embed":  # it says nothing
@@ -74,6 +75,27 @@ def _numbers_alone(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator
         shown = kinds.most_common(1)[0][0][:40]
         line = f"{len(texts):,} texts are {len(kinds)} but for their numbers, such as {shown!r}"
         yield ("problem", f"{rows[0].place}: {line}: is it the right column?")
+
+
+def _garbled(name: str, texts: Sequence[str], rows: Sequence[Any]) -> Iterator[Finding]:
+    """UTF-8 that was read as latin-1 or its Windows kin: each letter in two or three."""
+    odd = [(row, meant) for text, row in zip(texts, rows, strict=True) if (meant := _meant(text))]
+    if len(odd) > SOME * len(rows):
+        row, meant = odd[0]
+        line = f"{len(odd):,} texts are UTF-8 read as something else, the first was {meant[:12]!r}"
+        yield ("problem", f"{row.place}: {line}: set encoding to utf-8, or mend the file")
+
+
+def _meant(text: str) -> str:
+    """What a garbled text was; "" for one that is as it was meant."""
+    for encoding in ("latin-1", "cp1252"):
+        try:
+            meant = text.encode(encoding).decode("utf-8")
+        except UnicodeError:
+            continue
+        if meant != text:
+            return meant
+    return ""
 
 
 def _escaped(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator[Finding]:

@@ -10,7 +10,11 @@ validation part; no test part is read.
 
 import json
 import multiprocessing
+import os
 import shutil
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +23,7 @@ import yaml
 from pydantic import Field
 
 from yantai.base.config import Config, build, read_yaml
-from yantai.base.errors import (
-    DataError,
-    ModelFileError,
-    NumericsError,
-    ResourceError,
-    UsageError,
-)
+from yantai.base.errors import NumericsError, ResourceError, UsageError, YantaiError
 from yantai.base.files import FolderLock, sha256_text, write_atomic, write_json
 from yantai.base.log import say
 from yantai.evaluate.compare import paired_t
@@ -34,6 +32,7 @@ from yantai.life.trial import Trial, run_trial
 from yantai.life.tune_plots import plot_study
 
 KEPT = 3
+WATCH_SECONDS = 0.5
 
 
 class Range(Config):
@@ -79,9 +78,10 @@ def tune(settings: Tune, emit: Callable[[str], None]) -> dict[str, Any]:
         _search(settings, base, space)
         done = [each for each in study.trials if each.state.name == "COMPLETE"]
         if not done:
+            errors = [each.user_attrs["error"] for each in study.trials if each.user_attrs]
             raise UsageError(
                 "E203", settings.recipe, "no trial came to its end",
-                do=f"look at the errors in {settings.out / 'trials'}",
+                got=errors[-1] if errors else "no error", do="mend what the last one says",
             )  # fmt: skip
         ranked = sorted(done, key=lambda each: -each.value)[: settings.finalists]
         finals = _finals(settings, base, [each.params for each in ranked])
@@ -100,7 +100,7 @@ def _optuna() -> Any:
         raise UsageError(
             "E207", "optuna", "is not installed", do="pip install 'yantai[tune]'"
         ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are told in a line of ours
     return optuna
 
 
@@ -190,13 +190,29 @@ def _search(settings: Tune, base: Trial, space: Space) -> None:
         return
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=work, args=(*arguments, number))
+        context.Process(target=work_apart, args=(*arguments, number, os.getpid()))
         for number in range(settings.workers)
     ]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
+
+
+def work_apart(settings: Tune, base: Trial, space: Space, worker: int, parent: int) -> None:
+    """`work` in a process of its own, which ends with its parent."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        os._exit(ResourceError.exit_status)  # nobody would hear of the trial
+
+    threading.Thread(target=watch, daemon=True, name="yantai-parent").start()
+    try:
+        work(settings, base, space, worker)
+    except YantaiError as error:
+        say(f"worker {worker}: error[{error.code}] {error}")
+        sys.exit(error.exit_status)
 
 
 def work(settings: Tune, base: Trial, space: Space, worker: int) -> None:
@@ -214,7 +230,14 @@ def work(settings: Tune, base: Trial, space: Space, worker: int) -> None:
     def objective(trial: Any) -> float:
         values = space.suggest(trial)
         folder = settings.out / "trials" / f"{trial.number:04d}"
-        score = run_trial(base, values, folder, 0, watch=trial, threads=threads)
+        try:
+            score = run_trial(base, values, folder, 0, watch=trial, threads=threads)
+        except YantaiError as error:
+            line = f"error[{error.code}] {error}"
+            trial.set_user_attr("error", line)
+            write_atomic(folder.with_suffix(".error.txt"), line + "\n")
+            say(f"trial {trial.number}: {line}")
+            raise
         say(f"trial {trial.number}: {score:.4f} {values}")
         return score
 
@@ -223,7 +246,7 @@ def work(settings: Tune, base: Trial, space: Space, worker: int) -> None:
         study.optimize(
             objective,
             callbacks=[enough],
-            catch=(DataError, ModelFileError, NumericsError, ResourceError, UsageError),
+            catch=(NumericsError, ResourceError, UsageError),  # others are of no values
         )
 
 
