@@ -10,15 +10,7 @@ from yantai.data.labelled import Labelled
 from yantai.data.questions import Question
 from yantai.data.tagged import Tagged
 from yantai.families.folder import load_folder
-from yantai.life.beginning import (
-    MOST_PRACTICE,
-    PRACTISED_EPOCHS,
-    UNREAD_DROPOUT,
-    UNREAD_EPOCHS,
-    begin,
-    body_of,
-    settled,
-)
+from yantai.life.beginning import UNREAD_DROPOUT, UNREAD_EPOCHS, begin, body_of, settled
 from yantai.life.jobs import JOBS
 from yantai.life.rows import Parts
 from yantai.tasks.frame import Frame
@@ -46,12 +38,8 @@ def chosen(tmp_path, text_bytes=100, **changes):
 
 def test_little_text_is_judged_unread_much_is_read_first(tmp_path):
     little, much = chosen(tmp_path, 999_999), chosen(tmp_path, 1_000_000)
-    assert (little.pretrain_minutes, little.epochs, little.dropout) == (0, PRACTISED_EPOCHS, 0.1)
+    assert (little.pretrain_minutes, little.epochs, little.dropout) == (0, UNREAD_EPOCHS, 0.1)
     assert (much.pretrain_minutes, much.epochs, much.dropout) == (None, None, 0)
-    assert (little.practice, much.practice) == (pytest.approx(3, rel=1e-3), None)
-    assert chosen(tmp_path, 100).practice == MOST_PRACTICE
-    alone = chosen(tmp_path, practice=0.0)
-    assert (alone.practice, alone.epochs) == (0, UNREAD_EPOCHS)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +51,7 @@ def test_little_text_is_judged_unread_much_is_read_first(tmp_path):
         ({"model": "folder"}, (None, None, 0)),
         ({"steps": 9}, (0, None, UNREAD_DROPOUT)),
         ({"epochs": 2.0, "dropout": 0.3}, (0, 2.0, 0.3)),
-        ({"dropout": 0.0}, (0, PRACTISED_EPOCHS, 0.0)),
+        ({"dropout": 0.0}, (0, UNREAD_EPOCHS, 0.0)),
     ],
 )
 def test_what_is_said_holds(tmp_path, changes, expected):
@@ -139,19 +127,3 @@ def test_documents_beside_the_rows_are_read_once_each_text_of_the_rows_ten_times
     own = sum(map(len, {row.text for row in FEW}))
     recipe = json.loads((tmp_path / "body/recipe.json").read_text())["settings"]
     assert recipe["tokens"] == (10 * own + more.stat().st_size) // 4
-
-
-@pytest.mark.parametrize("separator", [None, "|"])
-def test_invented_texts_stand_behind_the_rows_with_what_is_believed(tmp_path, separator):
-    settings = settings_for(tmp_path, practice=2.0, label_separator=separator)
-    job = JOBS["classify"](settings)
-    job.learn(FEW, tmp_path)
-    job.practise(FEW, 2.0, 0)
-    tokenizer = Tokenizer.train([row.text for row in FEW], 300)
-    prepared = job.prepare(Frame(tokenizer, "encoder", 64), FEW, FEW[:10], 0)
-    assert len(prepared.train.examples) == 3 * len(FEW) and len(prepared.valid.examples) == 10
-    truths = prepared.task.truths
-    assert len(truths) == 3 * len(FEW) + 10
-    certain = [[float(label == row.labels[0]) for label in "ab"] for row in [*FEW, *FEW[:10]]]
-    assert [*truths[: len(FEW)].tolist(), *truths[-10:].tolist()] == certain
-    assert truths[len(FEW) : -10].min() > 0 and truths[len(FEW) : -10].max() < 1

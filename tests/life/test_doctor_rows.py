@@ -115,7 +115,8 @@ def planted(fault):
 FAULTS = [
     "a row twice", "a text with two labels", "an exact leak", "a near leak", "one class", "a flood",
     "a rare label", "a label in another case", "a new label", "swapped columns",
-    "a text that says its label", "a wild rate", "a model beyond the memory", "few rows", "an empty text", "a ragged row",
+    "a text that says its label", "a wild rate", "a model beyond the memory", "few rows",
+    "an empty text", "a ragged row",
 ]  # fmt: skip
 
 

@@ -96,21 +96,6 @@ def test_several_labels_have_a_loss_each(judge):
     assert ours == pytest.approx(float(expected.mean(1).sum()), rel=1e-5)
 
 
-def test_beliefs_about_one_label_of_many_are_learned_as_a_whole(judge):
-    model, frame = judge
-    beliefs = np.random.default_rng(0).dirichlet([1, 1, 1], len(TEXTS)).astype(np.float32)
-    rows = frame.rows(classified(frame, TEXTS, range(len(TEXTS)), TEXTS))
-    believed = Classify(beliefs, smoothing=0.2, several=False)
-    logits = judgements(model, frame, TEXTS)
-    for smoothing in (0.0, 0.2):
-        model.train(smoothing > 0)
-        ours = sum(believed.loss_sum(model, batch).item() for batch in batches_of(rows, 2))
-        expected = F.cross_entropy(
-            logits, torch.from_numpy(beliefs), reduction="sum", label_smoothing=smoothing
-        )
-        assert ours == pytest.approx(float(expected), rel=1e-5)
-
-
 def test_a_text_is_judged_where_all_of_it_was_read(tokenizer):
     for shape, place in (("encoder", 0), ("decoder", -1), ("encoder-decoder", -1)):
         frame = Frame(tokenizer, shape, 48, start_id=tokenizer.pad_id)

@@ -34,9 +34,6 @@ from yantai.training.recipe import Finetune, Pretrain
 WARM_UP_EPOCHS = 10
 UNREAD_EPOCHS = 6.0
 UNREAD_DROPOUT = 0.1
-PRACTISED_EPOCHS = 1.2
-PRACTICE_BYTES, MOST_PRACTICE = 3_000_000, 10.0
-"""So much text is invented beside rows that a new body judges unread, and no more for each row."""
 BYTES_A_TOKEN = 4
 
 
@@ -44,8 +41,7 @@ def settled(settings: Finetune, job: Job, parts: Parts) -> Finetune:
     """With what `scratch` means for these rows, where nothing else was said.
 
     A body that has little to read begins to judge at once: on a few hundred kilobytes, guessing
-    hidden tokens costs it more than it gains. It then learns from invented texts beside the rows,
-    with dropout.
+    hidden tokens costs it more than it gains. It then reads the rows more often, with dropout.
     """
     if settings.model != "scratch":
         return settings
@@ -58,11 +54,8 @@ def settled(settings: Finetune, job: Job, parts: Parts) -> Finetune:
         )
     settings = settings.model_copy(update=chosen)
     if job.least_text and reads_nothing(settings):
-        if settings.practice is None:
-            chosen["practice"] = min(MOST_PRACTICE, PRACTICE_BYTES / max(1, own))
         if not given & {"epochs", "minutes", "steps", "tokens"}:
-            practises = chosen.get("practice", settings.practice)
-            chosen["epochs"] = PRACTISED_EPOCHS if practises else UNREAD_EPOCHS
+            chosen["epochs"] = UNREAD_EPOCHS
         if "dropout" not in given:
             chosen["dropout"] = UNREAD_DROPOUT
     return settings.model_copy(update=chosen)
@@ -170,8 +163,6 @@ def begin(settings: Finetune, job: Job, parts: Parts, body: Path, device: torch.
     frame = Frame(tokenizer, model.config.shape, length, theirs.get("decoder_start_token_id"))
     job.look_before(model, frame, parts.test)
     valid = sample_of(parts.valid)
-    if settings.practice:
-        job.practise(parts.train, settings.practice, settings.seed)
     prepared = job.prepare(frame, parts.train, valid, settings.seed)
     _say_truncated(prepared.train, length)
     if lora is None and settings.lora:

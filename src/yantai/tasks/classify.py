@@ -25,15 +25,13 @@ class Classify(EveryTarget):
     """−Σ ln p(label | text), or, where several labels may hold, the mean over them of theirs.
 
     Attributes:
-        truths: "example label", 1 where a label holds, between 0 and 1 where that is only believed;
-            the targets of the rows are then numbers of examples. None: the targets are labels.
-        several: whether each label of `truths` holds by itself; else they sum to 1.
+        truths: "example label", 1 where a label holds, for several; the targets of the rows are
+            then numbers of examples. None: the targets are labels.
     """
 
     truths: NDArray[np.float32] | None = None
     name: str = "classify"
     smoothing: float = 0.0
-    several: bool = True
 
     def loss_sum(self, model: Model, batch: Batch) -> Tensor:
         """The sum over texts, natural logarithm."""
@@ -43,10 +41,6 @@ class Classify(EveryTarget):
         judged = batch.targets != IGNORED
         logits = widened(model.logits_of(hidden[judged]))
         truths = torch.from_numpy(self.truths).to(logits)[batch.targets[judged]]
-        if not self.several:
-            smoothing = self.smoothing if model.training else 0.0
-            truths = truths * (1 - smoothing) + smoothing / truths.shape[-1]
-            return -(truths * logits.log_softmax(dim=-1)).sum()
         losses = torch.nn.functional.binary_cross_entropy_with_logits(
             logits, truths, reduction="none"
         )

@@ -159,9 +159,6 @@ class Finetune(Training):
     pretrain_minutes: float | None = Field(
         None, ge=0, description="scratch: how long to warm up on texts; 0 is one step"
     )
-    practice: float | None = Field(
-        None, ge=0, description="scratch, classify: invented texts for each row, judged by n-grams"
-    )
     size: str = Field("tiny", description="scratch: the size; otherwise whose rates are used")
     family: str | None = Field(
         None, description="scratch: the model's type; bert, where texts are written t5"
@@ -193,8 +190,6 @@ class Finetune(Training):
             raise ValueError(f"old_data is for language models; {self.task} makes another of it")
         if self.model != "scratch" and (self.pretrain_on or self.pretrain_minutes):
             raise ValueError("pretrain_on and pretrain_minutes belong to scratch")
-        if self.practice and (self.model != "scratch" or self.task != "classify"):
-            raise ValueError("practice belongs to scratch and to classify")
         if self.model != "scratch" and (self.token_kind or self.token_bytes):
             raise ValueError("a model has its tokenizer: token_kind, token_bytes are for scratch")
         return self
@@ -215,7 +210,7 @@ HIDDEN_FLAGS = frozenset(
 HIDDEN_IN_FINETUNE = frozenset(
     (
         _SELDOM + "accumulate beta columns ema label_smoothing lora_alpha lora_dropout lora_rank "
-        "lora_stabilised lora_targets old_data optimizer practice schedule split_seed tokens "
+        "lora_stabilised lora_targets old_data optimizer schedule split_seed tokens "
         "token_bytes token_kind vocab_size weight_decay"
     ).split()
 )

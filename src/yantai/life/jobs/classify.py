@@ -14,7 +14,6 @@ from yantai.data.examples import ExampleRows
 from yantai.data.labelled import Columns, Labelled, check_known, label_counts, read_labelled
 from yantai.evaluate.judged import judged_report, said_by, scores, softmax
 from yantai.life.jobs.job import NOBODY, LabelJob, Prepared, kinds_of, worst_rows
-from yantai.life.practice import Practice, practice
 from yantai.metrics.floor import majority, naive_bayes
 from yantai.tasks.classify import Classify, classified, judgements
 from yantai.tasks.frame import Frame
@@ -34,7 +33,6 @@ class ClassifyJob(LabelJob):
         self.columns = Columns(settings.text_column, label, settings.label_separator)
         self.several = settings.label_separator is not None
         self.smoothing = settings.label_smoothing
-        self.practised: Practice | None = None
 
     def read(self, path: Path, **options: Any) -> tuple[list[Labelled], Any]:
         """Rows of a table."""
@@ -73,35 +71,22 @@ class ClassifyJob(LabelJob):
             truth[place, [number[label] for label in row.labels]] = True
         return truth
 
-    def practise(self, rows: Sequence[Labelled], share: float, seed: int) -> None:
-        """Have further texts beside the rows, with what a linear model believes of them."""
-        count = round(share * len(rows))
-        texts = [row.text for row in rows]
-        self.practised = practice(texts, self.truth(rows), len(self.names), count, seed)
-        say(f"practice: {count:,} invented texts, judged by a linear model of the rows")
-
     def prepare(
         self, frame: Frame, train: Sequence[Labelled], valid: Sequence[Labelled], seed: int
     ) -> Prepared:
-        """A text an example; invented ones behind those of the training rows."""
-        known, more = self.truth([*train, *valid]), self.practised
-        invented = [] if more is None else more.texts
-        truths = known.astype(np.float32) if self.several else None
-        if more is not None:
-            certain = known if self.several else np.eye(len(self.names))[known]
-            parts = (certain[: len(train)], more.beliefs, certain[len(train) :])
-            truths = np.concatenate(parts).astype(np.float32)
-        task = Classify(truths, self.name, self.smoothing, self.several)
-        targets = list(range(len(truths))) if truths is not None else known.tolist()
-        count = len(train) + len(invented)
+        """A text an example."""
+        known = self.truth([*train, *valid])
+        task = Classify(
+            known.astype(np.float32) if self.several else None, self.name, self.smoothing
+        )
+        targets = list(range(len(known))) if self.several else known.tolist()
 
-        def rows(texts: list[str], places: list[str], aims: list[int]) -> ExampleRows:
+        def rows(part: Sequence[Labelled], aims: list[int]) -> ExampleRows:
+            texts, places = [row.text for row in part], [row.place for row in part]
             return frame.rows(classified(frame, texts, aims, places), seed)
 
-        learned = [row.text for row in train] + invented
-        places = [row.place for row in train] + [f"invented {at}" for at in range(len(invented))]
-        held = rows([row.text for row in valid], [row.place for row in valid], targets[count:])
-        return Prepared(task, rows(learned, places, targets[:count]), held)
+        count = len(train)
+        return Prepared(task, rows(train, targets[:count]), rows(valid, targets[count:]))
 
     def predict(self, network: Model, frame: Frame, rows: Sequence[Labelled]) -> NDArray:
         """Logits, "text label"."""

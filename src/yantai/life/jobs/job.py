@@ -107,10 +107,6 @@ class Job(Protocol):
         """The model to train, out of the one to begin with, and how its folder is written."""
         ...
 
-    def practise(self, rows: Sequence[Any], share: float, seed: int) -> None:
-        """Invent so many further examples for each of the rows, where the job can."""
-        ...
-
     def prepare(
         self, frame: Frame, train: Sequence[Any], valid: Sequence[Any], seed: int
     ) -> Prepared:
@@ -175,9 +171,6 @@ class LabelJob:
 
     def look_before(self, network: Model, frame: Frame, test: Sequence[Any]) -> None:
         """A new head knows nothing."""
-
-    def practise(self, rows: Sequence[Any], share: float, seed: int) -> None:
-        """Nothing can be invented."""
 
     def adopt(self, model: LanguageModel, rows: Sequence[Any]) -> None:
         """Its labels."""
@@ -255,9 +248,6 @@ class LanguageJob:
 
     def look_before(self, network: Model, frame: Frame, test: Sequence[Any]) -> None:
         """What it has to beat is something else."""
-
-    def practise(self, rows: Sequence[Any], share: float, seed: int) -> None:
-        """Nothing can be invented."""
 
     def adopt(self, model: LanguageModel, rows: Sequence[Any]) -> None:
         """There is nothing to know before."""
