@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from yantai.evaluate.compare import bootstrap_difference, paired_t
+from yantai.evaluate.compare import bootstrap, bootstrap_difference, paired_t, proportion
 
 WORDS = ("first", "second")
 
@@ -36,3 +36,30 @@ def test_one_run_shows_no_difference():
     found = paired_t([0.5], WORDS)
     assert found["verdict"] == "no difference shown"
     assert found["low"] is None and not math.isnan(found["value"])
+
+
+def test_where_all_rows_are_alike_further_rows_could_still_be_others():
+    none, all_right = np.zeros(22), np.ones(22)
+    estimate = bootstrap(lambda rows: float(none[rows].mean()), 22)
+    assert (estimate.value, estimate.low) == (0, 0) and estimate.high == proportion(
+        0, 22
+    ).high > 0.1
+    estimate = bootstrap(lambda rows: float(all_right[rows].mean()), 22)
+    assert (estimate.value, estimate.high) == (1, 1) and estimate.low == proportion(22, 22).low
+    estimate = bootstrap(lambda rows: 100 * float(none[rows].mean()), 22, most=100.0)
+    assert estimate.high == 100 * proportion(0, 22).high
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "verdict"),
+    [(4, 0, "no difference shown"), (6, 0, "up"), (0, 6, "down"), (9, 2, "no difference shown")],
+)
+def test_a_handful_of_rows_that_differ_must_pass_the_exact_test_too(won, lost, verdict):
+    hits = np.array([True] * won + [False] * lost + [True] * 50)
+    others = np.array([False] * won + [True] * lost + [True] * 50)
+
+    def difference(rows):
+        return float(hits[rows].mean() - others[rows].mean())
+
+    found = bootstrap_difference(difference, len(hits), ("up", "down"), hits=(hits, others))
+    assert found["verdict"] == verdict

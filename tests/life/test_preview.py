@@ -4,7 +4,7 @@ import re
 
 from yantai.data.batch import IGNORED
 from yantai.data.examples import Example
-from yantai.life.preview import LEARNED, PLAIN, as_table, coloured
+from yantai.life.preview import LEARNED, PLAIN, as_table, shown_text
 from yantai.text.chat import ChatFormat
 
 ROWS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Old Ivan."}]
@@ -17,7 +17,7 @@ def green(text):
 def test_the_assistants_words_are_green(tokenizer):
     rendered = ChatFormat(tokenizer).training_row(ROWS)
     example = Example.of_text(rendered.ids, rendered.learn, "row 1")
-    shown = coloured(example, tokenizer)
+    shown = shown_text(example, tokenizer)
     assert green(shown) == "Old Ivan.<|im_end|>"
     assert "Who?" in re.sub("\033\\[\\d+m", "", shown) and "row 1" in shown
     table = as_table(example, tokenizer)
@@ -28,12 +28,31 @@ def test_the_assistants_words_are_green(tokenizer):
 def test_labels_stand_behind_their_tokens(tokenizer):
     ids = tokenizer.encode("Old Ivan.")
     example = Example(ids, [IGNORED] * (len(ids) - 1) + [3], "row 2")
-    assert green(coloured(example, tokenizer)) == "[3]"
+    assert green(shown_text(example, tokenizer)) == "[3]"
 
 
 def test_an_answer_to_a_source(tokenizer):
     ids = tokenizer.encode("伊凡。")
     example = Example([tokenizer.pad_id, *ids[:-1]], ids, "row 3", tokenizer.encode("Ivan."))
-    shown = coloured(example, tokenizer)
+    shown = shown_text(example, tokenizer)
     assert "Ivan." in re.sub("\033\\[\\d+m", "", shown)
     assert tokenizer.decode(list(example.targets)) == "伊凡。"
+
+
+def test_a_pipe_gets_no_colours_and_labels_have_names(tokenizer):
+    rendered = ChatFormat(tokenizer).training_row(ROWS)
+    example = Example.of_text(rendered.ids, rendered.learn, "row 1")
+    shown = shown_text(example, tokenizer, colour=False)
+    assert "\033" not in shown and "⟦Old Ivan.<|im_end|>⟧" in shown
+    ids = tokenizer.encode("Old Ivan." * 20)
+    judged = Example(ids, [IGNORED] * (len(ids) - 1) + [1], "row 2")
+    shown = shown_text(judged, tokenizer, ("差评", "好评"), colour=False)
+    assert "Ivan.[好评]\n" in shown and shown.endswith(" …")
+
+
+def test_characters_of_several_tokens_are_whole(tokenizer):
+    text = "龘靐齉爨灪"  # none of them has a token of its own
+    ids = tokenizer.encode(text)
+    assert len(ids) > len(text)
+    shown = shown_text(Example(ids, [IGNORED] * len(ids), "row"), tokenizer, colour=False)
+    assert text in shown

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 2000
+FEW_DIFFER = 25
 
 
 @dataclass(frozen=True)
@@ -79,20 +80,28 @@ def bootstrap(
     count: int,
     seed: int = 0,
     chance: float | None = None,
+    most: float = 1.0,
 ) -> Estimate:
     """Any metric of rows, with the percentiles of it over rows drawn again.
+
+    Where all rows are wrong, or all are right, drawing them again shows no spread, and further rows
+    could still be others: the interval is then Wilson's.
 
     Args:
         metric: numbers of rows, any of them more than once → value.
         count: of the rows.
         seed: of the drawing; the same rows are drawn for every metric of the same count.
         chance: what is reached without looking.
+        most: what the metric is at its best; 0 is its worst.
     """
     value = metric(np.arange(count))
     if count < 2:
         return Estimate(value, float("nan"), float("nan"), chance)
     values = [metric(rows) for rows in _drawn(count, seed)]
     low, high = np.quantile(values, (0.025, 0.975))
+    if low == high and value in (0.0, most):
+        edge = proportion(count if value else 0, count)
+        low, high = edge.low * most, edge.high * most
     return Estimate(value, float(low), float(high), chance)
 
 
@@ -101,20 +110,35 @@ def bootstrap_difference(
     count: int,
     verdicts: tuple[str, str],
     seed: int = 0,
+    hits: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Whether two differ on the same rows: the paired bootstrap of a difference.
+
+    It is too sure where only a handful of rows differ, so there the exact test of McNemar (1947)
+    must agree.
 
     Args:
         difference: numbers of rows → first minus second.
         count: of the rows.
         verdicts: what a difference above 0 means, and one below.
         seed: of the drawing.
+        hits: which rows each has right, where rows are right or wrong.
     """
-    estimate = bootstrap(difference, count, seed)
+    estimate = bootstrap(difference, count, seed, most=float("inf"))
     verdict = verdicts[0] if estimate.value > 0 else verdicts[1]
-    if not (estimate.low > 0 or estimate.high < 0):
+    if not (estimate.low > 0 or estimate.high < 0) or (hits and not _differ(*hits)):
         verdict = "no difference shown"
     return {**estimate.as_dict(), "verdict": verdict}
+
+
+def _differ(hits: np.ndarray, others: np.ndarray) -> bool:
+    """Whether one alone has more rows right than chance would give it, if few are in question."""
+    from scipy.stats import binomtest
+
+    one, other = int((hits & ~others).sum()), int((others & ~hits).sum())
+    return one + other >= FEW_DIFFER or (
+        one + other > 0 and binomtest(one, one + other).pvalue < 0.05
+    )
 
 
 def paired_t(differences: Sequence[float], verdicts: tuple[str, str]) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def _against(
         len(truth),
         ("the model is better", f"{floor} is better"),
         seed,
+        hits=(said == truth, theirs == truth) if truth.ndim == 1 else None,
     )
 
 

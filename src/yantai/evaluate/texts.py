@@ -24,7 +24,8 @@ def translations_report(
 
     def estimates(corpora: dict[str, Corpus]) -> dict[str, Any]:
         return {
-            name: bootstrap(corpus, len(truth), seed).as_dict() for name, corpus in corpora.items()
+            name: bootstrap(corpus, len(truth), seed, most=100.0).as_dict()
+            for name, corpus in corpora.items()
         }
 
     mine = measured(said)

@@ -195,4 +195,8 @@ def _lora(settings: Finetune) -> LoRA:
 def _say_truncated(rows: ExampleRows, length: int) -> None:
     if rows.truncated:
         share = rows.truncated / len(rows.examples)
-        say(f"note: {rows.truncated:,} texts ({share:.1%}) are longer than {length} tokens; cut")
+        first = next(each.name for each in rows.examples if each.cut)
+        say(
+            f"note: {rows.truncated:,} of {len(rows.examples):,} texts ({share:.1%}) have more "
+            f"than {length} tokens and are cut; the first: {first}"
+        )

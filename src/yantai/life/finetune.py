@@ -7,6 +7,8 @@ model that the validation part chose; what it is compared with learned from the 
     OUT/model/ (best by validation)  last/  scores.json  receipt.json
 """
 
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +32,7 @@ from yantai.infer.opening import load
 from yantai.life.beginning import begin, body_of, settled
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job
-from yantai.life.preview import as_table, coloured
+from yantai.life.preview import as_table, shown_text
 from yantai.life.remember import Old, forgetting, old_documents, replayed, told
 from yantai.life.rows import Parts, digest_of, parts_of
 from yantai.tasks.frame import Frame
@@ -134,13 +136,17 @@ def _preview(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
         )
     job = JOBS[settings.task](settings)
     settings = _filled(settings, job)
-    parts = parts_of(settings, job)
+    with tempfile.TemporaryDirectory() as folder:  # nothing is written, bad rows neither
+        parts = parts_of(settings.model_copy(update={"out": Path(folder)}), job)
     body = local_folder(settings.model)
     unseen = replace(parts, test=[])
     begun = begin(settings, job, unseen, body, choose_device(settings.device))
     shown = begun.prepared.train.examples[: settings.preview]
+    names = getattr(job, "names", ()) if job.name in ("classify", "tag") else ()
+    names = () if getattr(job, "several", False) else names
+    colour = sys.stdout.isatty()
     for example in shown:
-        emit(coloured(example, begun.tokenizer) + "\n")
+        emit(shown_text(example, begun.tokenizer, names, colour=colour) + "\n")
     return {"preview": [as_table(example, begun.tokenizer) for example in shown]}
 
 

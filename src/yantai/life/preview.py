@@ -3,6 +3,7 @@
 Knows: examples and a tokenizer. A learned target stands behind the token that it follows.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from yantai.data.batch import IGNORED
@@ -27,30 +28,55 @@ def _pieces(ids: Any, tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode([int(id)], skip_special=False) for id in ids]
 
 
-def coloured(example: Example, tokenizer: Tokenizer) -> str:
-    """One example for a terminal: what is only read is faint, what is learned is green.
+def shown_text(
+    example: Example, tokenizer: Tokenizer, names: Sequence[str] = (), *, colour: bool = True
+) -> str:
+    """One example for a person: what is only read is faint, what is learned is green.
 
     Where targets are no tokens (labels), each stands in brackets behind its token.
+
+    Args:
+        example: what is shown.
+        tokenizer: whose ids these are.
+        names: of labels, where targets are numbers of labels.
+        colour: else what is learned stands between ⟦ and ⟧.
     """
-    next_tokens = list(example.ids[1:])
-    lines = [f"{BOLD}{example.name}{PLAIN}"]
+    lines = [f"{BOLD}{example.name}{PLAIN}" if colour else example.name]
     if example.source:
-        source = "".join(_pieces(example.source, tokenizer))
-        lines.append(f"{READ}{source}{PLAIN}")
-    known = [place for place, target in enumerate(example.targets) if target != IGNORED]
-    inner = [place for place in known if place < len(next_tokens)]
-    predicts = bool(inner) and all(next_tokens[place] == example.targets[place] for place in inner)
-    text = ""
-    for place, (id, target) in enumerate(zip(example.ids, example.targets, strict=True)):
-        learned = predicts and place and example.targets[place - 1] != IGNORED
-        piece = tokenizer.decode([int(id)], skip_special=False)
-        text += f"{LEARNED if learned else READ}{piece}{PLAIN}"
-        if target != IGNORED and not predicts:
-            text += f"{LEARNED}[{target}]{PLAIN}"
-    if predicts and example.targets[-1] != IGNORED:
-        last = tokenizer.decode([int(example.targets[-1])], skip_special=False)
-        text += f"{LEARNED}{last}{PLAIN}"
-    lines.append(text)
-    shown = " ".join(str(int(id)) for id in example.ids[:40])
-    lines.append(f"{len(example.ids)} ids, {len(known)} learned: {shown}")
+        lines.append(
+            _marked(tokenizer.decode(_ints(example.source), skip_special=False), False, colour)
+        )
+    targets, following = list(example.targets), list(example.ids[1:])
+    known = [place for place, target in enumerate(targets) if target != IGNORED]
+    inner = [place for place in known if place < len(following)]
+    predicts = bool(inner) and all(following[place] == targets[place] for place in inner)
+    pieces: list[tuple[bool, list[int] | str]] = []
+    for place, id in enumerate(example.ids):
+        learned = predicts and place > 0 and targets[place - 1] != IGNORED
+        if pieces and pieces[-1][0] == learned and isinstance(pieces[-1][1], list):
+            pieces[-1][1].append(int(id))  # a character may be of several tokens
+        else:
+            pieces.append((learned, [int(id)]))
+        if targets[place] != IGNORED and not predicts:
+            number = int(targets[place])
+            pieces.append((True, f"[{names[number] if number < len(names) else number}]"))
+    if predicts and targets[-1] != IGNORED:
+        pieces.append((True, [int(targets[-1])]))
+    texts = (
+        (learned, each if isinstance(each, str) else tokenizer.decode(each, skip_special=False))
+        for learned, each in pieces
+    )
+    lines.append("".join(_marked(text, learned, colour) for learned, text in texts))
+    ids = " ".join(map(str, _ints(example.ids[:40]))) + (" …" if len(example.ids) > 40 else "")
+    lines.append(f"{len(example.ids)} ids, {len(known)} learned: {ids}")
     return "\n".join(lines)
+
+
+def _marked(text: str, learned: bool, colour: bool) -> str:
+    if not colour:
+        return f"⟦{text}⟧" if learned and not text.startswith("[") else text
+    return f"{LEARNED if learned else READ}{text}{PLAIN}"
+
+
+def _ints(ids: Any) -> list[int]:
+    return [int(id) for id in ids]

@@ -56,7 +56,12 @@ class Evaluate(_OnModel):
     against: Path | None = Field(None, description="a second model, compared on the same text")
     context: int | None = Field(None, ge=2, description="tokens a window; the model's by default")
     stride: int | None = Field(None, ge=1, description="how far windows slide; half by default")
-    task: str | None = Field(None, description="rows: what is asked; else what the model does")
+    task: (
+        Literal[
+            "classify", "tag", "span", "translate", "summarize", "chat", "prefer", "embed", "choose"
+        ]
+        | None
+    ) = Field(None, description="rows: what is asked; else what the model does")
     train: Path | None = Field(None, description="rows: those that floors learn from")
     out: Path | None = Field(None, description="a folder for report.json and report.html")
     on_bad_row: Literal["stop", "quarantine"] = Field(

@@ -99,6 +99,7 @@ class ChooseJob(LanguageJob):
                         mine[rows].mean() - theirs[rows].mean()
                     ),
                     len(test), ("the model is better", f"{name} is better"), seed,
+                    hits=(mine, found["likeliest_by_length"]),
                 )
                 for name, found in others.items()
             },

@@ -89,6 +89,7 @@ class PreferJob(LanguageJob):
                         _likelier(said)[rows].mean() - _likelier(table)[rows].mean()
                     ),
                     len(test), ("the model is better", f"{name} is better"), seed,
+                    hits=(_likelier(said), _likelier(table)),
                 )
                 for name, table in floors.items()
             },

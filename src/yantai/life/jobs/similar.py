@@ -83,6 +83,7 @@ class SimilarJob(PairJob):
                 name: bootstrap_difference(
                     lambda rows, hits=hits: float(said[rows].mean() - hits[rows].mean()),
                     len(test), ("the model is better", f"{name} is better"), seed,
+                    hits=(said, hits),
                 )
                 for name, hits in floors.items()
             },
