@@ -8,6 +8,11 @@ from pydantic import Field
 from yantai.base.config import Config
 from yantai.infer.settings import Generation
 
+Measured = Literal[
+    "classify", "tag", "span", "translate", "summarize", "chat", "prefer", "embed", "choose"
+]
+"""What `evaluate` measures on rows, `life/jobs/` by name."""
+
 
 class _OnModel(Config):
     dtype: Literal["auto", "bfloat16", "float32", "float64"] = Field(
@@ -56,12 +61,7 @@ class Evaluate(_OnModel):
     against: Path | None = Field(None, description="a second model, compared on the same text")
     context: int | None = Field(None, ge=2, description="tokens a window; the model's by default")
     stride: int | None = Field(None, ge=1, description="how far windows slide; half by default")
-    task: (
-        Literal[
-            "classify", "tag", "span", "translate", "summarize", "chat", "prefer", "embed", "choose"
-        ]
-        | None
-    ) = Field(None, description="rows: what is asked; else what the model does")
+    task: Measured | None = Field(None, description="rows: what is asked; else what the model does")
     train: Path | None = Field(None, description="rows: those that floors learn from")
     out: Path | None = Field(None, description="a folder for report.json and report.html")
     on_bad_row: Literal["stop", "quarantine"] = Field(
@@ -117,7 +117,7 @@ class Quantize(Config):
         (), description="documents by which scales of 4 bits are chosen"
     )
     rows: Path | None = Field(None, description="rows with answers, to compare how it does its job")
-    task: str | None = Field(None, description="rows: what is asked; else what the model does")
+    task: Measured | None = Field(None, description="rows: what is asked; else what the model does")
     text_column: str = Field("text", description="rows: the column that is read")
     label_column: str | None = Field(None, description="rows: the column that says what is right")
     max_loss_increase: float = Field(
