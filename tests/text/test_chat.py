@@ -178,3 +178,18 @@ def test_an_outgrown_conversation_loses_its_oldest_exchange_first(chat):
     assert len(rendered.ids) < len(full.ids)
     with pytest.raises(DataError, match=r"messages\[5\]: too long"):
         chat.fit([*TALK, TALK[1]], 3)
+
+
+def test_a_template_that_fails_names_its_line_and_the_message(tokenizer):
+    template = (
+        "{% for message in messages %}\n"
+        "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}\n"
+        "{{ message['content'] }}{% endfor %}"
+    )
+    chat = ChatFormat(tokenizer, template)
+    turns = ["user", "assistant", "user", "user", "assistant"]
+    messages = [{"role": role, "content": "Hello."} for role in turns]
+    with pytest.raises(ModelFileError, match=r"chat_template:2: roles .*, at messages\[3\]"):
+        chat.render(messages)
+    assert chat.render(messages[:3]).text

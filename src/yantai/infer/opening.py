@@ -84,7 +84,13 @@ def adapted(
         where = f"{folder}/adapter_config.json:base_model_name_or_path"
         raise ModelFileError("E401", where, "does not say which model the adapter belongs to")
     own = folder / base
-    found = own if own.is_dir() else local_folder(base)
+    try:
+        found = own if own.is_dir() else local_folder(base)
+    except UsageError as error:
+        raise UsageError(
+            error.code, base, "the model of this adapter is not there", got=folder,
+            do="put it back, or name its place in adapter_config.json",
+        ) from error  # fmt: skip
     network, family, theirs = load_folder(found, dtype=kind, device=place)
     judged = read_labels(folder)
     if judged is not None:

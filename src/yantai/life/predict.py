@@ -85,6 +85,11 @@ def predict(settings: Predict, emit: Callable[[str], None]) -> dict[str, Any]:
 def _task_of(model: LanguageModel, settings: Predict) -> str:
     """What is asked: a model that judges says so itself, of the others one must say it."""
     task = settings.task or model.job
+    if not task and model.shape == "encoder":
+        raise UsageError(
+            "E201", "task", "the model judges nothing yet", expected="--task embed",
+            do="teach it a job with yantai finetune",
+        )  # fmt: skip
     if not task:
         raise UsageError(
             "E201", "task", "a language model does more than one thing",

@@ -10,7 +10,7 @@ from typing import Any
 
 from yantai.base.errors import DataError
 from yantai.base.files import sha256_text
-from yantai.base.log import say
+from yantai.base.log import counted, say
 from yantai.data.labelled import share_groups, share_out
 from yantai.life.jobs.job import Job
 from yantai.training.recipe import Finetune
@@ -48,10 +48,19 @@ def parts_of(settings: Finetune, job: Job) -> Parts:
         if not rows[name]:
             raise DataError(
                 "E305", settings.data, f"too few rows for a {name} part",
-                got=sum(map(len, rows.values())), do=f"give more, or --{name}",
+                got=_amount(job, [row for part in rows.values() for row in part]),
+                do=f"give more, or --{name}",
             )  # fmt: skip
     say("rows: " + ", ".join(f"{len(part):,} {name}" for name, part in rows.items()))
     return Parts(rows["train"], rows["valid"], rows["test"])
+
+
+def _amount(job: Job, rows: Sequence[Any]) -> str:
+    """Of rows, and of the groups that stay in one part."""
+    if not job.together:
+        return counted(len(rows), "row")
+    groups = len({row.labels for row in rows})
+    return f"{counted(len(rows), 'row')} of {counted(groups, 'group')} that stay together"
 
 
 def _read(settings: Finetune, job: Job, name: str, path: Path) -> list[Any]:

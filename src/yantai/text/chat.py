@@ -23,7 +23,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import TemplateSyntaxError
+from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
 
 from yantai.base.errors import DataError, ModelFileError
@@ -157,6 +157,29 @@ class ChatFormat:
         return self.tokenizer.encode(text) if text else []
 
     def _run(self, messages: list[Message], reply: bool, marks: tuple[str, str]) -> str:
+        """The text of a conversation.
+
+        Raises:
+            ModelFileError: the template fails; its line and the message it failed at are named.
+        """
+        try:
+            return self._filled(messages, reply, marks)
+        except Exception as error:  # a template can raise anything
+            what = str(error) or repr(error)
+            if isinstance(error, TemplateError) and not isinstance(error, SecurityError):
+                what += f", at messages[{self._fails_at(messages, marks)}]"
+            raise ModelFileError("E407", f"chat_template{_template_line(error)}", what) from error
+
+    def _fails_at(self, messages: list[Message], marks: tuple[str, str]) -> int:
+        """The first message with which it fails."""
+        for place in range(len(messages) - 1):
+            try:
+                self._filled(messages[: place + 1], False, marks)
+            except Exception:  # whatever it is, here it is
+                return place
+        return len(messages) - 1
+
+    def _filled(self, messages: list[Message], reply: bool, marks: tuple[str, str]) -> str:
         names = {
             key: value.get("content") if isinstance(value, dict) else value
             for key, value in self.tokenizer.settings.items()
@@ -164,20 +187,14 @@ class ChatFormat:
         }
         parts: list[str] = []
         size, given = 0, sum(len(message["content"]) for message in messages)
-        try:
-            with within(given, marks):
-                for part in self._compiled.generate(
-                    messages=messages, add_generation_prompt=reply, **names
-                ):
-                    size += len(part)
-                    if size > MAX_OUTPUT_CHARACTERS:
-                        raise SecurityError(f"the output passes {MAX_OUTPUT_CHARACTERS} characters")
-                    parts.append(part)
-        except Exception as error:  # a template can raise anything
-            line = _template_line(error)
-            raise ModelFileError(
-                "E407", f"chat_template{line}", str(error) or repr(error)
-            ) from error
+        with within(given, marks):
+            for part in self._compiled.generate(
+                messages=messages, add_generation_prompt=reply, **names
+            ):
+                size += len(part)
+                if size > MAX_OUTPUT_CHARACTERS:
+                    raise SecurityError(f"the output passes {MAX_OUTPUT_CHARACTERS} characters")
+                parts.append(part)
         return "".join(parts)
 
     def training_row(self, messages: Sequence[Message], where: object = "messages") -> Rendered:

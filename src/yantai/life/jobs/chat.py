@@ -82,8 +82,9 @@ class ChatJob(LanguageJob):
             "metrics": loss(said),
             "floors": {name: loss(table) for name, table in floors.items()},
             "against": {
-                name: paired_ratio_difference(
-                    said[:, 0].tolist(), table[:, 0].tolist(), sizes, seed
+                name: _named(
+                    paired_ratio_difference(said[:, 0].tolist(), table[:, 0].tolist(), sizes, seed),
+                    name,
                 )
                 for name, table in floors.items()
             },
@@ -101,6 +102,16 @@ class ChatJob(LanguageJob):
                 "nats a token": f"{losses[at]:.2f}",
             },
         )  # fmt: skip
+
+
+def _named(difference: dict[str, Any], other: str) -> dict[str, Any]:
+    """A lower loss is a better model."""
+    better = {
+        "the first is lower": "the model is better",
+        "the second is lower": f"{other} is better",
+    }
+    verdict = difference["verdict"]
+    return difference | {"verdict": better.get(verdict, verdict)}
 
 
 def learned_row(chat: ChatFormat, messages: Sequence[Message], place: str) -> Rendered:
