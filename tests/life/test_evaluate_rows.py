@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from yantai.base.errors import DataError, UsageError
 from yantai.core.config import ModelConfig
 from yantai.core.initialise import build
+from yantai.evaluate.judged import judged_report
 from yantai.evaluate.page import report_page
 from yantai.families.table import family_named
 from yantai.infer.language_model import LanguageModel
@@ -128,3 +130,17 @@ def test_documents_have_a_page_too(shape, tmp_path):
     for name, value in {"train": tmp_path / "a.txt", "label_column": "zz", "limit": 3}.items():
         with pytest.raises(UsageError, match="can have no effect"):
             evaluate(Evaluate(**settings, **{name: value}), str)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_page_shows_how_sure_a_model_may_be(several):
+    dice = np.random.default_rng(0)
+    logits = dice.normal(size=(60, 3)).astype(np.float32)
+    truth = dice.integers(0, 2, (60, 3)).astype(bool) if several else dice.integers(0, 3, 60)
+    report = judged_report(truth, logits, ("a", "b", "c"), {})
+    low, high = (report["calibration"][end] for end in ("low", "high"))
+    assert 0 <= low < high <= 1
+    page = report_page(report, [], "x")
+    assert page.count("<circle") == len(report["calibration"]["bins"]) > 3
+    assert ("each by itself" in page) == several == ("kinds" in report)
+    assert ("confusion" in page) == (not several)

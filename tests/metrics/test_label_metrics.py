@@ -44,3 +44,22 @@ def test_confidence_that_is_right_so_often_has_no_error():
     right = np.r_[np.arange(40) < 30, np.arange(20) < 10]
     assert ours.calibration_error(confidence, right) == pytest.approx(0.0)
     assert ours.calibration_error(np.ones(10), np.arange(10) < 6) == pytest.approx(0.4)
+
+
+def test_reliability_is_what_the_calibration_error_sums_up():
+    dice = np.random.default_rng(0)
+    confidence = dice.uniform(0.3, 1, 400)
+    right = dice.uniform(size=400) < confidence**2
+    bins = ours.reliability(confidence, right)
+    assert sum(each["count"] for each in bins) == 400
+    gaps = sum(each["count"] * abs(each["confidence"] - each["accuracy"]) for each in bins)
+    assert gaps / 400 == pytest.approx(ours.calibration_error(confidence, right))
+
+
+def test_f1_of_each_label_is_scikit_learns():
+    from sklearn.metrics import f1_score
+
+    dice = np.random.default_rng(1)
+    truth, said = dice.integers(0, 2, (2, 50, 4)).astype(bool)
+    expected = f1_score(truth, said, average=None, zero_division=0)
+    np.testing.assert_allclose(ours.f1_of_each(truth, said), expected)

@@ -73,13 +73,30 @@ def judged_report(
             floor: _against(truth, said, theirs, floor, seed) for floor, theirs in floors.items()
         },
     }
-    if not several:
-        chances = softmax(logits)
-        error = metrics.calibration_error(chances.max(1), said == truth)
-        report["calibration_error"] = error
-        report["labels"] = list(names)
+    report["labels"] = list(names)
+    if several:
+        sure = 1 / (1 + np.exp(-np.abs(logits.astype(float))))
+        f1 = metrics.f1_of_each(truth, said)
+        report["kinds"] = {
+            name: {"f1": float(f1[at]), "rows": int(truth[:, at].sum())}
+            for at, name in enumerate(names)
+        }
+    else:
+        sure = softmax(logits).max(1)
         report["confusion"] = metrics.confusion(truth, said, len(names)).tolist()
-    return report
+    return report | _calibration(sure, said == truth, seed)
+
+
+def _calibration(sure: NDArray, right: NDArray, seed: int) -> dict[str, Any]:
+    """How far confidence is from accuracy; with several labels, each judgement counts."""
+    error = bootstrap(
+        lambda rows: metrics.calibration_error(sure[rows].ravel(), right[rows].ravel()),
+        len(sure), seed,
+    )  # fmt: skip
+    return {
+        "calibration_error": error.value,
+        "calibration": error.as_dict() | {"bins": metrics.reliability(sure.ravel(), right.ravel())},
+    }
 
 
 def _guess(truth: NDArray) -> NDArray:

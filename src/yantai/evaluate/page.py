@@ -41,6 +41,8 @@ def report_page(report: dict[str, Any], worst: Sequence[dict[str, str]], title: 
         *_values(report),
         *_verdicts(report),
         *_confusion(report),
+        *_kinds(report),
+        *_calibration(report),
         *_worst(worst),
         "</body></html>\n",
     ]
@@ -110,9 +112,48 @@ def _confusion(report: dict[str, Any]) -> list[str]:
             for number in row
         )
         found.append(f"</tr><tr><td>{name}</td>{cells}")
-    error = report.get("calibration_error")
-    shown = f"<p>Calibration error: {error:.4f}</p>" if error is not None else ""
-    return [*found, "</tr></table>", shown]
+    return [*found, "</tr></table>"]
+
+
+def _kinds(report: dict[str, Any]) -> list[str]:
+    """What is told of each kind of span, or of each label where several may hold."""
+    kinds = report.get("kinds") or {}
+    if not kinds:
+        return []
+    columns = list(next(iter(kinds.values())))
+    found = ["<h2>each by itself</h2><table><tr><th></th>"]
+    found += [f"<th>{html.escape(name)}</th>" for name in columns]
+    for name, row in kinds.items():
+        cells = (
+            f"<td>{row[key]:.4f}</td>" if isinstance(row[key], float) else f"<td>{row[key]:,}</td>"
+            for key in columns
+        )
+        found.append(f"</tr><tr><td>{html.escape(name)}</td>{''.join(cells)}")
+    return [*found, "</tr></table>"]
+
+
+def _calibration(report: dict[str, Any]) -> list[str]:
+    """How often the model is right when it is so sure: on the diagonal it knows how sure to be."""
+    each = report.get("calibration")
+    if not each:
+        return []
+    most = max(one["count"] for one in each["bins"])
+    points = "".join(
+        f"<circle cx='{200 * one['confidence']:.1f}' cy='{200 - 200 * one['accuracy']:.1f}' "
+        f"r='{2 + 6 * (one['count'] / most) ** 0.5:.1f}'><title>sure {one['confidence']:.0%}, "
+        f"right {one['accuracy']:.0%}, {one['count']:,} times</title></circle>"
+        for one in each["bins"]
+    )
+    return [
+        "<h2>calibration</h2>",
+        f"<p>Calibration error: {each['value']:.4f} ({_interval(each, '.4f')})</p>",
+        "<svg viewBox='-30 -10 250 245' width='320' role='img' aria-label='how sure, how right'>",
+        "<path d='M0 0V200H200M0 200L200 0' fill='none' stroke='currentColor' opacity='.4'/>",
+        f"<g fill='#3c78d8'>{points}</g><g fill='currentColor' font-size='10'>",
+        "<text x='70' y='218'>how sure it is</text>",
+        "<text transform='rotate(-90)' x='-140' y='-14'>how often right</text>",
+        "<text x='0' y='212'>0</text><text x='192' y='212'>1</text></g></svg>",
+    ]
 
 
 def _worst(worst: Sequence[dict[str, str]]) -> list[str]:

@@ -60,6 +60,23 @@ def micro_f1_of_several(truth: Holds, said: Holds) -> float:
     return float(_f1(np.array([right]), np.array([true]), np.array([called]))[0])
 
 
+def reliability(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_]
+) -> list[dict[str, float]]:
+    """How sure, how often right, and how many there are in each of the 15 bins that has any."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return [
+        {"confidence": float(confidence[own].mean()), "accuracy": float(right[own].mean()),
+         "count": int(own.sum())}
+        for number in range(BINS) if (own := bins == number).any()
+    ]  # fmt: skip
+
+
+def f1_of_each(truth: Holds, said: Holds) -> NDArray[np.float64]:
+    """F1 of each label; 0 for one that neither holds nor is said."""
+    return _f1((truth & said).sum(0), truth.sum(0), said.sum(0))
+
+
 def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
     """Mean distance between confidence and accuracy in 15 equal bins (arXiv 1706.04599, eq. 3)."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -109,7 +109,10 @@ class ClassifyJob(LabelJob):
         if train:
             learned, texts = self.truth(train), [row.text for row in test]
             floors["naive Bayes"] = naive_bayes([row.text for row in train], learned, texts)
-            if not self.several:
+            if self.several:
+                usual = np.broadcast_to(learned.mean(0) > 0.5, (len(texts), len(self.names)))
+                floors["the commonest labels"] = usual
+            else:
                 floors["the commonest label"] = majority(learned, len(texts))
         return judged_report(self.truth(test), said, self.names, floors, seed)
 
