@@ -7,6 +7,8 @@ import torch
 
 from yantai.core.first_sight import HEARD
 from yantai.data.labelled import Labelled
+from yantai.data.pairs import Pair
+from yantai.data.preferences import Preference
 from yantai.data.questions import Question
 from yantai.data.tagged import Tagged
 from yantai.families.folder import load_folder
@@ -116,6 +118,26 @@ def test_answers_that_no_tokens_spell_are_counted(tmp_path, capsys, kind, lost):
     job.prepare(Frame(tokenizer, "encoder", 64), rows, rows[:5], 0)
     said = f"{lost} of 31 answers begin or end inside a token"
     assert (said in "".join(capsys.readouterr())) == (lost > 0)
+
+
+@pytest.mark.parametrize("task", ["embed", "prefer"])
+def test_both_texts_of_a_pair_are_learned_as_long_as_they_are_read(tmp_path, task):
+    settings = settings_for(tmp_path, task=task, model="folder")
+    job, text = JOBS[task](settings), "One day the baker went to the mill. " * 4
+    tokenizer = Tokenizer.train([text] * 20, 300)
+    frame = Frame(tokenizer, "decoder", 64)
+    if task == "embed":
+        rows = [Pair(text, text, f"rows.csv:{n}") for n in range(9)]
+    else:
+        talk = ({"role": "user", "content": "Tell."}, {"role": "assistant", "content": text})
+        rows = [Preference(talk, talk, f"rows.csv:{n}") for n in range(9)]
+        job.reference = torch.nn.Linear(1, 1)
+    length = len(tokenizer.encode(text))
+    assert 32 < length < 60
+    prepared = job.prepare(frame, rows, rows[:3], 0)
+    assert prepared.train.truncated == 0 and prepared.train.length == 128
+    for example in prepared.train.examples:
+        assert min(example.border, len(example.ids) - example.border) > length
 
 
 def test_documents_beside_the_rows_are_read_once_each_text_of_the_rows_ten_times(tmp_path):

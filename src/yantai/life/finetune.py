@@ -184,7 +184,7 @@ def _train(
     begun = begin(settings, job, parts, body, device)
     frame, prepared = begun.frame, begun.prepared
     batch = settings.batch or _rows_a_step(settings, prepared.train, job.judges)
-    settings = settings.model_copy(update={"batch": batch, "context": frame.length})
+    settings = settings.model_copy(update={"batch": batch, "context": prepared.train.length})
     before = replayed(old, settings, begun.tokenizer, begun.model.config.shape, frame.length)
     loader = Loader(
         [prepared.train, before] if before is not None else [prepared.train],

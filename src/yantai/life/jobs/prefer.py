@@ -51,7 +51,7 @@ class PreferJob(LanguageJob):
         """A pair an example."""
         assert self.reference is not None
         rows = [
-            ExampleRows(_pairs(frame, part), frame.length, seed=seed) for part in (train, valid)
+            ExampleRows(_pairs(frame, part), 2 * frame.length, seed=seed) for part in (train, valid)
         ]
         return Prepared(Prefer(self.reference, self.beta), *rows)
 
@@ -116,7 +116,7 @@ def _share(hits: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def _pairs(frame: Frame, rows: Sequence[Preference]) -> list[Example]:
-    """Both answers of each row behind each other; each has half of a row."""
+    """Both answers of each row behind each other, in a row twice as long as the longest."""
     chat = ChatFormat(frame.tokenizer)
     found = []
     for row in rows:
@@ -126,7 +126,7 @@ def _pairs(frame: Frame, rows: Sequence[Preference]) -> list[Example]:
             rendered = learned_row(chat, messages, row.place)
             learn = _last_run(rendered.learn)
             whole = Example.of_text(rendered.ids, learn, row.place)
-            size = frame.length // 2
+            size = frame.length
             cut += max(0, len(whole.ids) - size)
             sides.append((list(whole.ids[-size:]), list(whole.targets[-size:])))
         (ids, targets), (others, other_targets) = sides

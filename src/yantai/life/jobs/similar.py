@@ -41,7 +41,7 @@ class SimilarJob(PairJob):
     ) -> Prepared:
         """A pair an example."""
         rows = [
-            ExampleRows(_pairs(frame, part), frame.length, seed=seed) for part in (train, valid)
+            ExampleRows(_pairs(frame, part), 2 * frame.length, seed=seed) for part in (train, valid)
         ]
         return Prepared(Similar(), *rows)
 
@@ -98,8 +98,8 @@ class SimilarJob(PairJob):
 
 
 def _pairs(frame: Frame, rows: Sequence[Pair]) -> list[Example]:
-    """Both texts of each row behind each other; each has half of a row."""
-    found, size = [], frame.length // 2
+    """Both texts of each row behind each other, in a row that is twice as long as the longest."""
+    found, size = [], frame.length
     for row in rows:
         texts = [frame.tokenizer.prompt(text) for text in (row.source, row.target)]
         cut = sum(max(0, len(text) - size) for text in texts)
