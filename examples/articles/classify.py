@@ -16,6 +16,8 @@ def main(model: str, path: str, out: str, train_rows: int = 8000, **changes: Any
     """Train for 10 epochs with AdamW at 5e-5 on batches of 32 rows of 128; score the test rows."""
     with Path(path).open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
+    if len(rows) <= train_rows:
+        sys.exit(f"{path}: {len(rows):,} rows, of which none is behind row {train_rows:,} to test on")
     folder = Path(out + "-rows")
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("train", rows[:train_rows]), ("test", rows[train_rows:])):
@@ -33,4 +35,6 @@ def main(model: str, path: str, out: str, train_rows: int = 8000, **changes: Any
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:4])

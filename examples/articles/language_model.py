@@ -55,4 +55,6 @@ def main(path: str, steps: int = 200) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     main(sys.argv[1])
