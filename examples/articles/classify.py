@@ -17,7 +17,9 @@ def main(model: str, path: str, out: str, train_rows: int = 8000, **changes: Any
     with Path(path).open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     if len(rows) <= train_rows:
-        sys.exit(f"{path}: {len(rows):,} rows, of which none is behind row {train_rows:,} to test on")
+        sys.exit(
+            f"{path}: {len(rows):,} rows, of which none is behind row {train_rows:,} to test on"
+        )
     folder = Path(out + "-rows")
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("train", rows[:train_rows]), ("test", rows[train_rows:])):

@@ -71,6 +71,12 @@ def test_the_quickstart_lives_a_whole_life_and_its_chain_holds(tmp_path, monkeyp
     capsys.readouterr()
 
 
+def test_the_doctor_is_told_of_rows_by_a_recipe(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\na,b\n")
+    with pytest.raises(UsageError, match="rows are examined by a recipe"):
+        doctor(Doctor(what=str(tmp_path / "rows.csv")), str)
+
+
 @pytest.mark.slow
 def test_train_takes_a_table_a_file_or_a_configuration(documents, tmp_path):
     table = SMALL | {"data": (documents,), "out": tmp_path / "a"}

@@ -25,6 +25,7 @@ from yantai.base.errors import UsageError, YantaiError
 from yantai.base.log import counted
 from yantai.core.cost import count
 from yantai.core.native.roads import kernels
+from yantai.families.adapter import is_adapter
 from yantai.families.folder import CONFIG
 from yantai.families.hub import local_folder
 from yantai.families.table import family_named
@@ -39,6 +40,7 @@ from yantai.training.recipe import Finetune, Pretrain
 from yantai.training.setup import fill_in
 
 Finding = tuple[str, str]
+TABLES = (".csv", ".tsv", ".parquet")
 
 
 def doctor(settings: Doctor, emit: Callable[[str], None]) -> dict[str, Any]:
@@ -54,7 +56,10 @@ def doctor(settings: Doctor, emit: Callable[[str], None]) -> dict[str, Any]:
             raise UsageError("E206", what, "no such file or folder")
         if what.is_file() and what.suffix in (".yaml", ".yml"):
             findings += _guard(_recipe, what, settings)
-        elif what.suffix == ".bin" or (what.is_dir() and (what / CONFIG).is_file()):
+        elif what.suffix.lower() in TABLES:
+            line = "rows are examined by a recipe that says what they teach (verb finetune)"
+            findings.append(("problem", f"{what}: {line}: yantai doctor recipe.yaml"))
+        elif what.suffix == ".bin" or (what / CONFIG).is_file() or is_adapter(what):
             findings += _guard(_model, what, settings)
         else:
             findings += _guard(_data, what, settings)
