@@ -145,3 +145,21 @@ def test_answers_beyond_the_model_are_refused(folder, tokenizer):
         opened(folder)
     (folder / PROBES).unlink()
     assert opened(folder)
+
+
+def test_a_merge_that_no_probe_touches_is_missed_by_its_hash(folder):
+    path = folder / "tokenizer.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    table["model"]["merges"].pop()  # the rarest
+    path.write_text(json.dumps(table), encoding="utf-8")
+    with pytest.raises(ModelFileError, match="not the one that the model was trained with"):
+        opened(folder)
+
+
+def test_rounded_weights_may_answer_a_little_otherwise_and_no_more(folder):
+    assert yantai.load(folder, dtype="bfloat16", probes=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    with pytest.raises(ModelFileError, match="answers otherwise") as caught:
+        yantai.load(folder, dtype="bfloat16", probes=True)
+    assert caught.value.code == "E410"

@@ -89,3 +89,18 @@ def test_a_hostile_grammar_is_refused_or_made_in_time(grammars, name):
     except DataError as error:
         assert "response_format" in str(error) and len(str(error)) < 500
     assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("space", ["\n", " ", "\t"])
+def test_a_model_that_loves_spaces_comes_to_an_end(grammars, tokenizer, space):
+    loved = set(tokenizer.encode(space))
+    guide, ids = grammars.guide("json_schema", SCHEMA), []
+    logits = torch.zeros(tokenizer.vocab_size)
+    logits[list(loved)] = 50.0
+    for id in tokenizer.encode("\n" * 8) + tokenizer.encode("  " * 8):
+        logits[id] = 40.0  # runs of them, too
+    for _ in range(300):
+        ids.append(int(guide.allowed(logits).argmax()))
+        if guide.take(ids[-1]):
+            break
+    assert set(json.loads(tokenizer.decode(ids))) == {"name", "age", "kind"}

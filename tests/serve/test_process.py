@@ -64,6 +64,11 @@ def test_a_worker_that_is_killed_or_stopped_is_replaced(settings, monkeypatch):
             await until(lambda: not backend.is_ready)
             await until(lambda: backend.is_ready)
             assert await answer(backend) == first and backend.restarts == 1
+            # whoever ends a service tells all of its processes: this one waits for its server
+            stream = backend.ask(LONG)
+            assert "prompt_tokens" in await anext(stream)
+            os.kill(backend._process.pid, signal.SIGTERM)
+            assert [table async for table in stream][-1]["end"] and backend.restarts == 1
             # stopped: the process is there and says nothing
             os.kill(backend._process.pid, signal.SIGSTOP)
             await until(lambda: not backend.is_ready, 5)

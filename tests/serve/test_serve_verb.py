@@ -101,3 +101,9 @@ def test_what_it_refuses(folder, tmp_path, capsys):
         taken.listen()
         told = refused("--port", taken.getsockname()[1])
     assert "nothing can listen there" in told and "--port" in told
+
+
+def test_a_file_without_a_key_does_not_open_the_door(folder, tmp_path, capsys):
+    (tmp_path / "none").write_text("# nothing yet\n")
+    assert main(["serve", str(folder), "--api-key-file", str(tmp_path / "none")]) == 2
+    assert "holds no key" in capsys.readouterr().err

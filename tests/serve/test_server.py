@@ -272,3 +272,59 @@ def test_curves_are_those_of_the_run(run_server, model, tmp_path):
     data = httpx.get(f"{server.url}/v1/models/small/curves", headers=headers).json()["data"]
     assert len(data) <= 2001 and {"step": 1234, "valid_loss": 4.5, "seconds": 3.0} in data
     assert httpx.get(f"{server.url}/v1/models/none/curves", headers=headers).status_code == 404
+
+
+def test_a_conversation_goes_on_with_the_answer_as_it_came(client):
+    answer = client.chat.completions.create(model="small", messages=TALK, max_tokens=5)
+    said = answer.choices[0].message
+    for turn in (said, said.model_dump(), said.model_dump() | {"tool_calls": []}):
+        talk = [*TALK, turn, {"role": "user", "content": "More."}]
+        assert client.chat.completions.create(model="small", messages=talk, max_tokens=2).id
+    called = said.model_dump() | {"tool_calls": [{"id": "1"}]}
+    with pytest.raises(openai.BadRequestError, match="tool_calls"):
+        client.chat.completions.create(model="small", messages=[*TALK, called])
+
+
+def test_whole_numbers_of_a_schema_stay_whole(client):
+    schema = {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2}
+    answer = client.chat.completions.create(
+        model="small", messages=TALK, temperature=0, max_tokens=40, logit_bias={"13": -100},
+        response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": schema}},
+    )  # fmt: skip
+    if answer.choices[0].finish_reason == "stop":
+        assert 1 <= len(json.loads(answer.choices[0].message.content)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"logit_bias": {"1000000": 1}}, "logit_bias"),
+        ({"repetition_penalty": 1e-38}, "repetition_penalty"),
+        ({"prompt": "a" * 3_000_000}, "prompt"),
+        ({"prompt": [5] * 300_000}, "prompt"),
+        ({"prompt": [5] * 150_000}, "prompt"),
+    ],
+)
+def test_what_no_model_could_do_is_refused_at_once(server, fields, param):
+    body = {"model": "small", "prompt": "One", "max_tokens": 2} | fields
+    headers = {"authorization": f"Bearer {KEY}"}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, headers=headers)
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["param"].startswith(param)
+    if fields.get("prompt") == "a" * 3_000_000:
+        assert error["code"] == "context_length_exceeded" and "3,000,000" in error["message"]
+
+
+def test_long_texts_are_cut_before_they_are_tokens(server, model, monkeypatch):
+    seen = []
+    encode = type(model.tokenizer).encode_batch
+    monkeypatch.setattr(
+        type(model.tokenizer), "encode_batch",
+        lambda self, texts: (seen.extend(map(len, texts)), encode(self, texts))[1],
+    )  # fmt: skip
+    headers = {"authorization": f"Bearer {KEY}"}
+    body = {"model": "small", "input": "a b " * 500_000}
+    answer = httpx.post(f"{server.url}/v1/embeddings", json=body, headers=headers, timeout=60)
+    assert answer.status_code == 200
+    most = model.network.config.max_positions * max(100, model.tokenizer.longest)
+    assert seen and max(seen) <= most < 2_000_000

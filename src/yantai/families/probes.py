@@ -2,7 +2,8 @@
 
 Knows: a few fixed texts and conversations, their ids, and what the model says behind the last one.
 
-    FOLDER/probes.json  {"dtype": "float32", "rows": [{"text"|"messages", "ids", "best", "logits"}]}
+    FOLDER/probes.json  {"dtype": "float32", "tokenizer": its hash,
+                         "rows": [{"text"|"messages", "ids", "best", "logits"}]}
 """
 
 from pathlib import Path
@@ -40,6 +41,8 @@ LONGEST = 64
 """Tokens of a probe that the network reads; of the ids themselves all are compared."""
 TOLERANCE = 1e-3
 """Of logits in float32 on whatever processor, as a share of the largest one (at least 1)."""
+ROUNDED = 0.1
+"""The same where types or codes round them."""
 
 
 def probes_of(network: Model, tokenizer: Tokenizer, start_id: int | None = None) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def probes_of(network: Model, tokenizer: Tokenizer, start_id: int | None = None)
         ids = _ids_of(tokenizer, asked)
         if ids:
             rows.append(asked | {"ids": ids} | _said(network, ids, start_id))
-    return {"dtype": _type_of(network), "rows": rows}
+    return {"dtype": _type_of(network), "tokenizer": tokenizer.hash, "rows": rows}
 
 
 def write_probes(
@@ -75,14 +78,16 @@ def check_probes(
         1); None for a folder without probes.
 
     Raises:
-        ModelFileError: E405, a text has other ids now; E410, in float32 logits differ by more
-            than `TOLERANCE`, or the file of probes is no such file.
+        ModelFileError: E405, the vocabulary or the ids of a text are others now; E410, logits
+            differ by more than `TOLERANCE`, rounded ones by more than `ROUNDED`, or the file of
+            probes is no such file.
     """
     path = folder / PROBES
     if not path.is_file():
         return None
     table = read_model_json(path)
     worst, exact = 0.0, table.get("dtype") == _type_of(network) == "float32"
+    allowed = TOLERANCE if exact else ROUNDED
     for number, row in enumerate(_checked(table, path)):
         where = f"{path}:rows[{number}]"
         _same_ids(where, tokenizer, row)
@@ -94,7 +99,7 @@ def check_probes(
             raise ModelFileError("E410", where, "more answers than the model has", got=max(best))
         then, now = torch.tensor(row["logits"]), logits[best]
         difference = float((then - now).abs().max() / max(1.0, float(then.abs().max())))
-        if exact and not difference <= TOLERANCE:
+        if not difference <= allowed:
             place = int((then - now).abs().argmax())
             raise ModelFileError(
                 "E410", where, f"the model answers otherwise than when it was trained (id "
@@ -102,6 +107,12 @@ def check_probes(
                 do="yantai verify the run; take the folder that the training wrote",
             )  # fmt: skip
         worst = max(worst, difference)
+    if table.get("tokenizer") not in (None, tokenizer.hash):
+        raise ModelFileError(
+            "E405", path, "the tokenizer is not the one that the model was trained with",
+            expected=str(table["tokenizer"])[:12], got=tokenizer.hash[:12],
+            do="take the tokenizer that the training wrote",
+        )  # fmt: skip
     return worst
 
 

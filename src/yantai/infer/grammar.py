@@ -17,6 +17,8 @@ from yantai.text.tokenizer import Tokenizer
 
 KEPT = 64
 LONGEST = 100_000
+SPACES = {"whitespace_pattern": r"[ \n\t]{0,8}"}
+"""Between what JSON says: enough for lines and indents, and no way to say nothing for ever."""
 Kind = Literal["json_schema", "json_object", "regex"]
 
 
@@ -75,7 +77,7 @@ class Grammars:
             if len(json.dumps(schema)) > LONGEST:
                 raise self._refused("too large")
             try:
-                source = llguidance.LLMatcher.grammar_from_json_schema(schema)
+                source = llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=SPACES)
             except ValueError as error:
                 raise self._refused(str(error)) from error
         if len(source) > LONGEST:

@@ -21,7 +21,7 @@ PROMPT = "› "
 
 def chat(settings: Chat, emit: Callable[[str], None]) -> dict[str, Any]:
     """`yantai chat`: returns the messages at the end."""
-    model = load(settings.model, dtype=settings.dtype, device=settings.device)
+    model = load(settings.model, dtype=settings.dtype, device=settings.device, probes=True)
     if sys.stdin.isatty():
         say("Type a message. /reset starts over, /exit or Ctrl-D ends.")
     asked = {"max_new_tokens": settings.max_new_tokens, "seed": settings.seed}

@@ -4,7 +4,9 @@ Knows: a model with its texts, and an engine. What goes in and out are plain tab
 may stand in the server's process or in one of its own.
 """
 
+import functools
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +32,8 @@ from yantai.infer.tag import tag
 
 Send = Callable[[dict[str, Any]], None]
 
+LONGEST_WORD = 100
+"""Characters: so long may a word be that a WordPiece vocabulary does not know."""
 STATUS = {"E804": 429, "E803": 503}
 """What an error of ours is over HTTP, where it is not the client's own fault."""
 
@@ -143,6 +147,12 @@ class Desk:
                 "E312", "messages" if question["do"] == "chat" else "prompt",
                 "longer than the model's context", expected=f"at most {room}", got=wanted,
             )  # fmt: skip
+        known = self.model.network.config.vocab_size
+        odd = next((id for id in question.get("bias") or {} if id >= known), None)
+        if odd is not None:
+            raise DataError(
+                "E304", "logit_bias", "no such token", expected=f"0 to {known - 1}", got=odd
+            )
         count = question.get("n") or 1
         given = {key: question[key] for key in SETTINGS if question.get(key) is not None}
         given |= {"max_new_tokens": asked or room - len(ids), "seed": question.get("seed") or 0}
@@ -180,11 +190,29 @@ class Desk:
             self._grammars = Grammars(self.model.tokenizer, self.model._turn_ends())
         return [self._grammars.guide(wanted["kind"], wanted["text"]) for _ in range(count)]
 
+    @functools.cached_property
+    def _most_characters(self) -> int:
+        """No text with more fits into the model's context, whatever its tokens are."""
+        longest = max(LONGEST_WORD, self.model.tokenizer.longest)
+        return self.model.network.config.max_positions * longest
+
+    def _check_size(self, where: str, size: int) -> None:
+        """Refuse what cannot fit before its tokens are counted."""
+        room = self.model.network.config.max_positions
+        if size > self._most_characters:
+            raise DataError(
+                "E312", where, "longer than the model's context", expected=f"at most {room} tokens",
+                got=f"{size:,} characters",
+            )  # fmt: skip
+
     def _prompt(self, question: Mapping[str, Any]) -> list[int]:
         if question["do"] == "chat":
+            size = sum(len(each["content"]) for each in question["messages"])
+            self._check_size("messages", size)
             return self.model.chat_format.render(question["messages"], reply=True).ids
         prompt = question["prompt"]
         if isinstance(prompt, str):
+            self._check_size("prompt", len(prompt))
             return self.model._encode(prompt)
         known = self.model.network.config.vocab_size
         odd = next((id for id in prompt if not 0 <= id < known), None)
@@ -219,8 +247,12 @@ class Desk:
     def _ender(self, id: int, texts: _Answer, left: list[int]) -> Callable[[str], None]:
         def end(reason: str) -> None:
             if reason == "failed":
-                error = ResourceError("E803", "engine", "failed while it answered; ask again")
-                texts.send({"index": texts.index, "error": _as_error(error)})
+                known = texts.request.error if texts.request is not None else None
+                if known is not None and not isinstance(known, YantaiError):
+                    traceback.print_exception(known)
+                failed = ResourceError("E803", "engine", "failed while it answered; ask again")
+                own = known if isinstance(known, YantaiError) else failed
+                texts.send({"index": texts.index, "error": _as_error(own)})
             else:
                 texts.text += texts.held.feed(texts.decoder.finish()) + texts.held.finish()
                 texts.say()
@@ -239,6 +271,8 @@ class Desk:
     def _job(self, question: Mapping[str, Any], send: Send) -> None:
         """One item a text; those that wait together are one batch."""
         do, texts = question["do"], question["input"]
+        if do != "answer":  # what is cut anyway need not become tokens first
+            texts = [text[: self._most_characters] for text in texts]
         items = list(zip(question["question"], texts, strict=True)) if do == "answer" else texts
         futures = [self.engine.call(self._answerers[do], item) for item in items]
         found: list[Any] = [None] * len(futures)
@@ -255,7 +289,7 @@ class Desk:
                         return
                 bad = next((each for each in found if isinstance(each, Exception)), None)
                 if bad is None:
-                    tokens = sum(len(self.model.tokenizer.encode(text)) for text in texts)
+                    tokens = sum(map(len, self.model.tokenizer.encode_batch(texts)))
                     send({"answers": found, "prompt_tokens": tokens, "end": "stop"})
                 else:
                     send({"error": _as_error(bad)})
@@ -325,5 +359,6 @@ def _as_error(error: BaseException) -> dict[str, Any]:
     if not isinstance(error, YantaiError):
         return {"status": 500, "message": "internal error", "code": None, "param": None}
     status = STATUS.get(error.code, 500 if isinstance(error, ModelFileError) else 400)
-    code = "context_length_exceeded" if "context" in str(error) else error.code
+    too_long = error.code == "E312" and "context" in error.what
+    code = "context_length_exceeded" if too_long else error.code
     return {"status": status, "message": str(error), "code": code, "param": error.where}

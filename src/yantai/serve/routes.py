@@ -287,9 +287,8 @@ class Service:
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         question: dict[str, Any] = {"do": do, "input": texts}
         if (asked.question is not None) != (do == "answer"):
-            raise ApiError(
-                400, "a question belongs to /v1/answer, and to it alone", param="question"
-            )
+            what = "is missing" if do == "answer" else "belongs to /v1/answer alone"
+            raise ApiError(400, f"question: {what}", param="question")
         if asked.question is not None:
             asks = [asked.question] if isinstance(asked.question, str) else asked.question
             if len(asks) != len(texts):

@@ -7,7 +7,16 @@ ordinary clients send them.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from yantai.base.config import nearest
 from yantai.text.reading_json import BadRow, parse_object
@@ -17,8 +26,38 @@ MOST_BIASES = 1024
 MOST_MESSAGES = 4096
 MOST_INPUTS = 256
 MOST_CHOICES = 16
+MOST_IDS = 200_000
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _texts(value: Any) -> Any:
+    """A text or several, as texts or ids; a list is looked at no further than its first fault."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or len(value) > MOST_IDS:
+        raise ValueError(f"a text or a list of at most {MOST_IDS:,} texts, ids, or lists of ids")
+    kind = type(value[0]) if value else str
+    if kind not in (str, int, list):
+        raise ValueError("neither texts nor ids")
+    for place, each in enumerate(value):
+        if type(each) is not kind:
+            raise ValueError(f"entry {place} is of another kind than the first")
+        if kind is list and (len(each) > MOST_IDS or any(type(id) is not int for id in each)):
+            raise ValueError(f"entry {place} is no list of ids")
+    return value
+
+
+_SAID = {"type": "string"}
+_IDS = {"type": "array", "items": {"type": "integer"}}
+Texts = Annotated[
+    Any,
+    BeforeValidator(_texts),
+    WithJsonSchema({
+        "anyOf": [_SAID, {"type": "array", "items": _SAID}, _IDS, {"type": "array", "items": _IDS}]
+    }),
+]  # fmt: skip
+"""What is continued or embedded."""
 
 
 class ApiError(Exception):
@@ -70,6 +109,12 @@ class Said(_Shape):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Text]
     name: str | None = Field(None, max_length=64)
+    # what OpenAI's own answers carry, and clients send back as they got it
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: list[Any] | None = Field(None, max_length=0)
 
     def plain(self) -> dict[str, str]:
         """As a chat template wants it."""
@@ -117,7 +162,7 @@ class Sampling(_Shape):
     top_p: Number | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=1, le=1_000_000)
     min_p: Number | None = Field(None, ge=0, le=1)
-    repetition_penalty: Number | None = Field(None, gt=0, le=10)
+    repetition_penalty: Number | None = Field(None, ge=0.01, le=10)
     presence_penalty: Number | None = Field(None, ge=-2, le=2)
     frequency_penalty: Number | None = Field(None, ge=-2, le=2)
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
@@ -188,7 +233,7 @@ class ChatRequest(Sampling):
 class CompletionRequest(Sampling):
     """`POST /v1/completions`."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: Texts
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=5)
     best_of: int | None = Field(None, ge=1, le=MOST_CHOICES)
@@ -220,7 +265,7 @@ class EmbeddingRequest(_Shape):
     """`POST /v1/embeddings`."""
 
     model: str | None = Field(None, max_length=200)
-    input: str | list[str] | list[int] | list[list[int]]
+    input: Texts
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: None = None
     user: str | None = Field(None, max_length=1000)
@@ -264,7 +309,7 @@ def read_request(body: bytes, shape: type[_Shape]) -> Any:
         ApiError: 400, with the field in `param`.
     """
     try:
-        table = parse_object(body.decode("utf-8"))
+        table = parse_object(body.decode("utf-8"), whole=True)
     except (BadRow, UnicodeDecodeError) as error:
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
     for name in NOT_HERE:

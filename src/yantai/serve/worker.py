@@ -27,7 +27,9 @@ FACTS = ("steps", "tokens", "seconds", "best_loss")
 
 def main(descriptor: int, settings: dict[str, Any]) -> None:
     """Load the model, then answer until the socket is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the server's to handle
+    # a terminal's Ctrl-C, and a SIGTERM to all processes of a service, are the server's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = socket.socket(fileno=descriptor)
     lock = threading.Lock()
 

@@ -141,8 +141,18 @@ def _constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=float)
 
 
-def parse_object(text: str) -> dict[str, Any]:
-    """The object that a row of JSON holds.
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MOST_DIGITS else float(digits)
+
+
+MOST_DIGITS = 19
+_WHOLE_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_int=_whole
+)
+
+
+def parse_object(text: str, *, whole: bool = False) -> dict[str, Any]:
+    """The object that a row of JSON holds; with `whole`, whole numbers of usual size stay whole.
 
     Raises:
         BadRow: E301 it is not strict JSON, or E304 it is no object.
@@ -154,7 +164,7 @@ def parse_object(text: str) -> dict[str, Any]:
     if _depth(text) > MAX_DEPTH:
         raise BadRow("E301", "nested too deeply", f"nested deeper than {MAX_DEPTH} levels")
     try:
-        value = _DECODER.decode(text)
+        value = (_WHOLE_DECODER if whole else _DECODER).decode(text)
     except json.JSONDecodeError as error:
         raise _syntax(text, error) from error
     except RecursionError as error:

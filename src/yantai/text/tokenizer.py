@@ -274,6 +274,12 @@ class Tokenizer:
         return StreamDecoder(self, skip_special, after)
 
     @functools.cached_property
+    def longest(self) -> int:
+        """Characters that a token may spell, at most: of a vocabulary of bytes, its bytes."""
+        spelled = self.bytes_of_ids or list(self._backend.get_vocab())
+        return max(map(len, spelled), default=1)
+
+    @functools.cached_property
     def bytes_of_ids(self) -> list[bytes] | None:
         """The bytes of each id, where the vocabulary spells bytes; None for other kinds."""
         if type(self._backend.decoder).__name__ != "ByteLevel":
