@@ -17,7 +17,7 @@ from yantai.text.tokenizer import Tokenizer
 
 KEPT = 64
 LONGEST = 100_000
-SPACES = {"whitespace_pattern": r"[ \n\t]{0,8}"}
+SPACES: Any = {"whitespace_pattern": r"[ \n\t]{0,8}"}
 """Between what JSON says: enough for lines and indents, and no way to say nothing for ever."""
 Kind = Literal["json_schema", "json_object", "regex"]
 
