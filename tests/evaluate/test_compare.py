@@ -50,6 +50,13 @@ def test_where_all_rows_are_alike_further_rows_could_still_be_others():
     assert estimate.high == 100 * proportion(0, 22).high
 
 
+def test_an_interval_holds_its_value_to_the_last_digit():
+    for count in range(1, 200):
+        for hits in (0, count // 2, count):
+            estimate = proportion(hits, count)
+            assert estimate.low <= estimate.value <= estimate.high
+
+
 @pytest.mark.parametrize(
     ("won", "lost", "verdict"),
     [(4, 0, "no difference shown"), (6, 0, "up"), (0, 6, "down"), (9, 2, "no difference shown")],

@@ -53,9 +53,9 @@ def proportion(successes: int, trials: int, chance: float | None = None) -> Esti
     middle = share + z * z / (2 * trials)
     spread = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return Estimate(
-        share, max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale), chance
-    )
+    low = max(0.0, (middle - spread) / scale) if successes else 0.0
+    high = min(1.0, (middle + spread) / scale) if successes < trials else 1.0  # to the last digit
+    return Estimate(share, low, high, chance)
 
 
 def ratio(tops: Sequence[float], bottoms: Sequence[float], seed: int = 0) -> Estimate:
