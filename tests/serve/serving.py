@@ -40,7 +40,7 @@ def made(tokenizer, family="llama", job="", **changes):
 class Running:
     """A server in a thread."""
 
-    def __init__(self, backends, *, keys=(KEY,), limits=None, grace=5):
+    def __init__(self, backends, *, keys=(KEY,), limits=None, grace=5, tell=lambda table: None):
         gate = None
         self.service = Service(backends, lambda key, tokens: gate.used(key, tokens))
         gate = Gate(
@@ -48,6 +48,7 @@ class Running:
             LOOPBACK,
             {hashed(key): "tester" for key in keys},
             limits or Limits(),
+            tell=tell,
         )
         self.gate = gate
         self.socket = socket.socket()

@@ -112,6 +112,7 @@ class Gate:
         keys: names by hashes; empty where none is needed.
         limits: see there.
         clock: seconds, for tests.
+        tell: is told of each request when it has ended.
     """
 
     def __init__(
@@ -121,7 +122,9 @@ class Gate:
         keys: dict[str, str],
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[dict[str, Any]], None] = lambda table: None,
     ):
+        self.tell = tell
         self.app, self.keys, self.limits, self.clock = app, keys, limits, clock
         self.hosts = frozenset(name.lower() for name in hosts)
         self.buckets: dict[str, Bucket] = {}
@@ -133,7 +136,26 @@ class Gate:
             return
         if scope["type"] != "http":
             return
-        sending = self._with_deadline(send)
+        began, status = self.clock(), 499  # until an answer begins: the client has gone
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, self._with_deadline(noted))
+        finally:
+            state = scope.get("state", {})
+            said = {name: state[name] for name in ("key", "prompt_tokens", "tokens")
+                    if state.get(name)}  # fmt: skip
+            self.tell(
+                {"method": scope["method"], "path": scope["path"][:200], "status": status,
+                 "ms": round(1000 * (self.clock() - began))} | said
+            )  # fmt: skip
+
+    async def _answer(self, scope: Scope, receive: Receive, sending: Send) -> None:
         try:
             self._check_host(scope)
             scope["state"] = {"key": self._check_key(scope)}

@@ -133,7 +133,9 @@ class Service:
     def _count(self, request: Request, prompt: int, said: int) -> None:
         self.tokens["prompt"] += prompt
         self.tokens["said"] += said
-        self.used(request.scope.get("state", {}).get("key", ""), prompt + said)
+        state = request.scope.setdefault("state", {})
+        state |= {"prompt_tokens": prompt, "tokens": said}
+        self.used(state.get("key", ""), prompt + said)
 
     # ------------------------------------------------------------ texts
 

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from yantai.base.errors import UsageError
 from yantai.base.log import say
 from yantai.serve.gate import LOOPBACK, Gate, Limits, read_keys
+from yantai.serve.log import RequestLog
 from yantai.serve.process import ProcessBackend
 from yantai.serve.routes import Service
 from yantai.serve.settings import Serve
@@ -115,7 +116,8 @@ def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
         backends, lambda key, tokens: gate.used(key, tokens) if gate else None, curves
     )
     hosts = {*LOOPBACK, settings.host, *settings.allow_host}
-    gate = Gate(service.app(), hosts, keys, limits)
+    log = RequestLog(errors_only=settings.log == "errors")
+    gate = Gate(service.app(), hosts, keys, limits, tell=log.tell)
     config = uvicorn.Config(
         gate, host=settings.host, port=settings.port, http=PatientProtocol, ws="none",
         lifespan="off", access_log=False, log_level="warning", server_header=False,
@@ -130,6 +132,7 @@ def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
     )
     with door:
         asyncio.run(_serve(server, backends, door))
+    log.close()
     return {"answered": sum(service.answered.values()), "tokens": service.tokens}
 
 

@@ -32,3 +32,6 @@ class Serve(Config):
     device: str = Field("auto", description="cpu, cuda, or auto")
     threads: int | None = Field(None, ge=1, description="CPU threads")
     seed: int = Field(0, ge=0, description="recorded; every request has its own")
+    log: Literal["requests", "errors"] = Field(
+        "requests", description="what is told on standard error, a line of JSON each; never a text"
+    )

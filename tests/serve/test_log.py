@@ -1,0 +1,64 @@
+"""A line for each request; nobody who does not read them stops an answer."""
+
+import json
+import threading
+
+import httpx
+from serving import KEY, made
+
+from yantai.serve.desk import Desk
+from yantai.serve.local import LocalBackend
+from yantai.serve.log import MOST_WAITING, RequestLog
+
+
+def test_what_watchers_ask_is_told_only_where_it_is_wrong():
+    lines = []
+    log = RequestLog(write=lines.append)
+    for path, status in (("/healthz", 200), ("/readyz", 503), ("/v1/models", 200)):
+        log.tell({"path": path, "status": status})
+    log.close()
+    assert [json.loads(line)["path"] for line in lines] == ["/readyz", "/v1/models"]
+    few = []
+    log = RequestLog(errors_only=True, write=few.append)
+    log.tell({"path": "/v1/models", "status": 200})
+    log.tell({"path": "/v1/models\r\nforged", "status": 404})
+    log.close()
+    assert len(few) == 1 and "\n" not in few[0] and json.loads(few[0])["status"] == 404
+
+
+def test_a_reader_who_has_stopped_loses_lines_and_stops_nobody():
+    held, lines = threading.Event(), []
+
+    def write(line):
+        held.wait(30)
+        lines.append(line)
+
+    log = RequestLog(write=write)
+    for number in range(MOST_WAITING + 50):
+        log.tell({"path": "/", "status": 200, "number": number})
+    assert 0 < log.lost <= 50
+    lost = log.lost
+    held.set()
+    while log._lines.qsize():
+        pass
+    log.tell({"path": "/last", "status": 200})
+    log.close()
+    assert json.loads(lines[-1])["lines_lost"] == lost and log.lost == 0
+
+
+def test_a_line_says_who_asked_what_and_how_long_it_took_and_not_what_was_said(
+    run_server, tokenizer
+):
+    told = []
+    server = run_server({"small": LocalBackend(Desk(made(tokenizer)))}, tell=told.append)
+    headers = {"authorization": f"Bearer {KEY}"}
+    body = {"model": "small", "prompt": "A secret", "max_tokens": 3}
+    with httpx.Client(base_url=server.url, headers=headers) as client:
+        assert client.post("/v1/completions", json=body).status_code == 200
+        assert client.post("/v1/completions", json=body | {"stream": True}).status_code == 200
+        assert client.post("/v1/completions", json=body | {"n": 0}).status_code == 400
+    assert httpx.get(server.url + "/v1/models").status_code == 401
+    assert [row["status"] for row in told] == [200, 200, 400, 401]
+    for row in told[:2]:
+        assert row["tokens"] == 3 and row["prompt_tokens"] > 0 and row["key"] and row["ms"] >= 0
+    assert "key" not in told[3] and "secret" not in json.dumps(told)
