@@ -164,6 +164,15 @@ def test_verify_names_the_broken_link(run, capsys, tmp_path):
         assert victim.rsplit("/", 1)[-1] in error_line(capsys)
 
 
+def test_a_pretraining_without_its_tokenizer_does_not_hold(run, capsys, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    shutil.rmtree(copy / "tokenizer")
+    assert main(["verify", str(copy)]) == 4
+    assert "tokenizer" in error_line(capsys)
+
+
 def test_flag_over_environment_over_file_over_default(run, tmp_path, monkeypatch, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"verb: generate\nmodel: {run / 'model'}\nprompt: One\nmax_new_tokens: 2\n")

@@ -159,7 +159,7 @@ def test_whoever_listens_may_end_it(engine):
     assert request.reason == "stop"
 
 
-def test_a_listener_that_fails_ends_its_own_request_alone(model, engine):
+def test_a_listener_that_fails_ends_its_own_request_alone(model, engine, capsys):
     def fail(token, logits):
         raise RuntimeError("planted")
 
@@ -169,6 +169,7 @@ def test_a_listener_that_fails_ends_its_own_request_alone(model, engine):
     with pytest.raises(ResourceError, match="failed while it answered"):
         bad.wait(30)
     assert str(bad.error) == "planted"
+    assert capsys.readouterr().err.count("RuntimeError: planted") == 1
     assert good.wait(30) == generate_ids(model, [[3]], settings)[0][1:]
 
 

@@ -88,7 +88,9 @@ def test_from_rows_to_a_score(family, kind, tmp_path):
         assert torch.allclose(theirs(ids).logits, ours(ids)[:, place], atol=1e-5)
 
     links = verify(Verify(folder=tmp_path / "run"), silent)["links"]
-    assert sum("made from these rows and this model" in link for link in links) == 2
+    assert sum(link.endswith(": made from these rows") for link in links) == 2
+    body = tmp_path / "run" / "body" / "model"
+    assert sum(link.endswith(f": made from {body}") for link in links) == 2
     assert any(link.startswith(str(tmp_path / "run" / "body" / "tokens")) for link in links)
 
     model = yantai.load(tmp_path / "run" / "model", dtype="float32")
@@ -112,8 +114,9 @@ def test_other_rows_or_another_body_break_the_chain(tmp_path):
         verify(folder, silent)
     assert caught.value.code == "E409" and str(path) in str(caught.value)
     path.unlink()
-    notes = verify(folder, silent)["notes"]
-    assert f"{path}: the rows are no longer there" in notes
+    found = verify(folder, silent)
+    assert f"{path}: the rows are no longer there" in found["notes"]
+    assert not any("made from these rows" in link for link in found["links"])
     path.write_text(first)
     assert not verify(folder, silent)["notes"]
     body = tmp_path / "run" / "body" / "model"

@@ -328,3 +328,20 @@ def test_long_texts_are_cut_before_they_are_tokens(server, model, monkeypatch):
     assert answer.status_code == 200
     most = model.network.config.max_positions * max(100, model.tokenizer.longest)
     assert seen and max(seen) <= most < 2_000_000
+
+
+def test_a_template_that_refuses_a_conversation_is_a_400_with_its_line(
+    run_server, tokenizer, tmp_path
+):
+    tokenizer.save(tmp_path)
+    own = type(tokenizer).load(tmp_path)
+    own.chat_template = (
+        "{% for message in messages %}\n"
+        "{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}"
+        "{{ message.content }}{% endfor %}"
+    )
+    server = run_server({"small": LocalBackend(Desk(made(own)))})
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
+    with client, pytest.raises(openai.BadRequestError, match=r"chat_template:2.*messages\[1\]"):
+        client.chat.completions.create(model="small", messages=[*TALK, *TALK])

@@ -37,7 +37,7 @@ def report_page(report: dict[str, Any], worst: Sequence[dict[str, str]], title: 
         f"<!doctype html><html><head><meta charset='utf-8'><title>{name}</title>",
         "<meta name='viewport' content='width=device-width'>",
         f"<style>{STYLE}</style></head><body><h1>{name}</h1>",
-        f"<p>{count}; every value with its 95 % bootstrap interval.</p>",
+        f"<p>{count}; every value with its 95 % interval.</p>",
         *_values(report),
         *_verdicts(report),
         *_confusion(report),

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yantai.base.errors import ResourceError, UsageError
+from yantai.base.errors import ResourceError, UsageError, YantaiError
 from yantai.core.cache import Cache
 from yantai.core.face import Model
 from yantai.infer.generate import check_room
@@ -337,6 +337,8 @@ class Engine:
             if request.on_token(token, logits) and not request.row.ended:
                 request.row.ended = "stop"
         except Exception as error:  # of this request alone: a listener, a grammar
+            if not isinstance(error, YantaiError):  # that is an answer, this is a fault
+                traceback.print_exc()
             request.error, request.row.ended = error, "failed"
 
     def _drop_cancelled(self) -> None:

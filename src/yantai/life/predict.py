@@ -57,14 +57,15 @@ def predict(settings: Predict, emit: Callable[[str], None]) -> dict[str, Any]:
     if settings.out.is_dir() or (both and settings.out.samefile(settings.data)):
         raise UsageError("E204", settings.out, "would be overwritten", do="choose another --out")
     model = load(settings.model, dtype=settings.dtype, device=settings.device)
-    asking, column = ASKINGS[_task_of(model, settings)], settings.text_column
+    task, column = _task_of(model, settings), settings.text_column
+    asking = ASKINGS[task]
     reader = TableReader(
         settings.data, columns=settings.columns or None, encoding=settings.encoding,
         policy=settings.on_bad_row, check=lambda fields: asking.check(fields, column),
         way_on="mark",
     )  # fmt: skip
     marks = settings.on_bad_row == "mark"
-    squad = asked_questions(settings.data, marks=marks) if asking.ask is _pieces else None
+    squad = asked_questions(settings.data, marks=marks) if task == "span" else None
     count = marked = 0
 
     def write(file: BinaryIO) -> None:

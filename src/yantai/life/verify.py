@@ -6,7 +6,7 @@ that holds says which links were checked; one that does not names the first brok
 
 import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def _verify_run(run: Path, links: list[str], notes: list[str]) -> None:
     recipe = read_json(run / "recipe.json")["settings"]
     if "task" in recipe:
         _verify_finetuning(run, recipe, links, notes)
-    elif (run / "tokenizer").is_dir():
+    elif "vocab_size" in recipe:  # conversations are learned by what another run made
         _verify_pretraining(run, links, notes)
     if (run / "receipt.json").is_file():
         _verify_outputs(run, links)
@@ -122,12 +122,7 @@ def _verify_pretraining(run: Path, links: list[str], notes: list[str]) -> None:
         links.append(f"{manifest.parent}: shards hold, made by {run / 'tokenizer'}")
         _verify_sources(read_json(manifest)["sources"], links, notes)
     train = [part.hash for name, part in sorted(shards.items()) if name.startswith("train")]
-    for name in ("model", "last"):
-        folder = run / name
-        if not folder.is_dir():
-            notes.append(f"{folder}: not there (yet)")
-            continue
-        inputs = _verify_outputs(folder, links).get("inputs", {})
+    for folder, inputs in _made(run, links, notes):
         if inputs.get("tokenizer") != tokenizer.hash:
             raise _broken(folder / "receipt.json", "made with another tokenizer")
         if train and inputs.get("tokens") != train:
@@ -142,22 +137,31 @@ def _verify_finetuning(
     if (run / "body" / "recipe.json").is_file():
         _verify_run(run / "body", links, notes)
     rows = _digest_of_rows(recipe, notes)
-    for name in ("model", "last"):
-        folder = run / name
-        if not folder.is_dir():
-            notes.append(f"{folder}: not there (yet)")
-            continue
-        inputs = _verify_outputs(folder, links).get("inputs", {})
+    for folder, inputs in _made(run, links, notes):
         if inputs.get("tokenizer") != Tokenizer.load(folder).hash:
             raise _broken(folder / "receipt.json", "made with another tokenizer")
         if rows is not None and inputs.get("rows") != rows:
             raise _broken(recipe["data"], f"not the rows that {folder} has learned from")
-        body = Path(inputs.get("body", ""))
-        if not body.is_dir():
-            notes.append(f"{body}: the model that it was before is no longer there")
-        elif inputs.get("body_files") not in (None, digest_of_files(body)):
+        if rows is not None:
+            links.append(f"{folder}: made from these rows")
+        own, known = run / "body" / "model", inputs.get("body_files")
+        body = own if own.is_dir() else Path(inputs.get("body", ""))
+        if not body.is_dir() or known is None:
+            why = "is not here" if known is not None else "is not known by its files"
+            notes.append(f"{folder}: the model that it was before, {body}, {why}")
+            continue
+        if known != digest_of_files(body):
             raise _broken(body, f"not the model that {folder} was made from")
-        links.append(f"{folder}: made from these rows and this model")
+        links.append(f"{folder}: made from {body}")
+
+
+def _made(run: Path, links: list[str], notes: list[str]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The model folders of a run whose files hold, and what they say they were made from."""
+    for folder in (run / "model", run / "last"):
+        if folder.is_dir():
+            yield folder, _verify_outputs(folder, links).get("inputs", {})
+        else:
+            notes.append(f"{folder}: not there (yet)")
 
 
 def _digest_of_rows(recipe: dict[str, Any], notes: list[str]) -> str | None:

@@ -6,7 +6,6 @@ may stand in the server's process or in one of its own.
 
 import functools
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +33,7 @@ Send = Callable[[dict[str, Any]], None]
 
 LONGEST_WORD = 100
 """Characters: so long may a word be that a WordPiece vocabulary does not know."""
-STATUS = {"E804": 429, "E803": 503}
+STATUS = {"E804": 429, "E803": 503, "E407": 400}
 """What an error of ours is over HTTP, where it is not the client's own fault."""
 
 
@@ -248,8 +247,6 @@ class Desk:
         def end(reason: str) -> None:
             if reason == "failed":
                 known = texts.request.error if texts.request is not None else None
-                if known is not None and not isinstance(known, YantaiError):
-                    traceback.print_exception(known)
                 failed = ResourceError("E803", "engine", "failed while it answered; ask again")
                 own = known if isinstance(known, YantaiError) else failed
                 texts.send({"index": texts.index, "error": _as_error(own)})

@@ -242,8 +242,8 @@ class CompletionRequest(Sampling):
     @field_validator("prompt")
     @classmethod
     def _not_empty(cls, value: Any) -> Any:
-        if isinstance(value, list) and not 0 < len(value) <= 1_000_000:
-            raise ValueError("empty, or too long")
+        if isinstance(value, list) and not value:
+            raise ValueError("empty")
         if (
             isinstance(value, list)
             and isinstance(value[0], str | list)
