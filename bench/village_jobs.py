@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from yantai.training.recipe import Finetune
 LANGUAGES = ("en", "zh")
 READ = 6000
 """Documents that whoever is to answer has read before."""
+CHOOSE = 100
+"""Stories of each language by which the best is chosen."""
 Row = dict[str, Any]
 
 
@@ -203,26 +205,32 @@ def write(path: Path, rows: Iterable[Row]) -> Path:
     return path
 
 
-def sit(name: str, seed: int, folder: Path, changes: dict[str, Any]) -> None:
+def sit(name: str, seed: int, folder: Path, changes: dict[str, Any], known: int | None) -> None:
     """Teach one job from nothing, and ask about stories behind those that were read."""
     exam, village = EXAMS[name], Village(seed=7)
-    count = exam.stories + exam.asked
+    exam = replace(exam, stories=known or exam.stories)
+    count = exam.stories + CHOOSE + exam.asked
     told = {language: list(village.stories(count, language)) for language in LANGUAGES}
-    known = [row for each in told.values() for story in each[: exam.stories]
-             for row in exam.rows(story)]  # fmt: skip
-    data = write(folder / "rows.jsonl", known)
-    given = {"task": name, "model": "scratch", "data": data, "out": folder / "run", "seed": seed}
-    if exam.right is None:
-        asked = [row for each in told.values() for story in each[exam.stories :]
-                 for row in exam.rows(story)]  # fmt: skip
-        given["test"] = write(folder / "asked.jsonl", asked)
-    report = finetune(Finetune(**given | exam.settings | changes), lambda text: None)
+    parts = {
+        "data": slice(0, exam.stories),
+        "valid": slice(exam.stories, exam.stories + CHOOSE),
+        "test": slice(exam.stories + CHOOSE, None),
+    }
+    files = {
+        part: write(
+            folder / f"{part}.jsonl",
+            [row for each in told.values() for story in each[where] for row in exam.rows(story)],
+        )
+        for part, where in parts.items()
+    }
+    given = {"task": name, "model": "scratch", "out": folder / "run", "seed": seed}
+    report = finetune(Finetune(**given | files | exam.settings | changes), lambda text: None)
     if exam.right is None:
         say_share(name, "both", seed, report["metrics"]["found"], report)
         return
     model = yantai.load(folder / "run" / "model", dtype="float32")
     for language, stories in told.items():
-        right = exam.right(model, stories[exam.stories :])
+        right = exam.right(model, stories[parts["test"]])
         score = {"n": len(right)} | proportion(sum(right), len(right), 0.0).as_dict()
         say_share(name, language, seed, score, report)
 
@@ -236,7 +244,7 @@ def say_share(
     print(f"RESULT {name} {language} seed {seed}: {shown} of {count}, {seconds:.0f} s", flush=True)
 
 
-def know(name: str, seed: int, folder: Path, changes: dict[str, Any]) -> None:
+def know(name: str, seed: int, folder: Path, changes: dict[str, Any], known: int | None) -> None:
     """Teach facts, and ask for them in other words; who is to answer has read of the village."""
     rows_of, metric = FACTS[name]
     village = Village(seed=7, people=12)
@@ -244,7 +252,7 @@ def know(name: str, seed: int, folder: Path, changes: dict[str, Any]) -> None:
     asked = write(folder / "asked.jsonl", rows_of(village, "heldout"))
     given = {"task": name, "model": "scratch", "data": data, "test": asked, "out": folder / "run"}
     if metric is None:
-        given["pretrain_on"] = (write(folder / "read.jsonl", village.documents(READ)),)
+        given["pretrain_on"] = (write(folder / "read.jsonl", village.documents(known or READ)),)
     report = finetune(Finetune(**given | {"seed": seed} | changes), lambda text: None)
     if metric is not None:
         say_share(name, "both", seed, report["metrics"][metric], report)
@@ -261,6 +269,7 @@ def main() -> None:
     jobs = [*EXAMS, *FACTS]
     parser.add_argument("--jobs", nargs="+", choices=jobs, default=jobs)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--known", type=int, help="stories of each language, or documents, read")
     parser.add_argument("--changes", default="{}", help="JSON: changes to the settings")
     parser.add_argument("--scratch", type=Path, default=Path("runs/village-jobs"))
     options = parser.parse_args()
@@ -268,7 +277,7 @@ def main() -> None:
         folder = options.scratch / f"{name}-{os.getpid()}-{seed}"
         folder.mkdir(parents=True)
         learn = know if name in FACTS else sit
-        learn(name, seed, folder, json.loads(options.changes))
+        learn(name, seed, folder, json.loads(options.changes), options.known)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from yantai.families.labels import judging
 from yantai.families.table import family_named
 from yantai.infer.generate import prepare
 from yantai.infer.language_model import LanguageModel
+from yantai.serve.backend import LEAVING
 from yantai.serve.gate import LOOPBACK, Gate, Limits, hashed
+from yantai.serve.listener import HEADER_BYTES, DrainingServer, PatientProtocol
 from yantai.serve.routes import Service
-from yantai.serve.run import HEADER_BYTES, DrainingServer, PatientProtocol
 
 KEY = "sk-yantai-0123456789abcdef"
 
@@ -55,11 +56,10 @@ class Running:
         self.socket.bind(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         config = uvicorn.Config(
-            gate, http=PatientProtocol, ws="none", lifespan="off", access_log=False,
-            log_level="error", h11_max_incomplete_event_size=HEADER_BYTES,
-            timeout_graceful_shutdown=grace,
+            gate, http=PatientProtocol.within(gate.limits), ws="none", lifespan="off",
+            access_log=False, log_level="error", h11_max_incomplete_event_size=HEADER_BYTES,
         )  # fmt: skip
-        self.server = DrainingServer(config, self.service)
+        self.server = DrainingServer(config, self.service, grace)
         self.thread = threading.Thread(
             target=lambda: asyncio.run(self.server.serve(sockets=[self.socket])), daemon=True
         )
@@ -90,10 +90,14 @@ class Stub:
                       "vocabulary": 1024} | facts  # fmt: skip
         self.pieces, self.pause, self.answers = pieces, pause, list(answers)
         self.asked, self.cancelled, self.open = [], 0, 0
-        self.is_ready, self.figures, self.desk = True, {}, self
+        self.is_ready, self.figures, self.desk, self.leaving = True, {}, self, False
 
     def close(self):
         """There is nothing to end."""
+
+    def leave(self):
+        """The next piece is an error."""
+        self.leaving = True
 
     async def ask(self, question):
         self.asked.append(question)
@@ -106,6 +110,9 @@ class Stub:
             yield {"prompt_tokens": 5}
             for piece in self.pieces:
                 await asyncio.sleep(self.pause)
+                if self.leaving:
+                    yield {"error": LEAVING}
+                    return
                 yield {"index": 0, "text": piece}
             whole = True
             yield {"index": 0, "end": "stop", "tokens": len(self.pieces), "reused": 2}

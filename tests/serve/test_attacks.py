@@ -1,5 +1,6 @@
 """A server that strangers attack goes on serving; the attacks see a server that does not."""
 
+import gc
 import random
 import socket
 import threading
@@ -11,7 +12,7 @@ from yantai.life.selftest_attacks import crowd, deaf, leavers, malformed, slow
 from yantai.life.selftest_floods import flood, long_prompts
 from yantai.life.selftest_requests import Target, spoiled, statuses
 from yantai.life.selftest_server import attack_server
-from yantai.serve import run
+from yantai.serve import listener
 from yantai.serve.desk import Desk
 from yantai.serve.gate import Limits
 from yantai.serve.local import LocalBackend
@@ -48,16 +49,19 @@ def test_the_requests_are_many_kinds_and_the_same_for_a_seed():
 
 
 def test_slow_clients_are_let_go_while_good_ones_are_served(attacked, monkeypatch):
-    monkeypatch.setattr(run, "HEADER_SECONDS", 1.0)
+    monkeypatch.setattr(listener, "HEADER_SECONDS", 1.0)
     seen = slow(attacked(stub(), body_seconds=1.5), 200, deadline=20)
     assert seen.failures == []
     assert seen.answers["good_clients"] > 2 and seen.answers["5xx"] == 0
 
 
 def test_clients_that_never_read_lose_their_places(attacked):
-    target = attacked(stub(pieces=["x" * 8192] * 1_500), write_seconds=1.0)
-    seen = deaf(target, 8, deadline=20)
-    assert seen.failures == []
+    target = attacked(stub(pieces=["x" * 65_536] * 200), write_seconds=1.0)
+    gc.disable()  # a place that is free when rubbish is collected is not free
+    try:
+        assert deaf(target, 8, deadline=60).failures == []
+    finally:
+        gc.enable()
 
 
 def test_clients_that_leave_leave_nothing(attacked):

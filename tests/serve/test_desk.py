@@ -57,6 +57,7 @@ def test_a_completion_goes_on_behind_its_prompt(desk):
 
 def test_a_whole_text_is_sent_once_at_its_end(desk):
     asked = {"do": "chat", "messages": TALK, "max_new_tokens": 30, "temperature": 0.0}
+    Client(desk, **asked).finish()  # from now on the prompt is known
     pieces, once = [], []
     for sent, whole in ((pieces, False), (once, True)):
         client = Client(desk, **asked, whole=whole, logprobs=1)

@@ -55,6 +55,12 @@ def test_a_worker_that_is_killed_or_stopped_is_replaced(settings, monkeypatch):
             assert backend.is_ready and "complete" in backend.facts["can"]
             first = await answer(backend)
             assert first
+            # told to leave in the middle of one
+            stream = backend.ask(LONG)
+            assert "prompt_tokens" in await anext(stream)
+            backend.leave()
+            tables = [table async for table in stream]
+            assert tables[-1]["error"]["code"] == "shutting_down"
             # killed in the middle of an answer
             stream = backend.ask(LONG)
             assert "prompt_tokens" in await anext(stream)

@@ -6,6 +6,9 @@ from typing import Any, Protocol, runtime_checkable
 MOST_UNREAD = 4096
 """Pieces that a client has not taken yet; it is let go before memory fills with more."""
 
+LEAVING = {"status": 503, "message": "the server shuts down; the answer ends here",
+           "code": "shutting_down", "param": None}  # fmt: skip
+
 
 @runtime_checkable
 class Backend(Protocol):
@@ -28,6 +31,10 @@ class Backend(Protocol):
 
     def ask(self, question: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The tables of `Desk.ask`, until all answers have ended; to stop listening cancels."""
+        ...
+
+    def leave(self) -> None:
+        """Every open answer ends here, with an error that says so."""
         ...
 
     async def close(self) -> None:

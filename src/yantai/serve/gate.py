@@ -93,7 +93,7 @@ class Limits:
     Attributes:
         body_bytes: of a request.
         body_seconds: until all of it is there.
-        write_seconds: until a client has taken what was sent.
+        write_seconds: until a client has taken some of what was sent.
         tokens_a_minute: of each key, prompts and answers together; None for any number.
     """
 
@@ -145,7 +145,7 @@ class Gate:
             await send(message)
 
         try:
-            await self._answer(scope, receive, self._with_deadline(noted))
+            await self._answer(scope, receive, noted)
         finally:
             state = scope.get("state", {})
             said = {name: state[name] for name in ("key", "prompt_tokens", "tokens")
@@ -259,15 +259,6 @@ class Gate:
     def _too_large(self) -> ApiError:
         limit = self.limits.body_bytes
         return ApiError(413, f"the body is larger than {limit:,} bytes", code="body_too_large")
-
-    def _with_deadline(self, send: Send) -> Send:
-        """A client that does not take what it asked for is let go."""
-
-        async def within(message: Message) -> None:
-            async with asyncio.timeout(self.limits.write_seconds):
-                await send(message)
-
-        return within
 
 
 async def refuse(send: Send, error: ApiError) -> None:

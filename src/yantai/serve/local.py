@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from yantai.serve.backend import MOST_UNREAD
+from yantai.serve.backend import LEAVING, MOST_UNREAD
 from yantai.serve.desk import Desk
 
 
@@ -24,6 +24,7 @@ class LocalBackend:
         self.desk = desk
         self.facts = desk.describe()
         self._numbers = itertools.count(1)
+        self._open: dict[int, asyncio.Queue[dict[str, Any]]] = {}
         # templates and tokenizers of strangers run here, not in the event loop
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="yantai-desk")
 
@@ -40,7 +41,7 @@ class LocalBackend:
     async def ask(self, question: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """See `Backend`."""
         loop, number = asyncio.get_running_loop(), next(self._numbers)
-        tables: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        tables = self._open[number] = asyncio.Queue()
 
         def tell(table: dict[str, Any]) -> None:
             loop.call_soon_threadsafe(tables.put_nowait, table)
@@ -55,7 +56,13 @@ class LocalBackend:
                     return
                 left -= "end" in table
         finally:
+            del self._open[number]
             self.desk.cancel(number)
+
+    def leave(self) -> None:
+        """See `Backend`."""
+        for tables in self._open.values():
+            tables.put_nowait({"error": LEAVING})
 
     async def close(self) -> None:
         """The engine ends, and with it what it was doing."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from yantai.base.errors import ModelFileError, ResourceError
 from yantai.base.log import say
-from yantai.serve.backend import MOST_UNREAD
+from yantai.serve.backend import LEAVING, MOST_UNREAD
 
 MOST_BYTES = 256 << 20
 """Of one line: the vectors of many texts."""
@@ -90,6 +90,10 @@ class ProcessBackend:
             if self._open.pop(number, None) is not None and left:
                 await self._send({"cancel": number})
 
+    def leave(self) -> None:
+        """See `Backend`."""
+        self._tell_all(LEAVING)
+
     async def close(self) -> None:
         """End the worker."""
         for task in list(self._tasks):
@@ -132,8 +136,11 @@ class ProcessBackend:
                 elif (tables := self._open.get(table.pop("id", 0))) is not None:
                     tables.put_nowait(table)
         self._is_up = False
+        self._tell_all(GONE)
+
+    def _tell_all(self, error: dict[str, Any]) -> None:
         for tables in self._open.values():
-            tables.put_nowait({"error": GONE})
+            tables.put_nowait({"error": error})
 
     def _take_beat(self, figures: dict[str, Any]) -> None:
         now = self.clock()

@@ -6,7 +6,7 @@ Knows: OpenAI's paths and what belongs to each. Who may ask is the gate's busine
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from yantai.serve.about import About
 from yantai.serve.backend import Backend
@@ -36,6 +37,31 @@ JOBS = ("classify", "tag", "answer", "translate", "summarize")
 LOOK_SECONDS = 0.2
 """How often it is seen whether a client that waits for a whole answer is still there."""
 Used = Callable[[str, int], None]
+
+
+class EventStream(StreamingResponse):
+    """Events as they come; whatever ends it, nothing of it goes on.
+
+    A generator that nobody asks any more ends when it is collected, which may be never; one that
+    nobody has asked yet does not even begin to end.
+
+    Args:
+        events: what is sent.
+        tables: what these are made of.
+    """
+
+    def __init__(self, events: AsyncGenerator[bytes, None], tables: Any):
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._made = (events, tables)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for each in self._made:
+                await each.aclose()
 
 
 class Service:
@@ -59,6 +85,11 @@ class Service:
         self.started = int(time.time())
         self.answered: dict[tuple[str, int], int] = {}
         self.tokens = {"prompt": 0, "said": 0}
+
+    def leave(self) -> None:
+        """Every open answer ends here."""
+        for backend in self.backends.values():
+            backend.leave()
 
     def app(self) -> Starlette:
         """The routes, without a gate."""
@@ -188,14 +219,11 @@ class Service:
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
         count = questions[0]["n"]
         lines = self._lines(request, tables, first["prompt_tokens"], frame, count, usage)
-        return StreamingResponse(
-            lines, media_type="text/event-stream",
-            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-        )  # fmt: skip
+        return EventStream(lines, tables)
 
     async def _lines(
         self, request: Request, tables: Any, prompt: int, frame: Frame, count: int, usage: bool
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The events of a stream."""
         said, reused = 0, 0
         lengths = [0] * count

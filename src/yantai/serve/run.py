@@ -13,79 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from yantai.base.errors import UsageError
 from yantai.base.log import say
 from yantai.serve.gate import LOOPBACK, Gate, Limits, read_keys
+from yantai.serve.listener import HEADER_BYTES, DrainingServer, PatientProtocol
 from yantai.serve.log import RequestLog
 from yantai.serve.process import ProcessBackend
 from yantai.serve.routes import Service
 from yantai.serve.settings import Serve
-
-HEADER_SECONDS, HEADER_BYTES = 10.0, 65_536
-
-
-class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that lets a client go whose headers do not come."""
-
-    _alarm: Any = None
-
-    def connection_made(self, transport: Any) -> None:
-        """The time for the first headers begins."""
-        super().connection_made(transport)
-        self._arm()
-
-    def data_received(self, data: bytes) -> None:
-        """The first bytes of a further request begin its time, its last header ends it."""
-        if self._alarm is None and self.conn.their_state is h11.IDLE:
-            self._arm()
-        super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._disarm()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """There is nobody to wait for."""
-        self._disarm()
-        super().connection_lost(exc)
-
-    def _arm(self) -> None:
-        self._alarm = self.loop.call_later(HEADER_SECONDS, self._let_go)
-
-    def _disarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-
-    def _let_go(self) -> None:
-        self._alarm = None
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            self.transport.close()
-
-
-class DrainingServer(uvicorn.Server):
-    """Says that it is not ready as soon as it is asked to end."""
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        service: Service,
-        when_open: Callable[[], None] = lambda: None,
-    ):
-        super().__init__(config)
-        self.service, self.when_open = service, when_open
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Says where, once it listens."""
-        await super().startup(sockets)
-        self.when_open()
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """A second time ends at once."""
-        self.service.is_draining = True
-        super().handle_exit(sig, frame)
 
 
 def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
@@ -119,16 +56,18 @@ def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
     log = RequestLog(errors_only=settings.log == "errors")
     gate = Gate(service.app(), hosts, keys, limits, tell=log.tell)
     config = uvicorn.Config(
-        gate, host=settings.host, port=settings.port, http=PatientProtocol, ws="none",
-        lifespan="off", access_log=False, log_level="warning", server_header=False,
+        gate, host=settings.host, port=settings.port, http=PatientProtocol.within(limits),
+        ws="none", lifespan="off", access_log=False, log_level="warning", server_header=False,
         h11_max_incomplete_event_size=HEADER_BYTES, timeout_keep_alive=15,
-        timeout_graceful_shutdown=int(settings.grace_seconds),
     )  # fmt: skip
     door = _bound(settings.host, settings.port)
     address = f"http://{_shown(settings.host)}:{door.getsockname()[1]}"
     names = ", ".join(backends)
     server = DrainingServer(
-        config, service, lambda: emit(f"page {address}/ · API {address}/v1 · models: {names}\n")
+        config,
+        service,
+        settings.grace_seconds,
+        lambda: emit(f"page {address}/ · API {address}/v1 · models: {names}\n"),
     )
     with door:
         asyncio.run(_serve(server, backends, door))

@@ -1,0 +1,159 @@
+"""How a server listens: patient with clients within limits, and in no haste when it has to end.
+
+Knows: uvicorn and h11, in front of the gate. Of requests and models it knows nothing.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from yantai.serve.gate import Limits
+from yantai.serve.routes import Service
+
+HEADER_SECONDS, HEADER_BYTES = 10.0, 65_536
+LEAST_BYTES = 16_384
+"""That a client has to take of what waits for it, in `Limits.write_seconds`, or all of it."""
+LAST_SECONDS = 5.0
+"""After the time of grace: until an answer has said that it ends here."""
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP/1.1 that lets a client go whose headers do not come, or who takes nothing.
+
+    Closing is not enough for the latter: a transport that is closed waits until the last byte was
+    taken, and this one never is.
+    """
+
+    write_seconds = Limits().write_seconds
+    _alarm: Any = None
+    _unread: Any = None
+    _waiting = 0
+
+    @classmethod
+    def within(cls, limits: Limits) -> "type[PatientProtocol]":
+        """The same with limits of its own."""
+        return type("LimitedProtocol", (cls,), {"write_seconds": limits.write_seconds})
+
+    def connection_made(self, transport: Any) -> None:
+        """The time for the first headers begins."""
+        super().connection_made(transport)
+        self._alarm = self.loop.call_later(HEADER_SECONDS, self._let_go)
+
+    def data_received(self, data: bytes) -> None:
+        """The first bytes of a further request begin its time, its last header ends it."""
+        if self._alarm is None and self.conn.their_state is h11.IDLE:
+            self._alarm = self.loop.call_later(HEADER_SECONDS, self._let_go)
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._alarm = _disarmed(self._alarm)
+
+    def pause_writing(self) -> None:
+        """Much was sent and not taken: the time for that begins."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """It was taken."""
+        super().resume_writing()
+        self._unread = _disarmed(self._unread)
+
+    def on_response_complete(self) -> None:
+        """What is left of an answer has its time, too."""
+        super().on_response_complete()
+        if not self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """There is nobody to wait for."""
+        self._alarm, self._unread = _disarmed(self._alarm), _disarmed(self._unread)
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self._unread is None:
+            self._waiting = self.transport.get_write_buffer_size()
+            self._unread = self.loop.call_later(self.write_seconds, self._give_up)
+
+    def _let_go(self) -> None:
+        self._alarm = None
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.transport.close()
+
+    def _give_up(self) -> None:
+        self._unread = None
+        left, before = self.transport.get_write_buffer_size(), self._waiting
+        if left > max(0, before - LEAST_BYTES):
+            self.transport.abort()
+        elif left:
+            self._watch()
+
+
+def _disarmed(alarm: Any) -> None:
+    if alarm is not None:
+        alarm.cancel()
+
+
+class DrainingServer(uvicorn.Server):
+    """When it is asked to end it says that it is not ready, and goes on until nothing is open.
+
+    Whoever looks after servers sees `/readyz` say so, and new questions get 503. After the time of
+    grace open answers end with a word about it. A second time ends it at once.
+
+    Args:
+        config: of uvicorn.
+        service: what it serves.
+        grace: seconds for open answers.
+        when_open: is called once it listens.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        grace: float = 30.0,
+        when_open: Callable[[], None] = lambda: None,
+    ):
+        config.timeout_graceful_shutdown = int(LAST_SECONDS)
+        super().__init__(config)
+        self.service, self.grace, self.when_open = service, grace, when_open
+        self._until: float | None = None
+        logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says where, once it listens."""
+        await super().startup(sockets)
+        self.when_open()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Begins to end; a second time ends at once."""
+        if self._until is not None:
+            self.force_exit = True
+            super().handle_exit(sig, frame)
+            return
+        self._captured_signals.append(sig)
+        self.drain()
+
+    def drain(self) -> None:
+        """Take nothing new; end when nothing is open, or when the time of grace is over."""
+        self.service.is_draining = True
+        self._until = time.monotonic() + self.grace
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether it has to end."""
+        if self._until is not None and not self.should_exit:
+            late = time.monotonic() - self._until
+            if late >= 0:
+                self.service.leave()
+            self.should_exit = not self.server_state.tasks or late >= LAST_SECONDS
+        return await super().on_tick(counter)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """A request that was ended together with the server is no fault to be told."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

@@ -1,0 +1,118 @@
+"""Connections within limits, and the end of a server: nothing is cut without a word."""
+
+import json
+import logging
+import signal
+import socket
+import time
+
+import httpx
+import pytest
+from serving import KEY, Stub
+
+from yantai.serve.gate import Limits
+
+HEADERS = {"authorization": f"Bearer {KEY}"}
+ASKED = {"prompt": "One", "max_tokens": 4000}
+
+
+def until(condition, seconds=60):
+    """Waits for it."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.02)
+
+
+def deaf_client(port, room=2048, **changes):
+    """Asks and takes nothing."""
+    body = json.dumps(ASKED | changes).encode()
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    client.connect(("127.0.0.1", port))
+    head = (f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n")  # fmt: skip
+    client.sendall(head.encode() + body)
+    return client
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_whoever_takes_nothing_is_let_go(run_server, stream):
+    """In the middle of a stream, and with a whole answer that nobody takes out of the buffer."""
+    backend = Stub("complete", pieces=["x" * 65_536] * 200)
+    server = run_server({"small": backend}, limits=Limits(write_seconds=0.5))
+    with deaf_client(server.port, stream=stream):
+        until(lambda: backend.asked)
+        until(lambda: not server.server.server_state.connections)
+    assert backend.open == 0
+
+
+def test_whoever_takes_it_slowly_gets_all(run_server):
+    """One write of more than the buffers hold; the time of a write goes by more than once."""
+    backend = Stub("complete", pieces=["x" * 65_536] * 400)
+    server = run_server({"small": backend}, limits=Limits(write_seconds=1.0))
+    size, last = 0, b""
+    with deaf_client(server.port, room=1 << 20, stream=False) as client:
+        began = time.monotonic()
+        while not last.endswith(b"}}"):
+            time.sleep(0.05)
+            last = client.recv(1 << 18)
+            assert last, f"closed after {size:,} bytes"
+            size += len(last)
+    assert size > 400 * 65_536 and time.monotonic() - began > 3
+
+
+def test_a_server_that_ends_goes_on_until_nothing_is_open(run_server):
+    backend = Stub("complete", pieces=["word "] * 40, pause=0.05)
+    server = run_server({"small": backend})
+    with httpx.stream(
+        "POST", f"{server.url}/v1/completions", json=ASKED | {"stream": True}, headers=HEADERS
+    ) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        server.server.handle_exit(signal.SIGTERM, None)
+        server.server._captured_signals.clear()  # they would reach the tests
+        ready = httpx.get(f"{server.url}/readyz")
+        assert ready.status_code == 503 and "shutting down" in ready.text
+        late = httpx.post(f"{server.url}/v1/completions", json=ASKED, headers=HEADERS)
+        assert late.status_code == 503 and late.headers["retry-after"] == "5"
+        rest = list(lines)
+    assert sum("word" in line for line in rest) >= 38 and rest[-2] == "data: [DONE]"
+    server.thread.join(30)
+    assert not server.thread.is_alive()
+
+
+def test_after_the_time_of_grace_answers_say_that_they_end(run_server, caplog):
+    backend = Stub("complete", pieces=["word "] * 4000, pause=0.02)
+    server = run_server({"small": backend}, grace=0.5)
+    with (
+        caplog.at_level(logging.ERROR),
+        httpx.stream(
+            "POST", f"{server.url}/v1/completions", json=ASKED | {"stream": True}, headers=HEADERS
+        ) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        server.server.drain()
+        rest = [line.removeprefix("data: ") for line in lines if line]
+        server.thread.join(30)
+    assert rest[-1] == "[DONE]"
+    assert json.loads(rest[-2])["error"]["code"] == "shutting_down"
+    assert not server.thread.is_alive() and not caplog.records
+
+
+def test_a_second_signal_ends_at_once_and_quietly(run_server, caplog):
+    backend = Stub("complete", pieces=["word "] * 4000, pause=0.02)
+    server = run_server({"small": backend}, grace=600)
+    with (
+        caplog.at_level(logging.ERROR),
+        httpx.stream(
+            "POST", f"{server.url}/v1/completions", json=ASKED | {"stream": True}, headers=HEADERS
+        ) as answer,
+    ):
+        next(answer.iter_lines())
+        for _ in range(2):
+            server.server.handle_exit(signal.SIGTERM, None)
+        server.server._captured_signals.clear()
+        server.thread.join(30)
+    assert not server.thread.is_alive() and not caplog.records
