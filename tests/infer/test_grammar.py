@@ -91,6 +91,23 @@ def test_a_hostile_grammar_is_refused_or_made_in_time(grammars, name):
     assert time.process_time() - began < 10
 
 
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("json_schema", {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}),
+        ("regex", r"[^\s\S]"),
+        ("regex", "(a{1000}){1000}"),
+    ],
+)
+def test_what_nothing_satisfies_or_fails_later_is_refused_at_once(grammars, kind, text):
+    with pytest.raises(DataError, match="no grammar"):
+        grammars.guide(kind, text)
+
+
+def test_the_empty_text_satisfies_an_empty_expression(grammars, tokenizer):
+    assert said(tokenizer, grammars.guide("regex", ""), seed=0)[0] == ""
+
+
 @pytest.mark.parametrize("space", ["\n", " ", "\t"])
 def test_a_model_that_loves_spaces_comes_to_an_end(grammars, tokenizer, space):
     loved = set(tokenizer.encode(space))

@@ -130,7 +130,8 @@ def test_a_tab_for_each_job(open_page):
                     "writer": "Guten Tag <b>"}[model]  # fmt: skip
         playwright.expect(result).to_contain_text(expected)
     page.locator("#model").select_option("finder")
-    assert finder.asked == [{"do": "answer", "input": ["a😀bc"], "question": ["What?"]}]
+    asked = {"do": "answer", "input": ["a😀bc"], "question": ["What?"], "truncate": True}
+    assert finder.asked == [asked]
     page.locator("#model").select_option("near")
     page.get_by_label("Texts, one a line").fill("x\ny\n\nz")
     page.get_by_role("button", name="Run").click()

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import socket
 import struct
 import time
 from importlib import resources
@@ -12,6 +13,7 @@ import openai
 import pytest
 from serving import KEY, made
 
+from yantai.core.config import Labels
 from yantai.serve.desk import Desk
 from yantai.serve.gate import Limits
 from yantai.serve.local import LocalBackend
@@ -120,9 +122,123 @@ def test_completions_of_several_prompts(client, model):
     )
     assert echoed.choices[0].text == texts[0]
     streamed = client.completions.create(
-        model="small", prompt="One", max_tokens=6, temperature=0, stream=True
-    )
-    assert "One" + "".join(piece.choices[0].text for piece in streamed) == texts[0]
+        model="small", prompt=["One", "Two"], max_tokens=6, temperature=0, stream=True, echo=True,
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    pieces, said = list(streamed), ["", ""]
+    for piece in pieces:
+        for choice in piece.choices:
+            said[choice.index] += choice.text
+    assert said == texts and pieces[-1].usage == found.usage
+
+
+@pytest.mark.parametrize("prompt", ["Anna had 3 鹅 and a 😀.", [9, 70, 71, 300]])
+def test_a_prompt_is_scored_token_by_token(client, model, prompt):
+    """As evaluations ask for it: nothing new, the prompt back, how likely each of its tokens is."""
+    asked = {"model": "small", "prompt": prompt, "max_tokens": 0, "echo": True, "logprobs": 2}
+    found = client.completions.create(**asked)
+    choice = found.choices[0]
+    ids = model._encode(prompt) if isinstance(prompt, str) else prompt
+    first = int(ids[0] == model.tokenizer.bos_id)
+    text = model.tokenizer.decode(ids[first:], skip_special=False)
+    assert choice.text == text and choice.finish_reason == "length"
+    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (len(ids), 0)
+    rows = choice.logprobs
+    logs = model.logits([ids])[0].log_softmax(-1)
+    expected = [float(logs[place, id]) for place, id in enumerate(ids[1:])]
+    if not first:  # nothing stands before the first token, not even BOS
+        assert rows.token_logprobs.pop(0) is None and rows.top_logprobs.pop(0) is None
+    assert rows.token_logprobs == pytest.approx(expected, abs=1e-4)
+    assert all(len(each) == 2 for each in rows.top_logprobs)
+    whole = [place for place, token in enumerate(rows.tokens) if "bytes:" not in token]
+    assert len(whole) > 2
+    for place in whole:
+        assert text.startswith(rows.tokens[place], rows.text_offset[place])
+    streamed = list(client.completions.create(**asked, stream=True))
+    assert streamed[0].choices[0].logprobs.tokens == rows.tokens
+    assert streamed[0].choices[0].text == text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_places_of_tokens_go_on_behind_an_echo(client, model, stream):
+    hidden = {"bytes:"} | set(model.tokenizer.control)  # of them no text says where they are
+    answer = client.completions.create(
+        model="small", prompt="One", max_tokens=8, temperature=0, echo=True, logprobs=0,
+        stream=stream,
+    )  # fmt: skip
+    choices = [piece.choices[0] for piece in (answer if stream else [answer])]
+    text = "".join(choice.text for choice in choices)
+    rows = [each for choice in choices if choice.logprobs for each in
+            zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True)]  # fmt: skip
+    assert text.startswith("One") and len(rows) >= 8
+    assert [place for _, place in rows] == sorted(place for _, place in rows)
+    wrong = [(token, place) for token, place in rows
+             if not any(each in token for each in hidden)
+             and not text.startswith(token, place)]  # fmt: skip
+    assert not wrong, text
+
+
+def test_near_the_end_of_the_context_a_completion_is_shorter(client, model):
+    room = model.network.config.max_positions
+    found = client.completions.create(model="small", prompt=[9] * (room - 3), temperature=0)
+    assert 1 <= found.usage.completion_tokens <= 3
+    with pytest.raises(openai.BadRequestError, match="context") as caught:
+        client.completions.create(model="small", prompt=[9] * (room - 3), max_tokens=4)
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_completions_keep_to_an_expression(client):
+    found = client.completions.create(
+        model="small", prompt="One", max_tokens=20, temperature=0,
+        extra_body={"response_format": {"type": "regex", "regex": "[ab]{3}"}},
+    )  # fmt: skip
+    assert re.fullmatch("[ab]{3}", found.choices[0].text)
+
+
+def test_a_job_tells_what_it_cut(run_server, tokenizer):
+    judge = made(tokenizer, job="classify", head=Labels(names=("good", "bad")))
+    server = run_server({"small": LocalBackend(Desk(judge))})
+    headers = {"authorization": f"Bearer {KEY}"}
+    body = {"model": "small", "input": ["fine", "so long " * 300]}
+    answer = httpx.post(f"{server.url}/v1/classify", json=body, headers=headers)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "input[1]")
+    assert "truncate: true" in error["message"]
+    table = httpx.post(
+        f"{server.url}/v1/classify", json=body | {"truncate": True}, headers=headers
+    ).json()
+    assert [row.get("truncated") for row in table["data"]] == [None, True]
+    read = len(tokenizer.encode("fine")) + judge.frame.room
+    assert table["usage"] == {"prompt_tokens": read, "total_tokens": read}
+
+
+def test_lengths_that_are_told_twice_and_what_is_no_http(server):
+    both = (f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 4\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n")  # fmt: skip
+    for sent, code in ((both, "two_lengths"), ("no such thing\r\n\r\n", "invalid_http")):
+        said = b""
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(sent.encode())
+            while piece := client.recv(65536):
+                said += piece
+        head, _, body = said.partition(b"\r\n\r\n")
+        assert b" 400 " in head and b"connection: close" in head.lower()
+        assert json.loads(body)["error"]["code"] == code
+
+
+def test_figures_name_routes_and_no_strangers_paths(server):
+    headers = {"authorization": f"Bearer {KEY}"}
+    for number in range(5):
+        httpx.get(f"{server.url}/v1/none/{number}", headers=headers)
+    httpx.get(f"{server.url}/v1/models/small", headers=headers)
+    httpx.get(f"{server.url}/v1/models")
+    text = httpx.get(f"{server.url}/metrics", headers=headers).text
+    assert 'yantai_requests_total{path="other",status="404"} 5' in text
+    assert 'yantai_requests_total{path="other",status="401"} 1' in text
+    assert 'yantai_requests_total{path="/v1/models/{name:path}",status="200"} 1' in text
+    assert 'yantai_request_seconds_bucket{path="other",le="+Inf"} 6' in text
+    assert "none" not in text
 
 
 def test_embeddings_in_both_forms(client, server):
@@ -315,7 +431,7 @@ def test_what_no_model_could_do_is_refused_at_once(server, fields, param):
         assert error["code"] == "context_length_exceeded" and "3,000,000" in error["message"]
 
 
-def test_long_texts_are_cut_before_they_are_tokens(server, model, monkeypatch):
+def test_long_texts_are_told_before_they_are_tokens(server, model, monkeypatch):
     seen = []
     encode = type(model.tokenizer).encode_batch
     monkeypatch.setattr(
@@ -323,9 +439,11 @@ def test_long_texts_are_cut_before_they_are_tokens(server, model, monkeypatch):
         lambda self, texts: (seen.extend(map(len, texts)), encode(self, texts))[1],
     )  # fmt: skip
     headers = {"authorization": f"Bearer {KEY}"}
-    body = {"model": "small", "input": "a b " * 500_000}
+    body = {"model": "small", "input": ["Ivan", "a b " * 500_000]}
     answer = httpx.post(f"{server.url}/v1/embeddings", json=body, headers=headers, timeout=60)
-    assert answer.status_code == 200
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
+    assert error["param"] == "input[1]"
     most = model.network.config.max_positions * max(100, model.tokenizer.longest)
     assert seen and max(seen) <= most < 2_000_000
 

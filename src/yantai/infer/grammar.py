@@ -87,11 +87,23 @@ class Grammars:
             known = llguidance.LLMatcher(self._tokens, source, log_level=0)
             if known.is_error():
                 raise self._refused(known.get_error())
+            self._try(known)
             self._made[source] = known
             while len(self._made) > KEPT:
                 self._made.popitem(last=False)
         self._made.move_to_end(source)
         return GrammarGuide(known.deep_copy(), self.ends)
+
+    def _try(self, fresh: llguidance.LLMatcher) -> None:
+        """Take one step, where grammars fail that nothing satisfies, or that grow too large."""
+        trial = fresh.deep_copy()
+        allowed = next((id for id, bias in enumerate(trial.compute_logit_bias()) if bias), None)
+        if trial.is_error() or allowed is None:
+            raise self._refused("nothing satisfies it")
+        if allowed not in self.ends:
+            trial.consume_token(allowed)
+        if trial.is_error():
+            raise self._refused(trial.get_error())
 
     @staticmethod
     def _refused(why: str) -> DataError:

@@ -90,10 +90,7 @@ class About:
 
     async def metrics(self, request: Request) -> Response:
         """`GET /metrics`, as Prometheus reads it."""
-        lines = ["# TYPE yantai_requests_total counter"]
-        for (path, status), count in sorted(self.service.answered.items()):
-            labels = f'path={json.dumps(path)},status="{status}"'
-            lines.append(f"yantai_requests_total{{{labels}}} {count}")
+        lines = list(self.service.tally.lines())
         lines.append("# TYPE yantai_tokens_total counter")
         for kind, count in self.service.tokens.items():
             lines.append(f'yantai_tokens_total{{kind="{kind}"}} {count}')

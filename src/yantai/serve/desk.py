@@ -4,37 +4,28 @@ Knows: a model with its texts, and an engine. What goes in and out are plain tab
 may stand in the server's process or in one of its own.
 """
 
-import functools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from yantai.adapt.quantize import packed_modules
 from yantai.base.config import build
-from yantai.base.errors import DataError, ModelFileError, ResourceError, YantaiError
+from yantai.base.errors import DataError, ResourceError, YantaiError
 from yantai.core.face import Model
-from yantai.infer.answer import answer
-from yantai.infer.classify import classify
-from yantai.infer.embed import embed
 from yantai.infer.engine import Engine
 from yantai.infer.grammar import Grammars
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.request import Request
-from yantai.infer.rewrite import summarize, translate
 from yantai.infer.settings import Generation
 from yantai.infer.stops import HoldBack
-from yantai.infer.tag import tag
+from yantai.serve.chances import chance_of, place_of
+from yantai.serve.job_desk import REWRITES, JobDesk, Send, as_error
 
-Send = Callable[[dict[str, Any]], None]
-
-LONGEST_WORD = 100
-"""Characters: so long may a word be that a WordPiece vocabulary does not know."""
-STATUS = {"E804": 429, "E803": 503, "E407": 400}
-"""What an error of ours is over HTTP, where it is not the client's own fault."""
+ECHO_ROWS = 64
+"""Tokens of a prompt whose logits are held at a time."""
 
 
 @dataclass
@@ -49,6 +40,7 @@ class _Answer:
     top: int | None
     request: Request | None = None
     tokens: int = 0
+    place: int = 0
     text: str = ""
     kept: list[dict[str, Any]] = field(default_factory=list)
 
@@ -82,11 +74,7 @@ class Desk:
         self._open: dict[int, list[Request]] = {}
         self._lock = threading.Lock()
         self._grammars: Grammars | None = None
-        # made once: calls of the same object may stand in one batch
-        self._answerers: dict[str, Callable[[list[Any]], list[Any]]] = {
-            "embed": self._embed, "classify": self._classify, "tag": self._tag,
-            "answer": self._answer, "translate": self._translate, "summarize": self._summarize,
-        }  # fmt: skip
+        self.jobs = JobDesk(model, self.engine)
 
     def describe(self) -> dict[str, Any]:
         """What the server needs to know of the model."""
@@ -110,18 +98,20 @@ class Desk:
 
         Args:
             id: by which it can be cancelled.
-            question: `do` and what belongs to it; see `_write`, `_job`. With `whole`, a text is
-                sent once, when it has ended.
-            send: is given tables with `text`, `end` or `error`.
+            question: `do` and what belongs to it; see `_write`, `JobDesk`. With `whole`, a
+                text is sent once, when it has ended.
+            send: is given tables with `text`, `answers`, `end` or `error`.
         """
         try:
             do = question["do"]
             if do in ("chat", "complete"):
                 self._write(id, question, send)
+            elif do == "echo":
+                self.jobs.echo(self._fitting(question), question.get("logprobs"), send)
             else:
-                self._job(question, send)
+                self.jobs.ask(question, send)
         except YantaiError as error:
-            send({"error": _as_error(error)})
+            send({"error": as_error(error)})
 
     def cancel(self, id: int) -> None:
         """Whoever asked has gone."""
@@ -137,15 +127,9 @@ class Desk:
     # ------------------------------------------------------------ texts
 
     def _write(self, id: int, question: Mapping[str, Any], send: Send) -> None:
-        ids = self._prompt(question)
-        room = self.model.network.config.max_positions
-        asked = question.get("max_new_tokens")
-        if len(ids) >= room or (asked is not None and len(ids) + asked > room):
-            wanted = f"{len(ids)} tokens of the prompt" + (f" and {asked} to come" if asked else "")
-            raise DataError(
-                "E312", "messages" if question["do"] == "chat" else "prompt",
-                "longer than the model's context", expected=f"at most {room}", got=wanted,
-            )  # fmt: skip
+        ids = self._fitting(question)
+        room = self.model.network.config.max_positions - len(ids)
+        asked = question.get("max_new_tokens") or min(room, question.get("if_not_said", room))
         known = self.model.network.config.vocab_size
         odd = next((id for id in question.get("bias") or {} if id >= known), None)
         if odd is not None:
@@ -154,7 +138,7 @@ class Desk:
             )
         count = question.get("n") or 1
         given = {key: question[key] for key in SETTINGS if question.get(key) is not None}
-        given |= {"max_new_tokens": asked or room - len(ids), "seed": question.get("seed") or 0}
+        given |= {"max_new_tokens": asked, "seed": question.get("seed") or 0}
         settings = build(Generation, given, "request")
         ends = self.model._turn_ends()
         left = [count]
@@ -189,25 +173,35 @@ class Desk:
             self._grammars = Grammars(self.model.tokenizer, self.model._turn_ends())
         return [self._grammars.guide(wanted["kind"], wanted["text"]) for _ in range(count)]
 
-    @functools.cached_property
-    def _most_characters(self) -> int:
-        """No text with more fits into the model's context, whatever its tokens are."""
-        longest = max(LONGEST_WORD, self.model.tokenizer.longest)
-        return self.model.network.config.max_positions * longest
-
     def _check_size(self, where: str, size: int) -> None:
         """Refuse what cannot fit before its tokens are counted."""
         room = self.model.network.config.max_positions
-        if size > self._most_characters:
+        if size > self.jobs.most_characters:
             raise DataError(
                 "E312", where, "longer than the model's context", expected=f"at most {room} tokens",
                 got=f"{size:,} characters",
             )  # fmt: skip
 
+    def _fitting(self, question: Mapping[str, Any]) -> list[int]:
+        """The ids of a prompt, where there is room for it and for what is asked.
+
+        Raises:
+            DataError: there is not, or an id is no token.
+        """
+        ids = self._prompt(question)
+        room = self.model.network.config.max_positions
+        asked = question.get("max_new_tokens")
+        if len(ids) + (asked or 0) > room or (len(ids) == room and question["do"] != "echo"):
+            wanted = f"{len(ids)} tokens of the prompt" + (f" and {asked} to come" if asked else "")
+            raise DataError(
+                "E312", "messages" if question["do"] == "chat" else "prompt",
+                "longer than the model's context", expected=f"at most {room}", got=wanted,
+            )  # fmt: skip
+        return ids
+
     def _prompt(self, question: Mapping[str, Any]) -> list[int]:
         if question["do"] == "chat":
-            size = sum(len(each["content"]) for each in question["messages"])
-            self._check_size("messages", size)
+            self._check_size("messages", sum(len(each["content"]) for each in question["messages"]))
             return self.model.chat_format.render(question["messages"], reply=True).ids
         prompt = question["prompt"]
         if isinstance(prompt, str):
@@ -226,16 +220,14 @@ class Desk:
 
         def listen(token: int, logits: Tensor) -> bool:
             texts.tokens += 1
-            row = (
-                _with_chances(token, logits, texts.top, tokenizer)
-                if texts.top is not None
-                else None
-            )
             if token in ends:
                 return False
-            piece = texts.held.feed(texts.decoder.feed(token))
-            if row is not None:
-                texts.kept.append(row)
+            whole = texts.decoder.feed(token)
+            if texts.top is not None:
+                row = chance_of(token, logits, texts.top, tokenizer)
+                texts.kept.append(row | {"place": place_of(row["token"], whole, texts.place)})
+            texts.place += len(whole)
+            piece = texts.held.feed(whole)
             texts.text += piece
             if piece and not texts.whole:
                 texts.say()
@@ -249,7 +241,7 @@ class Desk:
                 known = texts.request.error if texts.request is not None else None
                 failed = ResourceError("E803", "engine", "failed while it answered; ask again")
                 own = known if isinstance(known, YantaiError) else failed
-                texts.send({"index": texts.index, "error": _as_error(own)})
+                texts.send({"index": texts.index, "error": as_error(own)})
             else:
                 texts.text += texts.held.feed(texts.decoder.finish()) + texts.held.finish()
                 texts.say()
@@ -263,64 +255,7 @@ class Desk:
 
         return end
 
-    # ------------------------------------------------------------ jobs
 
-    def _job(self, question: Mapping[str, Any], send: Send) -> None:
-        """One item a text; those that wait together are one batch."""
-        do, texts = question["do"], question["input"]
-        if do != "answer":  # what is cut anyway need not become tokens first
-            texts = [text[: self._most_characters] for text in texts]
-        items = list(zip(question["question"], texts, strict=True)) if do == "answer" else texts
-        futures = [self.engine.call(self._answerers[do], item) for item in items]
-        found: list[Any] = [None] * len(futures)
-        left = [len(futures)]
-        lock = threading.Lock()
-
-        def keep(place: int) -> Callable[[Any], None]:
-            def done(future: Any) -> None:
-                error = None if future.cancelled() else future.exception()
-                with lock:
-                    found[place] = error if error is not None else future.result()
-                    left[0] -= 1
-                    if left[0]:
-                        return
-                bad = next((each for each in found if isinstance(each, Exception)), None)
-                if bad is None:
-                    tokens = sum(map(len, self.model.tokenizer.encode_batch(texts)))
-                    send({"answers": found, "prompt_tokens": tokens, "end": "stop"})
-                else:
-                    send({"error": _as_error(bad)})
-
-            return done
-
-        for place, future in enumerate(futures):
-            future.add_done_callback(keep(place))
-
-    def _embed(self, texts: list[str]) -> list[Any]:
-        return embed(self.model, texts).tolist()
-
-    def _classify(self, texts: list[str]) -> list[Any]:
-        return [
-            {"labels": list(each.labels), "probabilities": each.probabilities}
-            for each in classify(self.model, texts)
-        ]
-
-    def _tag(self, texts: list[str]) -> list[Any]:
-        return [[span._asdict() for span in spans] for spans in tag(self.model, texts)]
-
-    def _answer(self, pairs: list[tuple[str, str]]) -> list[Any]:
-        found = answer(self.model, [asked for asked, _ in pairs], [text for _, text in pairs])
-        return [{"text": one.text, "start": one.start, "end": one.end, "score": one.score}
-                for one in found]  # fmt: skip
-
-    def _translate(self, texts: list[str]) -> list[Any]:
-        return list(translate(self.model, texts))
-
-    def _summarize(self, texts: list[str]) -> list[Any]:
-        return list(summarize(self.model, texts))
-
-
-REWRITES = ["translate", "summarize"]
 SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
             "frequency_penalty")  # fmt: skip
 
@@ -335,27 +270,3 @@ def _weights(network: Model) -> dict[str, Any]:
     if bits:
         kind = f"{' and '.join(str(each) for each in bits)} bits"
     return {"parameters": packed + sum(each.numel() for each in plain), "weights": kind}
-
-
-def _with_chances(token: int, logits: Tensor, top: int, tokenizer: Any) -> dict[str, Any]:
-    """ln p of a token before any rule, and of the likeliest beside it."""
-    logs = logits.float().log_softmax(-1)
-
-    def row(id: int) -> dict[str, Any]:
-        text = tokenizer.decode([id], skip_special=False)
-        raw = tokenizer.bytes_of_ids
-        spelled = list(raw[id]) if raw is not None and id < len(raw) else list(text.encode())
-        return {"token": text, "logprob": float(logs[id]), "bytes": spelled, "id": id}
-
-    likeliest = torch.topk(logs, top).indices.tolist() if top else []
-    return row(token) | {"top": [row(id) for id in likeliest]}
-
-
-def _as_error(error: BaseException) -> dict[str, Any]:
-    """For the client; what is no error of ours is a fault of the server's."""
-    if not isinstance(error, YantaiError):
-        return {"status": 500, "message": "internal error", "code": None, "param": None}
-    status = STATUS.get(error.code, 500 if isinstance(error, ModelFileError) else 400)
-    too_long = error.code == "E312" and "context" in error.what
-    code = "context_length_exceeded" if too_long else error.code
-    return {"status": status, "message": str(error), "code": code, "param": error.where}

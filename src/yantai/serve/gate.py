@@ -148,7 +148,7 @@ class Gate:
             await self._answer(scope, receive, noted)
         finally:
             state = scope.get("state", {})
-            said = {name: state[name] for name in ("key", "prompt_tokens", "tokens")
+            said = {name: state[name] for name in ("route", "key", "prompt_tokens", "tokens")
                     if state.get(name)}  # fmt: skip
             self.tell(
                 {"method": scope["method"], "path": scope["path"][:200], "status": status,
@@ -236,6 +236,11 @@ class Gate:
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """All of it, within size and time."""
         headers = dict(scope["headers"])
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            raise ApiError(
+                400, "its length is told twice, by Content-Length and by Transfer-Encoding",
+                param="Transfer-Encoding", code=TWO_LENGTHS,
+            )  # fmt: skip
         if scope["method"] in ("POST", "PUT", "PATCH"):
             kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
             if kind != b"application/json":
@@ -261,6 +266,10 @@ class Gate:
         return ApiError(413, f"the body is larger than {limit:,} bytes", code="body_too_large")
 
 
+TWO_LENGTHS = "two_lengths"
+"""Whoever stands between may have read the other one: nothing more comes over this connection."""
+
+
 async def refuse(send: Send, error: ApiError) -> None:
     """Answer with an error."""
     body = json.dumps(error.body(), ensure_ascii=False).encode()
@@ -269,7 +278,7 @@ async def refuse(send: Send, error: ApiError) -> None:
         headers.append((b"retry-after", str(error.wait).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.status in (408, 413):
+    if error.status in (408, 413) or error.code == TWO_LENGTHS:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

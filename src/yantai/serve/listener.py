@@ -4,6 +4,7 @@ Knows: uvicorn and h11, in front of the gate. Of requests and models it knows no
 """
 
 import asyncio
+import json
 import logging
 import socket
 import time
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from yantai.serve.gate import Limits
 from yantai.serve.routes import Service
+from yantai.serve.schema import ApiError
 
 HEADER_SECONDS, HEADER_BYTES = 10.0, 65_536
 LEAST_BYTES = 16_384
@@ -67,8 +69,21 @@ class PatientProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """What is left of an answer has its time, too."""
         super().on_response_complete()
-        if not self.transport.is_closing() and self.transport.get_write_buffer_size():
+        if self.transport.get_write_buffer_size():
             self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP gets an answer in the form of all others."""
+        body = json.dumps(ApiError(400, msg.rstrip("."), code="invalid_http").body()).encode()
+        headers = [(b"content-type", b"application/json"), (b"connection", b"close"),
+                   (b"content-length", str(len(body)).encode())]  # fmt: skip
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """There is nobody to wait for."""

@@ -38,6 +38,7 @@ class RequestLog:
         """A request has ended: `path`, `status` and what else is known of it."""
         if table["status"] < 400 and (self.errors_only or table["path"] in QUIET):
             return
+        table = {name: value for name, value in table.items() if name != "route"}
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
         lost = {"lines_lost": self.lost} if self.lost else {}
         try:

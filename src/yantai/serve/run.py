@@ -54,7 +54,12 @@ def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
     )
     hosts = {*LOOPBACK, settings.host, *settings.allow_host}
     log = RequestLog(errors_only=settings.log == "errors")
-    gate = Gate(service.app(), hosts, keys, limits, tell=log.tell)
+
+    def tell(table: dict[str, Any]) -> None:
+        service.tally.take(table)
+        log.tell(table)
+
+    gate = Gate(service.app(), hosts, keys, limits, tell=tell)
     config = uvicorn.Config(
         gate, host=settings.host, port=settings.port, http=PatientProtocol.within(limits),
         ws="none", lifespan="off", access_log=False, log_level="warning", server_header=False,
@@ -72,7 +77,7 @@ def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
     with door:
         asyncio.run(_serve(server, backends, door))
     log.close()
-    return {"answered": sum(service.answered.values()), "tokens": service.tokens}
+    return {"answered": service.tally.answers.total(), "tokens": service.tokens}
 
 
 async def _serve(

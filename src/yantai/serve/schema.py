@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    Strict,
     ValidationError,
     WithJsonSchema,
     field_validator,
@@ -28,7 +29,9 @@ MOST_INPUTS = 256
 MOST_CHOICES = 16
 MOST_IDS = 200_000
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Whole = Annotated[int, Strict()]
+Flag = Annotated[bool, Strict()]
 
 
 def _texts(value: Any) -> Any:
@@ -116,6 +119,15 @@ class Said(_Shape):
     function_call: None = None
     tool_calls: list[Any] | None = Field(None, max_length=0)
 
+    @field_validator("content", mode="before")
+    @classmethod
+    def _text_alone(cls, value: Any) -> Any:
+        for part in value if isinstance(value, list) else []:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if isinstance(kind, str) and kind != "text":
+                raise ValueError(f"{kind[:40]!r} is not supported; the model reads text alone")
+        return value
+
     def plain(self) -> dict[str, str]:
         """As a chat template wants it."""
         content = self.content
@@ -126,8 +138,8 @@ class Said(_Shape):
 class StreamOptions(_Shape):
     """`stream_options`."""
 
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: Flag = False
+    include_obfuscation: Flag = False
 
 
 class JsonSchema(_Shape):
@@ -135,7 +147,7 @@ class JsonSchema(_Shape):
 
     name: str = Field(max_length=64)
     schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
+    strict: Flag | None = None
     description: str | None = None
 
 
@@ -160,18 +172,19 @@ class Sampling(_Shape):
     model: str | None = Field(None, max_length=200)
     temperature: Number | None = Field(None, ge=0, le=2)
     top_p: Number | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=1, le=1_000_000)
+    top_k: Whole | None = Field(None, ge=1, le=1_000_000)
     min_p: Number | None = Field(None, ge=0, le=1)
     repetition_penalty: Number | None = Field(None, ge=0.01, le=10)
     presence_penalty: Number | None = Field(None, ge=-2, le=2)
     frequency_penalty: Number | None = Field(None, ge=-2, le=2)
-    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    n: Whole | None = Field(None, ge=1, le=MOST_CHOICES)
+    seed: Whole | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
-    max_tokens: int | None = Field(None, ge=1, le=1_000_000)
-    stream: bool | None = None
+    max_tokens: Whole | None = Field(None, ge=1, le=1_000_000)
+    stream: Flag | None = None
     stream_options: StreamOptions | None = None
     logit_bias: dict[str, Number] | None = Field(None, max_length=MOST_BIASES)
+    response_format: ResponseFormat | None = None
     user: str | None = Field(None, max_length=1000)
 
     @field_validator("stop")
@@ -204,14 +217,13 @@ class ChatRequest(Sampling):
     """`POST /v1/chat/completions`."""
 
     messages: list[Said] = Field(min_length=1, max_length=MOST_MESSAGES)
-    max_completion_tokens: int | None = Field(None, ge=1, le=1_000_000)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: ResponseFormat | None = None
-    store: bool | None = None
+    max_completion_tokens: Whole | None = Field(None, ge=1, le=1_000_000)
+    logprobs: Flag | None = None
+    top_logprobs: Whole | None = Field(None, ge=0, le=20)
+    store: Flag | None = None
     metadata: dict[str, str] | None = Field(None, max_length=16)
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: Flag | None = None
     modalities: list[Literal["text"]] | None = None
     prompt_cache_key: str | None = Field(None, max_length=1000)
     safety_identifier: str | None = Field(None, max_length=1000)
@@ -234,9 +246,10 @@ class CompletionRequest(Sampling):
     """`POST /v1/completions`."""
 
     prompt: Texts
-    echo: bool | None = None
-    logprobs: int | None = Field(None, ge=0, le=5)
-    best_of: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    max_tokens: Whole | None = Field(None, ge=0, le=1_000_000)
+    echo: Flag | None = None
+    logprobs: Whole | None = Field(None, ge=0, le=5)
+    best_of: Whole | None = Field(None, ge=1, le=MOST_CHOICES)
     suffix: None = None
 
     @field_validator("prompt")
@@ -287,6 +300,7 @@ class TaskRequest(_Shape):
     model: str | None = Field(None, max_length=200)
     input: str | list[str]
     question: str | list[str] | None = None
+    truncate: Flag = Field(False, description="cut texts that are longer than the model reads")
 
     @field_validator("input", "question")
     @classmethod
@@ -297,6 +311,8 @@ class TaskRequest(_Shape):
         return value
 
 
+KINDS = ("str", "int", "float", "bool", "Text")
+"""In pydantic's paths: which form of a field was tried."""
 NOT_HERE = ("tools", "tool_choice", "functions", "function_call", "audio", "web_search_options",
             "prediction", "reasoning_effort", "verbosity")  # fmt: skip
 """What OpenAI has and we do not: asked for, it is an error that says so."""
@@ -330,7 +346,7 @@ def read_request(body: bytes, shape: type[_Shape]) -> Any:
 def _told(error: ValidationError, shape: type[_Shape]) -> ApiError:
     """The first mistake, with the path of its field."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
+    path = [part for part in first["loc"] if part not in KINDS and "[" not in str(part)]
     where = ""
     for part in path:
         where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
@@ -341,3 +357,13 @@ def _told(error: ValidationError, shape: type[_Shape]) -> ApiError:
         said = "unknown field" + (f", did you mean {guess!r}?" if guess else "")
         code = "unknown_parameter"
     return ApiError(400, f"{where}: {said}" if where else said, param=where or None, code=code)
+
+
+def api_error(error: dict[str, Any]) -> ApiError:
+    """What a desk says went wrong, for a client."""
+    status = error["status"]
+    kinds = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+    return ApiError(
+        status, error["message"], param=error.get("param"), code=error.get("code"),
+        kind=kinds.get(status, "invalid_request_error"), wait=1 if status in (429, 503) else None,
+    )  # fmt: skip

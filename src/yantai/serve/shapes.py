@@ -28,6 +28,11 @@ class Choice:
         if "end" in table:
             self.reason, self.tokens = REASONS.get(table["end"], "stop"), table["tokens"]
 
+    def follow(self, before: "Choice") -> None:
+        """Stand behind what was said before; places of its tokens move."""
+        moved = [row | {"place": row["place"] + len(before.text)} for row in self.rows]
+        self.text, self.rows = before.text + self.text, before.rows + moved
+
 
 def usage(prompt: int, said: int, reused: int = 0) -> dict[str, Any]:
     """`usage`."""
@@ -49,19 +54,27 @@ def chat_logprobs(rows: list[dict[str, Any]] | None) -> dict[str, Any] | None:
     return {"content": found, "refusal": None}
 
 
+def _name(row: dict[str, Any]) -> str:
+    """A token as completions call it: one that is no whole character, by its bytes."""
+    if "\ufffd" not in row["token"]:
+        return row["token"]
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in row["bytes"])
+
+
 def text_logprobs(rows: list[dict[str, Any]] | None, start: int = 0) -> dict[str, Any] | None:
-    """`logprobs` of a completion's choice; places are characters of its text."""
+    """`logprobs` of a completion's choice; `start` is where its text begins."""
     if not rows:
         return None
-    places = []
-    for row in rows:
-        places.append(start)
-        start += len(row["token"])
     return {
-        "tokens": [row["token"] for row in rows],
+        "tokens": [_name(row) for row in rows],
         "token_logprobs": [row["logprob"] for row in rows],
-        "top_logprobs": [{each["token"]: each["logprob"] for each in row["top"]} for row in rows],
-        "text_offset": places,
+        "top_logprobs": [
+            None
+            if row["logprob"] is None
+            else {_name(each): each["logprob"] for each in row["top"]}
+            for row in rows
+        ],
+        "text_offset": [start + row["place"] for row in rows],
     }
 
 

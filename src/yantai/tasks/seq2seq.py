@@ -30,6 +30,13 @@ class Asker:
     source_length: int
 
     @property
+    def room(self) -> int:
+        """Tokens of a source that are read, without those that the tokenizer puts around it."""
+        if self.frame.shape == "encoder-decoder":
+            return self.source_length - len(self.frame.tokenizer.prompt(""))
+        return self.source_length
+
+    @property
     def chat(self) -> ChatFormat | None:
         """The renderer of a decoder that has a template."""
         if self.frame.shape != "decoder" or not self.frame.tokenizer.chat_template:

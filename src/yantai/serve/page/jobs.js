@@ -87,10 +87,11 @@ export function job(name) {
       status(say("working"));
       try {
         const path = name === "span" ? "answer" : name;
-        const body = { model: model.id, input: values.text };
+        const body = { model: model.id, input: values.text, truncate: true };
         if (name === "span") body.question = values.question;
-        const table = await post(`/v1/${path}`, body);
-        result.replaceChildren(...SHOWN[name](table.data[0].result, values.text).filter((part) => part !== null));
+        const [answer] = (await post(`/v1/${path}`, body)).data;
+        const note = answer.truncated ? element("p", {}, say("cut")) : null;
+        result.replaceChildren(...[note, ...SHOWN[name](answer.result, values.text)].filter((part) => part !== null));
         result.hidden = false;
         status("");
       } catch (error) {

@@ -20,7 +20,7 @@ export const WORDS = {
     task: "Was taught to", parameters: "Parameters", weights: "Weights", context: "Context (tokens)", vocabulary: "Vocabulary",
     can: "Can", comma: ", ", tokensRead: "Tokens it has read", steps: "Steps of training", took: "Training took", bestLoss: "Best validation loss",
     energy: "Energy (estimate)", wattHours: "{hours} Wh", since: "Served since", hours: "h", minutes: "min", seconds: "s",
-    prefer: "Prefer",
+    prefer: "Prefer", cut: "The text is longer than the model reads; its end was left out.",
   },
   zh: {
     other: "English", skip: "跳到正文", model: "模型", tabs: "这个模型会做的事", key: "密钥",
@@ -42,7 +42,7 @@ export const WORDS = {
     task: "学过的任务", parameters: "参数量", weights: "权重", context: "上下文（词元）", vocabulary: "词表大小",
     can: "能做的事", comma: "、", tokensRead: "读过的词元", steps: "训练步数", took: "训练用时", bestLoss: "最低验证损失",
     energy: "能耗（估计）", wattHours: "{hours} 瓦时", since: "开始服务", hours: "小时", minutes: "分", seconds: "秒",
-    prefer: "偏好",
+    prefer: "偏好", cut: "文本超出模型能读的长度，末尾部分未读。",
   },
 };
 
