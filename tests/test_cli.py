@@ -65,6 +65,16 @@ def test_help_is_quick_because_it_imports_no_torch():
     assert "quickstart" in done.stdout
 
 
+def test_what_only_scores_need_is_imported_when_something_is_scored():
+    code = (
+        "import sys, yantai.life.finetune, yantai.life.predict, yantai.life.doctor; "
+        "late = {'sklearn', 'scipy', 'sacrebleu', 'rouge_score', 'matplotlib', 'optuna'}; "
+        "assert not late & set(sys.modules), late & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "code", "words"),
     [

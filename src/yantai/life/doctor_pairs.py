@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from yantai.life.doctor_case import MANY, SOME, Case, Finding, share_of
 
@@ -70,6 +69,8 @@ def _alike(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """The correlation of their ranks; 0 where all are alike."""
     if len(one) < STRETCH or one.std() == 0 or other.std() == 0:
         return 0.0
+    from scipy.stats import spearmanr  # seconds to import
+
     return float(spearmanr(one, other).statistic)
 
 

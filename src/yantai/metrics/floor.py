@@ -1,6 +1,7 @@
 """What anybody has to beat: the commonest label, and naive Bayes on n-grams (scikit-learn).
 
-Knows: texts and labels. A model that is not above this floor has learned nothing worth its hours.
+Knows: texts and labels. scikit-learn takes seconds to import, and waits until it is needed. A model
+that is not above this floor has learned nothing worth its hours.
 """
 
 import re
@@ -11,9 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.naive_bayes import MultinomialNB
 
 CHINESE_SHARE = 0.2
 ADDED = (1.0, 0.3, 0.1, 0.05, 0.02)
@@ -47,6 +45,8 @@ def naive_bayes(
         truth: a label for each, or "text label" booleans where several may hold.
         others: to be judged.
     """
+    from sklearn.feature_extraction.text import CountVectorizer
+
     kind: dict[str, Any] = {"analyzer": "char"}
     if is_spaced(texts):
         kind = {"analyzer": "word", "token_pattern": r"(?u)\b\w+\b"}  # words of one letter too
@@ -64,6 +64,9 @@ def naive_bayes(
 
 
 def _judge(seen: Any, truth: NDArray, asked: Any, added: float) -> NDArray:
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.naive_bayes import MultinomialNB
+
     if truth.ndim == 1:
         return MultinomialNB(alpha=added).fit(seen, truth).predict(asked)
     judge = OneVsRestClassifier(MultinomialNB(alpha=added))
@@ -127,6 +130,8 @@ def shared_letters(one: Sequence[str], other: Sequence[str]) -> NDArray[np.bool_
     Args:
         one, other: texts, the partners at the same places.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     counter = TfidfVectorizer(analyzer="char", ngram_range=(1, 4)).fit([*one, *other])
     rows, columns = counter.transform(one), counter.transform(other).T
     nearest = [

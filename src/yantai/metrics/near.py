@@ -1,12 +1,11 @@
 """Texts that are nearly the same: pairs whose letter n-grams agree.
 
-Knows: texts, TF–IDF and cosines (scikit-learn).
+Knows: texts, TF–IDF and cosines (scikit-learn, whose import takes seconds and waits until then).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 NEAR = 0.9
 TOGETHER = 1024
@@ -26,6 +25,8 @@ def near_pairs(
     """
     if not texts or not others:
         return []
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     counter = TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 4), sublinear_tf=True)
     try:
         known = counter.fit_transform([*others, *texts])[: len(others)]

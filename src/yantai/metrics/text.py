@@ -1,17 +1,15 @@
 """How like a text is to what it should be: BLEU and chrF (sacreBLEU), ROUGE (rouge-score).
 
 Knows: texts. Chinese is compared by characters, in ROUGE too, whose own tokenizer drops all that
-is not a Latin letter.
+is not a Latin letter. Libraries are imported where they count.
 """
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
 
 from yantai.metrics.floor import is_spaced
 
@@ -27,7 +25,7 @@ class Corpus:
         said, truth: texts.
     """
 
-    def __init__(self, metric: BLEU | CHRF, said: Sequence[str], truth: Sequence[str]):
+    def __init__(self, metric: Any, said: Sequence[str], truth: Sequence[str]):
         self._metric = metric
         found = metric._extract_corpus_statistics(list(said), [list(truth)])
         self._counts = np.array(found, np.int64)  # "text count"
@@ -50,12 +48,16 @@ def bleu_signature(truth: Sequence[str]) -> str:
     return str(metric.get_signature())
 
 
-def _bleu(truth: Sequence[str]) -> BLEU:
+def _bleu(truth: Sequence[str]) -> Any:
+    from sacrebleu.metrics.bleu import BLEU
+
     return BLEU(tokenize="13a" if is_spaced(truth) else "zh")
 
 
 def chrf(said: Sequence[str], truth: Sequence[str]) -> Corpus:
     """Corpus chrF2: n-grams of characters, in any language."""
+    from sacrebleu.metrics.chrf import CHRF
+
     return Corpus(CHRF(), said, truth)
 
 
@@ -73,6 +75,8 @@ def rouges(said: Sequence[str], truth: Sequence[str]) -> dict[str, NDArray[np.fl
     >>> float(rouges(["the old mill"], ["the mill"])["rouge1"][0])
     0.8
     """
+    from rouge_score.rouge_scorer import RougeScorer
+
     scorer = RougeScorer(list(ROUGES), tokenizer=_Pieces())
     found = [scorer.score(theirs, mine) for mine, theirs in zip(said, truth, strict=True)]
     return {name: np.array([each[name].fmeasure for each in found]) for name in ROUGES}
