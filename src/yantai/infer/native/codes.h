@@ -254,6 +254,9 @@ struct Packed {
     }
 
     int64_t row_bytes() const { return columns * BITS / 8; }
+    const char* bytes_at(int64_t row) const {
+        return reinterpret_cast<const char*>(codes) + row * row_bytes();
+    }
 };
 
 }  // namespace

@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t MANY = 4, MANY_OF_CODES = 8;  // codes must first be made numbers
 constexpr int64_t PAIRS = 32;  // columns that are read at once
 constexpr int64_t BAND = 32;   // rows of weights that stay in the nearest cache
-constexpr int64_t TURNED = 12; // from so many rows on a band is turned first
+constexpr int64_t TURNED = 8;  // from so many rows on a band is turned first
 constexpr int64_t HALF = 16;   // rows of weights whose products fill a register
 
 inline int64_t padded(int64_t columns) { return (columns + PAIRS - 1) / PAIRS * PAIRS; }
@@ -159,13 +159,26 @@ inline const __m512i* turned(const Rows& rows, int64_t count, int64_t columns,
     return to;
 }
 
+// What is read next, asked for a line at a time while there is something to compute: squares are
+// read from sixteen places in turn, which no processor reads ahead by itself.
+struct Ahead {
+    const char *at = nullptr, *end = nullptr;
+
+    void one() {
+        if (at >= end) return;
+        __builtin_prefetch(at);
+        at += 64;
+    }
+};
+
 // Products of a turned band with ROWS vectors: the outputs of a row lie side by side.
 template <int ROWS, int HALVES, class Use>
 inline void turned_dots(const __m512i* band, int64_t columns, const float* bias, int64_t start,
-                        int64_t stop, const Narrow& x, int64_t first, Use& use) {
+                        int64_t stop, const Narrow& x, int64_t first, Ahead& ahead, Use& use) {
     const int64_t pairs = padded(columns) / 2;
     __m512 total[ROWS][HALVES] = {};
     for (int64_t pair = 0; pair < (columns + 1) / 2; pair++) {
+        ahead.one();
         __m512bh read[HALVES];
         EACH
         for (int h = 0; h < HALVES; h++) read[h] = (__m512bh)band[h * pairs + pair];
@@ -191,14 +204,14 @@ inline void turned_dots(const __m512i* band, int64_t columns, const float* bias,
 
 template <int HALVES, class Use>
 inline void turned_band(const __m512i* band, int64_t columns, const float* bias, int64_t start,
-                        int64_t stop, const Narrow& x, int64_t rows, Use& use) {
+                        int64_t stop, const Narrow& x, int64_t rows, Use& use, Ahead ahead = {}) {
     int64_t row = 0;
     for (; row + 8 <= rows; row += 8)
-        turned_dots<8, HALVES>(band, columns, bias, start, stop, x, row, use);
+        turned_dots<8, HALVES>(band, columns, bias, start, stop, x, row, ahead, use);
     for (; row + 4 <= rows; row += 4)
-        turned_dots<4, HALVES>(band, columns, bias, start, stop, x, row, use);
+        turned_dots<4, HALVES>(band, columns, bias, start, stop, x, row, ahead, use);
     for (; row < rows; row++)
-        turned_dots<1, HALVES>(band, columns, bias, start, stop, x, row, use);
+        turned_dots<1, HALVES>(band, columns, bias, start, stop, x, row, ahead, use);
 }
 
 // One a thread: products do not stand in each other.
@@ -224,10 +237,11 @@ inline void product_of_many(const Weights& weights, const float* bias, int64_t f
         const Rows here = weights.narrow_rows(start, stop, band);
         if (rows >= TURNED) {
             const __m512i* whole = turned(here, stop - start, columns, own.squares);
+            const Ahead next = {weights.bytes_at(stop), weights.bytes_at(std::min(stop + BAND, to))};
             if (stop - start > HALF)
-                turned_band<2>(whole, columns, bias, start, stop, vectors, rows, use);
+                turned_band<2>(whole, columns, bias, start, stop, vectors, rows, use, next);
             else
-                turned_band<1>(whole, columns, bias, start, stop, vectors, rows, use);
+                turned_band<1>(whole, columns, bias, start, stop, vectors, rows, use, next);
             continue;
         }
         auto rest = [&](auto count, int64_t row) {

@@ -83,6 +83,9 @@ struct Plain {
 
     float at(int64_t row, int64_t column) const { return one(weight[row * columns + column]); }
     int64_t row_bytes() const { return columns * sizeof(T); }
+    const char* bytes_at(int64_t row) const {
+        return reinterpret_cast<const char*>(weight) + row * row_bytes();
+    }
 };
 
 // `body(weights)` with the weights of a matrix in their own form.
