@@ -84,11 +84,12 @@ class Running:
 class Stub:
     """A backend that says what it was made to say."""
 
-    def __init__(self, *can, pieces=("你好，", "world"), pause=0.0, answers=(), **facts):
+    def __init__(self, *can, pieces=("你好，", "world"), pause=0.0, answers=(), slow=0.0, **facts):
         self.facts = {"can": list(can), "family": "llama", "shape": "decoder", "task": "",
                       "parameters": 12_345, "weights": "float32", "context": 96,
                       "vocabulary": 1024} | facts  # fmt: skip
         self.pieces, self.pause, self.answers = pieces, pause, list(answers)
+        self.slow = slow
         self.asked, self.cancelled, self.open = [], 0, 0
         self.is_ready, self.figures, self.desk, self.leaving = True, {}, self, False
 
@@ -101,6 +102,10 @@ class Stub:
 
     async def ask(self, question):
         self.asked.append(question)
+        await asyncio.sleep(self.slow)
+        if question["do"] == "echo":
+            yield {"answers": [{"text": "", "rows": None}], "prompt_tokens": 3, "end": "stop"}
+            return
         if question["do"] not in ("chat", "complete"):
             yield {"answers": self.answers, "prompt_tokens": 3, "end": "stop"}
             return

@@ -116,3 +116,18 @@ def test_a_second_signal_ends_at_once_and_quietly(run_server, caplog):
         server.server._captured_signals.clear()
         server.thread.join(30)
     assert not server.thread.is_alive() and not caplog.records
+
+
+def test_who_is_still_sending_is_told_that_it_ends(run_server):
+    server = run_server({"small": Stub("complete")}, grace=0.5)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(
+            f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{".encode()
+        )
+        until(lambda: server.server.server_state.tasks)
+        server.server.drain()
+        said = client.recv(65536)
+    assert b" 503 " in said and b"shutting_down" in said
+    server.thread.join(4)
+    assert not server.thread.is_alive()

@@ -6,17 +6,19 @@ import re
 import socket
 import struct
 import time
+from functools import partial
 from importlib import resources
 
 import httpx
 import openai
 import pytest
-from serving import KEY, made
+from serving import KEY, Stub, made
 
 from yantai.core.config import Labels
 from yantai.serve.desk import Desk
 from yantai.serve.gate import Limits
 from yantai.serve.local import LocalBackend
+from yantai.text.tokenizer import Tokenizer
 
 TALK = [{"role": "user", "content": "Who are you?"}]
 
@@ -149,7 +151,7 @@ def test_a_prompt_is_scored_token_by_token(client, model, prompt):
     if not first:  # nothing stands before the first token, not even BOS
         assert rows.token_logprobs.pop(0) is None and rows.top_logprobs.pop(0) is None
     assert rows.token_logprobs == pytest.approx(expected, abs=1e-4)
-    assert all(len(each) == 2 for each in rows.top_logprobs)
+    assert all(len(each) in (2, 3) for each in rows.top_logprobs)  # its own is told, too
     whole = [place for place, token in enumerate(rows.tokens) if "bytes:" not in token]
     assert len(whole) > 2
     for place in whole:
@@ -236,7 +238,7 @@ def test_figures_name_routes_and_no_strangers_paths(server):
     text = httpx.get(f"{server.url}/metrics", headers=headers).text
     assert 'yantai_requests_total{path="other",status="404"} 5' in text
     assert 'yantai_requests_total{path="other",status="401"} 1' in text
-    assert 'yantai_requests_total{path="/v1/models/{name:path}",status="200"} 1' in text
+    assert 'yantai_requests_total{path="/v1/models/{name}",status="200"} 1' in text
     assert 'yantai_request_seconds_bucket{path="other",le="+Inf"} 6' in text
     assert "none" not in text
 
@@ -463,3 +465,103 @@ def test_a_template_that_refuses_a_conversation_is_a_400_with_its_line(
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
     with client, pytest.raises(openai.BadRequestError, match=r"chat_template:2.*messages\[1\]"):
         client.chat.completions.create(model="small", messages=[*TALK, *TALK])
+
+
+def test_each_id_of_a_prompt_has_its_row_even_bos(client, model):
+    """Evaluations count the ids that they sent, and one more that they asked for."""
+    bos = model.tokenizer.bos_id
+    asked = {"model": "small", "echo": True, "logprobs": 1, "temperature": 0}
+    found = client.completions.create(prompt=[bos, 70, 71], max_tokens=1, **asked).choices[0]
+    assert len(found.logprobs.tokens) == 4
+    assert [each is None for each in found.logprobs.token_logprobs] == [True, False, False, False]
+    for place, end in enumerate(sorted(model._turn_ends())):  # an end is a token, too
+        forced = client.completions.create(
+            prompt=[bos, 70, 71], max_tokens=3, logit_bias={str(end): 100}, **asked
+        )
+        assert len(forced.choices[0].logprobs.tokens) == 4, place
+        assert forced.usage.completion_tokens == 1
+    alone = client.completions.create(
+        model="small", prompt="One", max_tokens=1, temperature=0, logprobs=0
+    ).choices[0]
+    assert list(alone.logprobs.top_logprobs[0]) == alone.logprobs.tokens
+
+
+@pytest.mark.parametrize("prompt", [[[]], [[5], []]])
+def test_a_prompt_of_no_ids_among_others_is_refused(client, prompt):
+    for asked in ({"max_tokens": 0, "echo": True, "logprobs": 1}, {"max_tokens": 2}):
+        with pytest.raises(openai.BadRequestError, match="is empty"):
+            client.completions.create(model="small", prompt=prompt, **asked)
+
+
+def test_more_prompts_than_may_wait_are_answered_one_behind_another(client):
+    found = client.completions.create(model="small", prompt=["One"] * 40, max_tokens=1)
+    assert len(found.choices) == 40
+    with pytest.raises(openai.BadRequestError, match="at most 4 prompts are streamed"):
+        client.completions.create(model="small", prompt=["One"] * 40, max_tokens=1, stream=True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_leaves_pays_for_what_was_said(server, stream):
+    """A key's tokens are counted, whether somebody waits for the end or not."""
+    headers = {"authorization": f"Bearer {KEY}"}
+    body = {"model": "small", "prompt": "One", "max_tokens": 70, "logit_bias": {"1": -100},
+            "stream": stream}  # fmt: skip
+    counted = server.service.tokens
+    with httpx.stream(
+        "POST", f"{server.url}/v1/completions", json=body, headers=headers, timeout=60
+    ) as answer:
+        if stream:
+            lines = answer.iter_lines()
+            for _ in range(8):
+                next(lines)
+    until = time.monotonic() + 30
+    while counted["prompt"] == 0 or (stream and counted["said"] < 3):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_client_that_goes_stops_the_reading_of_its_prompts(run_server):
+    backend = Stub("complete", slow=0.05)
+    server = run_server({"small": backend})
+    body = {"prompt": ["One"] * 200, "max_tokens": 0, "echo": True}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{server.url}/v1/completions", json=body, timeout=0.5,
+            headers={"authorization": f"Bearer {KEY}"},
+        )  # fmt: skip
+    time.sleep(1)
+    begun = len(backend.asked)
+    time.sleep(0.5)
+    assert len(backend.asked) == begun < 200
+
+
+def test_a_long_question_and_a_blank_text(run_server):
+    words = Tokenizer.train(["Anna has it. who"] * 9, 300, kind="wordpiece")
+    finder = made(words, "bert", job="span", head=Labels(names=("start", "end")))
+    server = run_server({"small": LocalBackend(Desk(finder))})
+    post = partial(httpx.post, f"{server.url}/v1/answer", timeout=60,
+                   headers={"authorization": f"Bearer {KEY}"})  # fmt: skip
+    blank = post(json={"input": ["   ", "Anna has it."], "question": ["Who?", "Who?"]})
+    assert blank.status_code == 200 and blank.json()["data"][0]["result"]["score"] < -1e6
+    long = {"input": "Anna has it.", "question": "who " * 3000}
+    refused = post(json=long).json()["error"]
+    assert refused["param"] == "question" and refused["code"] == "context_length_exceeded"
+    table = post(json=long | {"truncate": True}).json()
+    assert table["data"][0]["truncated"] and table["usage"]["prompt_tokens"] < 200
+
+
+def test_a_name_in_chinese_is_one_for_those_who_read_the_figures(run_server, model):
+    server = run_server({'村里"': LocalBackend(Desk(model))})
+    text = httpx.get(f"{server.url}/metrics", headers={"authorization": f"Bearer {KEY}"}).text
+    assert 'yantai_engine_steps{model="村里\\""} 0' in text
+
+
+def test_what_is_no_http_behind_an_answer_is_no_fault(server, caplog):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: evil\r\n"
+                       b"Transfer-Encoding: chunked\r\n\r\n")  # fmt: skip
+        assert b" 403 " in client.recv(65536)
+        client.sendall(b"ZZ\r\n")
+        while client.recv(65536):
+            pass
+    assert not caplog.records

@@ -97,7 +97,8 @@ class Engine:
                 raise ResourceError("E803", "engine", "is closed")
             if self.most_waiting is not None:
                 self._open = [each for each in self._open if not each.is_over]
-                if len(self._open) + len(requests) > self._most + self.most_waiting:
+                assert self.at_once is not None
+                if len(self._open) + len(requests) > self.at_once:
                     raise ResourceError("E804", "engine", "too many wait", got=self.waiting)
             announce()
             self._open += requests if self.most_waiting is not None else []
@@ -153,6 +154,11 @@ class Engine:
         return future
 
     @property
+    def at_once(self) -> int | None:
+        """Requests that may be open; None for any number."""
+        return None if self.most_waiting is None else self._most + self.most_waiting
+
+    @property
     def waiting(self) -> int:
         """Requests of which nothing was read yet."""
         return len(self._inbox)
@@ -175,7 +181,8 @@ class Engine:
         `prefix_bytes` of what was read before.
         """
         return {
-            "waiting": self.waiting, "active": self.active, "steps": self.steps,
+            "waiting": self.waiting, "active": self.active, "calls": len(self._calls),
+            "steps": self.steps,
             "cache_bytes": self._slots.bytes if self._slots else 0,
             "prefix_bytes": self._prefixes.bytes,
         }  # fmt: skip

@@ -3,7 +3,6 @@
 Knows: what a service has counted.
 """
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from yantai.base.log import MetricsFile
 from yantai.serve.openapi import document
 from yantai.serve.schema import ApiError
+from yantai.serve.tally import label
 
 MOST_ROWS = 2000
 """Of a curve; validations are never left out."""
@@ -94,9 +94,9 @@ class About:
         lines.append("# TYPE yantai_tokens_total counter")
         for kind, count in self.service.tokens.items():
             lines.append(f'yantai_tokens_total{{kind="{kind}"}} {count}')
-        for figure in ("waiting", "active", "steps", "cache_bytes", "prefix_bytes"):
+        for figure in ("waiting", "active", "calls", "steps", "cache_bytes", "prefix_bytes"):
             lines.append(f"# TYPE yantai_engine_{figure} gauge")
             for name, backend in self.service.backends.items():
                 value = backend.figures.get(figure, 0)
-                lines.append(f"yantai_engine_{figure}{{model={json.dumps(name)}}} {value}")
+                lines.append(f"yantai_engine_{figure}{{model={label(name)}}} {value}")
         return Response("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")

@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 MOST_UNREAD = 4096
 """Pieces that a client has not taken yet; it is let go before memory fills with more."""
 
+UNREAD = {"status": 503, "message": "nobody took the answer for too long; it ends here",
+          "code": "too_slow", "param": None}  # fmt: skip
 LEAVING = {"status": 503, "message": "the server shuts down; the answer ends here",
            "code": "shutting_down", "param": None}  # fmt: skip
 

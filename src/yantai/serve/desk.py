@@ -24,9 +24,6 @@ from yantai.infer.stops import HoldBack
 from yantai.serve.chances import chance_of, place_of
 from yantai.serve.job_desk import REWRITES, JobDesk, Send, as_error
 
-ECHO_ROWS = 64
-"""Tokens of a prompt whose logits are held at a time."""
-
 
 @dataclass
 class _Answer:
@@ -39,6 +36,7 @@ class _Answer:
     held: HoldBack
     top: int | None
     request: Request | None = None
+    names_end: bool = False
     tokens: int = 0
     place: int = 0
     text: str = ""
@@ -47,7 +45,8 @@ class _Answer:
     def say(self) -> None:
         """Send what has gathered."""
         if self.text or self.kept:
-            self.send({"index": self.index, "text": self.text, "logprobs": self.kept or None})
+            table = {"index": self.index, "text": self.text, "logprobs": self.kept or None}
+            self.send(table | {"tokens": self.tokens})
             self.text, self.kept = "", []
 
 
@@ -90,6 +89,7 @@ class Desk:
             "family": self.model.family.name, "shape": shape, "task": task, "can": can,
             "context": network.config.max_positions,
             "vocabulary": self.model.tokenizer.vocab_size,
+            "slots": self.engine.slots, "at_once": self.engine.at_once,
             **_weights(network),
         }  # fmt: skip
 
@@ -107,9 +107,12 @@ class Desk:
             if do in ("chat", "complete"):
                 self._write(id, question, send)
             elif do == "echo":
-                self.jobs.echo(self._fitting(question), question.get("logprobs"), send)
+                named = not isinstance(question["prompt"], str)  # then BOS is the client's own
+                self.jobs.echo(
+                    id, self._fitting(question), question.get("logprobs"), send, whole=named
+                )
             else:
-                self.jobs.ask(question, send)
+                self.jobs.ask(id, question, send)
         except YantaiError as error:
             send({"error": as_error(error)})
 
@@ -119,6 +122,7 @@ class Desk:
             requests = self._open.pop(id, [])
         for request in requests:
             request.cancel()
+        self.jobs.cancel(id)
 
     def close(self) -> None:
         """End everything."""
@@ -150,6 +154,7 @@ class Desk:
                 index, bool(question.get("whole")), send,
                 self.model.tokenizer.stream(after=before),
                 HoldBack(question.get("stop") or ()), question.get("logprobs"),
+                names_end=question["do"] == "complete",
             )  # fmt: skip
             texts.request = Request(
                 ids, settings, ends, number=index, bias=question.get("bias"), guide=guides[index],
@@ -220,9 +225,9 @@ class Desk:
 
         def listen(token: int, logits: Tensor) -> bool:
             texts.tokens += 1
-            if token in ends:
+            if token in ends and not texts.names_end:
                 return False
-            whole = texts.decoder.feed(token)
+            whole = "" if token in ends else texts.decoder.feed(token)
             if texts.top is not None:
                 row = chance_of(token, logits, texts.top, tokenizer)
                 texts.kept.append(row | {"place": place_of(row["token"], whole, texts.place)})

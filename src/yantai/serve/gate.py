@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yantai.base.errors import DataError
-from yantai.serve.schema import ApiError
+from yantai.serve.backend import LEAVING
+from yantai.serve.schema import ApiError, api_error
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -128,6 +129,8 @@ class Gate:
         self.app, self.keys, self.limits, self.clock = app, keys, limits, clock
         self.hosts = frozenset(name.lower() for name in hosts)
         self.buckets: dict[str, Bucket] = {}
+        self._bodies: set[asyncio.Timeout] = set()
+        self._leaves = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request; a websocket has nothing to do here."""
@@ -165,6 +168,9 @@ class Gate:
             await refuse(sending, error)
             return
         except TimeoutError:
+            if self._leaves:
+                await refuse(sending, api_error(LEAVING))
+                return
             late = f"the body took longer than {self.limits.body_seconds:g} seconds"
             await refuse(sending, ApiError(408, late, code="timeout"))
             return
@@ -179,6 +185,13 @@ class Gate:
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self.app(scope, replay, sending)
+
+    def leave(self) -> None:
+        """Whoever is still sending is told that the server ends."""
+        self._leaves = True
+        for deadline in self._bodies:
+            if not deadline.expired():
+                deadline.reschedule(asyncio.get_running_loop().time())
 
     def used(self, key: str, tokens: int) -> None:
         """Count tokens of a key."""
@@ -249,17 +262,21 @@ class Gate:
         if said.isdigit() and int(said) > self.limits.body_bytes:
             raise self._too_large()
         parts, size = [], 0
-        async with asyncio.timeout(self.limits.body_seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ApiError(400, "the client has gone")
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > self.limits.body_bytes:
-                    raise self._too_large()
-                if not message.get("more_body"):
-                    return b"".join(parts)
+        async with asyncio.timeout(self.limits.body_seconds) as deadline:
+            self._bodies.add(deadline)
+            try:
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ApiError(400, "the client has gone")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self.limits.body_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+            finally:
+                self._bodies.discard(deadline)
 
     def _too_large(self) -> ApiError:
         limit = self.limits.body_bytes
@@ -278,7 +295,7 @@ async def refuse(send: Send, error: ApiError) -> None:
         headers.append((b"retry-after", str(error.wait).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.status in (408, 413) or error.code == TWO_LENGTHS:
+    if error.status in (408, 413) or error.code in (TWO_LENGTHS, LEAVING["code"]):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

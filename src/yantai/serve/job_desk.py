@@ -6,9 +6,10 @@ Knows: what a model can be asked once for each text, and how much of a text it r
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
-from yantai.base.errors import DataError, ModelFileError, YantaiError
+from yantai.base.errors import DataError, ModelFileError, ResourceError, YantaiError
 from yantai.infer.answer import answer
 from yantai.infer.classify import classify
 from yantai.infer.embed import embed
@@ -18,6 +19,7 @@ from yantai.infer.rewrite import summarize, translate
 from yantai.infer.tag import tag
 from yantai.serve.chances import chances_of
 from yantai.tasks.seq2seq import asker_of
+from yantai.tasks.span import question_room
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -38,6 +40,8 @@ class JobDesk:
 
     def __init__(self, model: LanguageModel, engine: Engine):
         self.model, self.engine = model, engine
+        self._open: dict[int, list[Future]] = {}
+        self._lock = threading.Lock()
         # made once: calls of the same object may stand in one batch
         self._answerers: dict[str, Callable[[list[Any]], list[Any]]] = {
             "embed": self._embed, "classify": self._classify, "tag": self._tag,
@@ -47,56 +51,82 @@ class JobDesk:
 
     @functools.cached_property
     def most_characters(self) -> int:
-        """No text with more fits into the model's context, whatever its tokens are."""
+        """No text of ordinary words with more fits into the model's context."""
         longest = max(LONGEST_WORD, self.model.tokenizer.longest)
         return self.model.network.config.max_positions * longest
 
-    def ask(self, question: Mapping[str, Any], send: Send) -> None:
+    def ask(self, id: int, question: Mapping[str, Any], send: Send) -> None:
         """One item a text.
 
         Args:
+            id: by which it can be cancelled.
             question: `do`, and `input`: texts; for answers a `question` to each; `truncate`:
                 whether to cut what is longer than the model reads.
             send: is told the `answers`, their `prompt_tokens`, and which texts were `cut`.
 
         Raises:
             DataError: a text is longer than the model reads, and `truncate` is not asked for.
+            ResourceError: too many questions are open.
         """
-        do, texts = question["do"], question["input"]
-        sizes, room = self._sizes(texts), self._room(do)
-        long = [place for place, size in enumerate(sizes) if room is not None and size > room]
-        if long and not question.get("truncate"):
-            place = f"input[{long[0]}]" if len(texts) > 1 else "input"
-            raise DataError(
-                "E312", place, "longer than the model's context", expected=f"at most {room} tokens",
-                got=f"{sizes[long[0]]:,}", do="" if do == "embed" else "ask with truncate: true",
-            )  # fmt: skip
-        if do == "answer":
-            asked = question["question"]
-            items: list[Any] = list(zip(asked, texts, strict=True))
-            tokens = sum(sizes) + sum(self._sizes(asked))
-        else:
-            items = [text[: self.most_characters] for text in texts] if room else texts
-            tokens = sum(size if room is None else min(size, room) for size in sizes)
-        self._call(do, items, tokens, send, long)
+        do, texts, asked = question["do"], question["input"], question.get("question") or []
+        room, tokens, cut = self._room(do), 0, set()
+        for where, several, most in (
+            ("input", texts, room),
+            ("question", asked, question_room(self.model.frame)),
+        ):
+            for place, size in enumerate(self._sizes(several, most)):
+                if most is not None and size > most:
+                    cut.add(place)
+                    if not question.get("truncate"):
+                        name = f"{where}[{place}]" if len(several) > 1 else where
+                        raise self._too_long(name, most, size, do)
+                tokens += size if most is None else min(size, most)
+        items: list[Any] = list(zip(asked, texts, strict=True)) if asked else texts
+        if room is not None:
+            items = [text[: self.most_characters] for text in texts]  # more is cut anyway
+        self._call(id, do, items, tokens, send, sorted(cut))
 
-    def echo(self, ids: list[int], top: int | None, send: Send) -> None:
-        """The text of a prompt and, with `top`, how likely each of its tokens was, without BOS.
+    def echo(
+        self, id: int, ids: list[int], top: int | None, send: Send, *, whole: bool = True
+    ) -> None:
+        """The text of a prompt and, with `top`, how likely each of its tokens was.
 
         Args:
+            id: by which it can be cancelled.
             ids: of the prompt.
             top: how many of the likeliest are told beside each; None for no word of it.
             send: is told one answer with `text` and `rows`.
-        """
-        self._call("echo", [(ids, top)], len(ids), send)
+            whole: whether a BOS at its beginning belongs to it.
 
-    def _sizes(self, texts: Sequence[str]) -> list[int]:
-        """Their tokens; of one that cannot fit in any way, as many as it has characters."""
-        fits = [len(text) <= self.most_characters for text in texts]
-        short = [text for text, each in zip(texts, fits, strict=True) if each]
-        counted = iter(self.model.tokenizer.encode_batch(short))
-        return [len(next(counted)) if each else len(text)
-                for text, each in zip(texts, fits, strict=True)]  # fmt: skip
+        Raises:
+            ResourceError: too many questions are open.
+        """
+        first = int(not whole and ids[:1] == [self.model.tokenizer.bos_id])
+        self._call(id, "echo", [(ids, top, first)], len(ids), send)
+
+    def cancel(self, id: int) -> None:
+        """Whoever asked has gone: what was not begun is left undone."""
+        with self._lock:
+            futures = self._open.pop(id, [])
+        for future in futures:
+            future.cancel()
+
+    @staticmethod
+    def _too_long(where: str, most: int, size: int, do: str) -> DataError:
+        return DataError(
+            "E312", where, "longer than the model's context", expected=f"at most {most} tokens",
+            got=f"{size:,}", do="" if do == "embed" else "ask with truncate: true",
+        )  # fmt: skip
+
+    def _sizes(self, texts: Sequence[str], most: int | None) -> list[int]:
+        """Their tokens; of one whose beginning alone is too long, those of that."""
+        count = self.model.tokenizer.encode_batch
+        heads = list(texts) if most is None else [text[: self.most_characters] for text in texts]
+        sizes = [len(ids) for ids in count(heads)]
+        for place, (text, head) in enumerate(zip(texts, heads, strict=True)):
+            if most is not None and len(head) < len(text) and sizes[place] <= most:
+                sizes[place] = len(count([text])[0])
+        return sizes
 
     def _room(self, do: str) -> int | None:
         """Tokens of a text that are read; None where long ones are read piece by piece."""
@@ -108,10 +138,15 @@ class JobDesk:
         return frame.room if do == "classify" else None
 
     def _call(
-        self, do: str, items: list[Any], tokens: int, send: Send, cut: Sequence[int] = ()
+        self, id: int, do: str, items: list[Any], tokens: int, send: Send, cut: Sequence[int] = ()
     ) -> None:
         """Ask the engine for each item; tell it all when the last is there."""
-        futures = [self.engine.call(self._answerers[do], item) for item in items]
+        most = self.engine.at_once
+        with self._lock:
+            if most is not None and len(self._open) >= most:
+                raise ResourceError("E804", "engine", "too many wait", got=len(self._open))
+            futures = [self.engine.call(self._answerers[do], item) for item in items]
+            self._open[id] = futures
         found: list[Any] = [None] * len(futures)
         left = [len(futures)]
         lock = threading.Lock()
@@ -124,6 +159,8 @@ class JobDesk:
                     left[0] -= 1
                     if left[0]:
                         return
+                with self._lock:
+                    self._open.pop(id, None)
                 bad = next((each for each in found if isinstance(each, Exception)), None)
                 told = {"answers": found, "prompt_tokens": tokens, "cut": list(cut)}
                 send(told | {"end": "stop"} if bad is None else {"error": as_error(bad)})
@@ -156,10 +193,9 @@ class JobDesk:
     def _summarize(self, texts: list[str]) -> list[Any]:
         return list(summarize(self.model, texts))
 
-    def _echo(self, prompts: list[tuple[list[int], int | None]]) -> list[Any]:
+    def _echo(self, prompts: list[tuple[list[int], int | None, int]]) -> list[Any]:
         found = []
-        for ids, top in prompts:
-            first = int(ids[:1] == [self.model.tokenizer.bos_id])
+        for ids, top, first in prompts:
             text = self.model.tokenizer.decode(ids[first:], skip_special=False)
             rows = None if top is None else chances_of(self.model, ids, top, first)
             found.append({"text": text, "rows": rows})

@@ -73,7 +73,10 @@ class PatientProtocol(H11Protocol):
             self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP gets an answer in the form of all others."""
+        """What is no HTTP gets an answer in the form of all others, if there was none yet."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
         body = json.dumps(ApiError(400, msg.rstrip("."), code="invalid_http").body()).encode()
         headers = [(b"content-type", b"application/json"), (b"connection", b"close"),
                    (b"content-length", str(len(body)).encode())]  # fmt: skip
@@ -165,6 +168,7 @@ class DrainingServer(uvicorn.Server):
             late = time.monotonic() - self._until
             if late >= 0:
                 self.service.leave()
+                self.config.app.leave()  # ty: ignore[missing-attribute]
             self.should_exit = not self.server_state.tasks or late >= LAST_SECONDS
         return await super().on_tick(counter)
 

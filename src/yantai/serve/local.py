@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from yantai.serve.backend import LEAVING, MOST_UNREAD
+from yantai.serve.backend import LEAVING, MOST_UNREAD, UNREAD
 from yantai.serve.desk import Desk
 
 
@@ -52,7 +52,10 @@ class LocalBackend:
             while left:
                 table = await tables.get()
                 yield table
-                if "error" in table or tables.qsize() > MOST_UNREAD:
+                if "error" in table:
+                    return
+                if tables.qsize() > MOST_UNREAD:
+                    yield {"error": UNREAD}
                     return
                 left -= "end" in table
         finally:

@@ -17,7 +17,7 @@ from typing import Any
 
 from yantai.base.errors import ModelFileError, ResourceError
 from yantai.base.log import say
-from yantai.serve.backend import LEAVING, MOST_UNREAD
+from yantai.serve.backend import LEAVING, MOST_UNREAD, UNREAD
 
 MOST_BYTES = 256 << 20
 """Of one line: the vectors of many texts."""
@@ -83,7 +83,10 @@ class ProcessBackend:
             while left:
                 table = await tables.get()
                 yield table
-                if "error" in table or tables.qsize() > MOST_UNREAD:
+                if "error" in table:
+                    return
+                if tables.qsize() > MOST_UNREAD:
+                    yield {"error": UNREAD}
                     return
                 left -= "end" in table
         finally:

@@ -3,6 +3,7 @@
 Knows: OpenAI's paths and what belongs to each. Who may ask is the gate's business.
 """
 
+import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -21,7 +22,7 @@ from yantai.serve.pages import page_routes
 from yantai.serve.schema import ApiError, EmbeddingRequest, TaskRequest, api_error, read_request
 from yantai.serve.shapes import vectors
 from yantai.serve.tally import Tally
-from yantai.serve.texts import Texts
+from yantai.serve.texts import TextRoutes
 
 JOBS = ("classify", "tag", "answer", "translate", "summarize")
 Used = Callable[[str, int], None]
@@ -56,7 +57,7 @@ class Service:
 
     def app(self) -> Starlette:
         """The routes, without a gate."""
-        texts = Texts(self)
+        texts = TextRoutes(self)
         posts: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "/v1/chat/completions": texts.chat,
             "/v1/completions": texts.complete,
@@ -76,8 +77,10 @@ class Service:
     def _told(self, path: str, handler: Callable[[Request], Awaitable[Response]]) -> Any:
         """Errors in OpenAI's form; whoever counts is told which route it was."""
 
+        shown = re.sub(r":\w+}", "}", path)
+
         async def run(request: Request) -> Response:
-            request.scope.setdefault("state", {})["route"] = path
+            request.scope.setdefault("state", {})["route"] = shown
             try:
                 return await handler(request)
             except ApiError as error:
@@ -162,7 +165,7 @@ class Service:
             if len(asks) != len(texts):
                 raise ApiError(400, "one question for each text", param="question")
             question["question"] = asks
-        answers, table = await self.answers(backend, question | {"truncate": asked.truncate})
+        answers, table = await self.answers(backend, question | {"truncate": bool(asked.truncate)})
         tokens, cut = table["prompt_tokens"], set(table.get("cut", ()))
         self.count(request, tokens, 0)
         data = [

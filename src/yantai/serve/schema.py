@@ -48,6 +48,8 @@ def _texts(value: Any) -> Any:
             raise ValueError(f"entry {place} is of another kind than the first")
         if kind is list and (len(each) > MOST_IDS or any(type(id) is not int for id in each)):
             raise ValueError(f"entry {place} is no list of ids")
+        if kind is list and not each:
+            raise ValueError(f"entry {place} is empty")
     return value
 
 
@@ -250,7 +252,7 @@ class CompletionRequest(Sampling):
     echo: Flag | None = None
     logprobs: Whole | None = Field(None, ge=0, le=5)
     best_of: Whole | None = Field(None, ge=1, le=MOST_CHOICES)
-    suffix: None = None
+    suffix: Literal[""] | None = None
 
     @field_validator("prompt")
     @classmethod
@@ -300,7 +302,9 @@ class TaskRequest(_Shape):
     model: str | None = Field(None, max_length=200)
     input: str | list[str]
     question: str | list[str] | None = None
-    truncate: Flag = Field(False, description="cut texts that are longer than the model reads")
+    truncate: Flag | None = Field(
+        None, description="cut texts that are longer than the model reads"
+    )
 
     @field_validator("input", "question")
     @classmethod

@@ -71,7 +71,7 @@ def text_logprobs(rows: list[dict[str, Any]] | None, start: int = 0) -> dict[str
         "top_logprobs": [
             None
             if row["logprob"] is None
-            else {_name(each): each["logprob"] for each in row["top"]}
+            else {_name(each): each["logprob"] for each in (*row["top"], row)}
             for row in rows
         ],
         "text_offset": [start + row["place"] for row in rows],

@@ -5,7 +5,6 @@ Knows: tables of requests, and the text format of Prometheus. Paths that are no 
 """
 
 import bisect
-import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +12,12 @@ from typing import Any
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds: upper ends of the bins."""
 OTHER = "other"
+
+
+def label(value: str) -> str:
+    """A value in the quotes of Prometheus, which knows three escapes and no other."""
+    value = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{value}"'
 
 
 class Tally:
@@ -35,10 +40,10 @@ class Tally:
         """For `/metrics`."""
         yield "# TYPE yantai_requests_total counter"
         for (route, status), count in sorted(self.answers.items()):
-            yield f'yantai_requests_total{{path={json.dumps(route)},status="{status}"}} {count}'
+            yield f'yantai_requests_total{{path={label(route)},status="{status}"}} {count}'
         yield "# TYPE yantai_request_seconds histogram"
         for route, bins in sorted(self._bins.items()):
-            name, total = f"path={json.dumps(route)}", 0
+            name, total = f"path={label(route)}", 0
             for bound, count in zip((*map(str, BOUNDS), "+Inf"), bins, strict=True):
                 total += count
                 yield f'yantai_request_seconds_bucket{{{name},le="{bound}"}} {total}'

@@ -6,17 +6,18 @@ Knows: OpenAI's shapes of both, and how several prompts become one answer.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from yantai.serve.backend import Backend
+from yantai.serve.backend import MOST_UNREAD, UNREAD, Backend
 from yantai.serve.schema import (
+    ApiError,
     ChatRequest,
     CompletionRequest,
     ResponseFormat,
@@ -26,8 +27,11 @@ from yantai.serve.schema import (
 )
 from yantai.serve.shapes import Choice, Frame, event
 
+T = TypeVar("T")
 LOOK_SECONDS = 0.2
 """How often it is seen whether a client that waits for a whole answer is still there."""
+SLOTS = 16
+"""Of a backend that does not say how many it continues at once."""
 USUAL_TOKENS = 16
 """Of a completion whose client does not say how many; OpenAI's number."""
 
@@ -49,6 +53,11 @@ class Order:
     echoes: list[dict[str, Any]]
     frame: Frame
     count: int
+
+    @property
+    def side_by_side(self) -> int:
+        """Prompts that are asked at once, so that one client is no flood."""
+        return max(1, int(self.backend.facts.get("slots", SLOTS)) // self.count)
 
 
 class EventStream(StreamingResponse):
@@ -76,7 +85,7 @@ class EventStream(StreamingResponse):
                 await each.aclose()
 
 
-class Texts:
+class TextRoutes:
     """The routes.
 
     Args:
@@ -114,11 +123,19 @@ class Texts:
         echoes = [each | {"do": "echo", "n": 1} for each in questions] if echoed else []
         frame = _frame("cmpl", name, chat=False, logprobs=asked.logprobs is not None)
         order = Order(backend, [] if silent else questions, echoes, frame, asked.n or 1)
+        if asked.stream and len(questions) > order.side_by_side:
+            raise ApiError(
+                400, f"at most {order.side_by_side} prompts are streamed at once", param="prompt"
+            )
         return await self._write(request, order, asked)
 
     async def _write(self, request: Request, order: Order, asked: Sampling) -> Response:
         """One or several prompts, each with its texts, whole or as they come."""
-        found = [await self._echo(order, each) for each in order.echoes]
+        found = await _together(
+            request, [self._echo(order, each) for each in order.echoes], order.side_by_side
+        )
+        if found is None:
+            return Response(status_code=499)
         begun = [choice for choice, _ in found for _ in range(order.count)]
         if not getattr(asked, "echo", True):  # it was only counted
             begun = [Choice() for _ in begun]
@@ -165,7 +182,8 @@ class Texts:
         usage: bool,
     ) -> AsyncGenerator[bytes, None]:  # fmt: skip
         """The events of a stream."""
-        frame, said, reused = order.frame, 0, 0
+        frame, reused = order.frame, 0
+        said = [0] * (order.count * len(order.questions))
         try:
             for index in range(order.count if frame.chat else 0):
                 yield event(frame.piece(index, "", None, None, first=True))
@@ -176,20 +194,21 @@ class Texts:
                     yield event(api_error(table["error"]).body())
                     break
                 index = table["index"]
+                said[index] = table.get("tokens", said[index])
                 rows = table.get("logprobs") if frame.logprobs else None
                 if table.get("text") or rows:
                     start = len(begun[index].text) if begun else 0
                     yield event(frame.piece(index, table.get("text", ""), rows, None, start=start))
                 if "end" in table:
-                    said, reused = said + table["tokens"], max(reused, table["reused"])
+                    reused = max(reused, table["reused"])
                     choice = Choice()
                     choice.take(table)
                     yield event(frame.piece(index, "", None, choice.reason))
             if usage:
-                yield event(frame.last(prompt, said, reused))
+                yield event(frame.last(prompt, sum(said), reused))
             yield event("[DONE]")
         finally:
-            self.service.count(request, prompt, said)
+            self.service.count(request, prompt, sum(said))
 
     async def _said(
         self, order: Order, begun: list[Choice], prompt: int, usage: bool
@@ -204,7 +223,10 @@ class Texts:
     async def _whole(self, request: Request, order: Order, begun: list[Choice]) -> Response:
         """All texts at once; nothing goes on when the client has gone."""
 
+        read = 0
+
         async def collect(question: dict[str, Any]) -> tuple[list[Choice], int, int]:
+            nonlocal read
             choices = [Choice() for _ in range(order.count)]
             prompt = reused = 0
             async with aclosing(order.backend.ask(question)) as tables:
@@ -212,26 +234,20 @@ class Texts:
                     if "error" in table:
                         raise api_error(table["error"])
                     prompt = table.get("prompt_tokens", prompt)
+                    read += table.get("prompt_tokens", 0)
                     reused = max(reused, table.get("reused", 0))
                     if "index" in table:
                         choices[table["index"]].take(table)
             return choices, prompt, reused
 
-        tasks = [asyncio.create_task(collect(question)) for question in order.questions]
+        found = None
         try:
-            left: set[asyncio.Task[Any]] = set(tasks)
-            while left:
-                done, left = await asyncio.wait(
-                    left, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_EXCEPTION
-                )
-                for task in done:
-                    task.result()  # an error of one is the answer to all
-                if left and await request.is_disconnected():
-                    return Response(status_code=499)
+            found = await _together(request, map(collect, order.questions), order.side_by_side)
         finally:
-            for task in tasks:
-                task.cancel()
-        found = [task.result() for task in tasks]
+            if found is None:
+                self.service.count(request, read, 0)
+        if found is None:
+            return Response(status_code=499)
         choices = [choice for group, _, _ in found for choice in group]
         for choice, before in zip(choices, begun, strict=bool(begun)):
             choice.follow(before)
@@ -240,21 +256,58 @@ class Texts:
         return JSONResponse(order.frame.whole(choices, prompt, max(each[2] for each in found)))
 
 
+async def _together(
+    request: Request, work: Iterable[Coroutine[Any, Any, T]], most: int
+) -> list[T] | None:
+    """What several questions give, so many at once; None where the client has gone meanwhile.
+
+    Raises:
+        ApiError: one of them did; nothing of the others goes on.
+    """
+    free = asyncio.Semaphore(most)
+
+    async def one(each: Coroutine[Any, Any, T]) -> T:
+        async with free:
+            return await each
+
+    waiting = list(work)
+    tasks = [asyncio.create_task(one(each)) for each in waiting]
+    left = set(tasks)
+    try:
+        while left:
+            done, left = await asyncio.wait(
+                left, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_EXCEPTION
+            )
+            for task in done:
+                task.result()  # an error of one is the answer to all
+            if left and await request.is_disconnected():
+                return None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for each in waiting:
+            each.close()  # of one that was not begun
+    return [task.result() for task in tasks]
+
+
 async def _merged(
     sources: list[AsyncGenerator[dict[str, Any], None]], count: int
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any], None]:
     """The tables of several questions as they come; the texts of each follow those before it."""
     tables: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
     async def pour(number: int, source: AsyncGenerator[dict[str, Any], None]) -> None:
-        try:
-            async for table in source:
-                where = {"index": number * count + table["index"]} if "index" in table else {}
-                tables.put_nowait(table | where)
-        finally:
-            tables.put_nowait(None)
+        async for table in source:
+            where = {"index": number * count + table["index"]} if "index" in table else {}
+            tables.put_nowait(table | where)
+            if tables.qsize() > MOST_UNREAD:
+                tables.put_nowait({"error": UNREAD})
+                return
 
     tasks = [asyncio.create_task(pour(number, each)) for number, each in enumerate(sources)]
+    for task in tasks:
+        task.add_done_callback(lambda _: tables.put_nowait(None))
     try:
         left = len(tasks)
         while left:
@@ -263,6 +316,8 @@ async def _merged(
                 left -= 1
             else:
                 yield table
+        for task in tasks:
+            task.result()
     finally:
         for task in tasks:
             task.cancel()

@@ -23,6 +23,13 @@ from yantai.tasks.task import EveryTarget
 
 MAX_ANSWER = 64
 QUESTION_SHARE = 0.5
+NOTHING = -1e9
+"""The score of an answer where there is no token to answer with."""
+
+
+def question_room(frame: Frame) -> int:
+    """Tokens of a question that are read."""
+    return int(frame.room * QUESTION_SHARE)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Window:
 def windows_of(frame: Frame, pairs: Sequence[tuple[str, str]]) -> Iterator[Window]:
     """The windows of (question, context) pairs; neighbours share half of their tokens."""
     for number, (question, context) in enumerate(pairs):
-        asked = frame.tokenizer.encode(question)[: int(frame.room * QUESTION_SHARE)]
+        asked = frame.tokenizer.encode(question)[: question_room(frame)]
         asked += frame.between
         ids, offsets = frame.tokenizer.encode_with_offsets(context)
         room = frame.room - len(asked)
@@ -184,7 +191,7 @@ def _best_piece(frame: Frame, window: Window, logits: NDArray[np.float32]) -> Fo
     none = no_answer_place(frame, window)
     size = len(window.offsets)
     if not size:
-        return Found(0, 0, -float("inf"))
+        return Found(0, 0, NOTHING)
     own = logits[window.shift : window.shift + size]
     sums = own[:, None, 0] + own[None, :, 1]
     reach = np.arange(size)[None, :] - np.arange(size)[:, None]
