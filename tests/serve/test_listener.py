@@ -131,3 +131,22 @@ def test_who_is_still_sending_is_told_that_it_ends(run_server):
     assert b" 503 " in said and b"shutting_down" in said
     server.thread.join(4)
     assert not server.thread.is_alive()
+
+
+def test_a_hundred_streams_are_told_that_they_end(run_server):
+    backend = Stub("complete", pieces=["word "] * 40_000, pause=0.02)
+    server = run_server({"small": backend}, grace=0.5)
+    clients = [deaf_client(server.port, room=1 << 20, stream=True) for _ in range(100)]
+    until(lambda: backend.open == 100)
+    server.server.drain()
+    told = 0
+    for client in clients:
+        client.settimeout(30)
+        said = b""
+        while piece := client.recv(1 << 20):
+            said += piece
+        told += said.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") and b"shutting_down" in said
+        client.close()
+    assert told == 100 and backend.open == 0
+    server.thread.join(30)
+    assert not server.thread.is_alive()

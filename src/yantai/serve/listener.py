@@ -22,7 +22,7 @@ from yantai.serve.schema import ApiError
 HEADER_SECONDS, HEADER_BYTES = 10.0, 65_536
 LEAST_BYTES = 16_384
 """That a client has to take of what waits for it, in `Limits.write_seconds`, or all of it."""
-LAST_SECONDS = 5.0
+LAST_SECONDS = 1.0
 """After the time of grace: until an answer has said that it ends here."""
 
 
