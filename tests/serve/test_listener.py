@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import time
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -36,6 +37,18 @@ def deaf_client(port, room=2048, **changes):
     return client
 
 
+@contextmanager
+def streamed(server):
+    """The lines of a stream that has begun."""
+    asked = ASKED | {"stream": True}
+    with httpx.stream(
+        "POST", f"{server.url}/v1/completions", json=asked, headers=HEADERS
+    ) as answer:  # fmt: skip
+        lines = answer.iter_lines()
+        next(lines)
+        yield lines
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_whoever_takes_nothing_is_let_go(run_server, stream):
     """In the middle of a stream, and with a whole answer that nobody takes out of the buffer."""
@@ -65,11 +78,7 @@ def test_whoever_takes_it_slowly_gets_all(run_server):
 def test_a_server_that_ends_goes_on_until_nothing_is_open(run_server):
     backend = Stub("complete", pieces=["word "] * 40, pause=0.05)
     server = run_server({"small": backend})
-    with httpx.stream(
-        "POST", f"{server.url}/v1/completions", json=ASKED | {"stream": True}, headers=HEADERS
-    ) as answer:
-        lines = answer.iter_lines()
-        next(lines)
+    with streamed(server) as lines:
         server.server.handle_exit(signal.SIGTERM, None)
         server.server._captured_signals.clear()  # they would reach the tests
         ready = httpx.get(f"{server.url}/readyz")
@@ -85,14 +94,7 @@ def test_a_server_that_ends_goes_on_until_nothing_is_open(run_server):
 def test_after_the_time_of_grace_answers_say_that_they_end(run_server, caplog):
     backend = Stub("complete", pieces=["word "] * 4000, pause=0.02)
     server = run_server({"small": backend}, grace=0.5)
-    with (
-        caplog.at_level(logging.ERROR),
-        httpx.stream(
-            "POST", f"{server.url}/v1/completions", json=ASKED | {"stream": True}, headers=HEADERS
-        ) as answer,
-    ):
-        lines = answer.iter_lines()
-        next(lines)
+    with caplog.at_level(logging.ERROR), streamed(server) as lines:
         server.server.drain()
         rest = [line.removeprefix("data: ") for line in lines if line]
         server.thread.join(30)
@@ -104,13 +106,7 @@ def test_after_the_time_of_grace_answers_say_that_they_end(run_server, caplog):
 def test_a_second_signal_ends_at_once_and_quietly(run_server, caplog):
     backend = Stub("complete", pieces=["word "] * 4000, pause=0.02)
     server = run_server({"small": backend}, grace=600)
-    with (
-        caplog.at_level(logging.ERROR),
-        httpx.stream(
-            "POST", f"{server.url}/v1/completions", json=ASKED | {"stream": True}, headers=HEADERS
-        ) as answer,
-    ):
-        next(answer.iter_lines())
+    with caplog.at_level(logging.ERROR), streamed(server):
         for _ in range(2):
             server.server.handle_exit(signal.SIGTERM, None)
         server.server._captured_signals.clear()
