@@ -6,12 +6,14 @@ import signal
 import socket
 import time
 from contextlib import contextmanager
+from unittest.mock import Mock
 
 import httpx
 import pytest
 from serving import KEY, Stub
 
 from yantai.serve.gate import Limits
+from yantai.serve.listener import PatientProtocol
 
 HEADERS = {"authorization": f"Bearer {KEY}"}
 ASKED = {"prompt": "One", "max_tokens": 4000}
@@ -58,6 +60,22 @@ def test_whoever_takes_nothing_is_let_go(run_server, stream):
         until(lambda: backend.asked)
         until(lambda: not server.server.server_state.connections)
     assert backend.open == 0
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_the_rest_of_an_answer_has_its_time_too(complete):
+    """Most was taken, a little is left: of an answer that goes on more will come, else not."""
+    calls, transport = [], Mock()
+    transport.get_write_buffer_size.return_value = 100
+    protocol = object.__new__(PatientProtocol)
+    protocol.loop, protocol.transport, protocol.flow = Mock(), transport, Mock()
+    protocol.loop.call_later = lambda seconds, call: calls.append(call) or Mock()
+    protocol.cycle = Mock(response_complete=complete)
+    protocol.resume_writing()
+    assert len(calls) == complete
+    for call in calls:
+        call()
+    assert transport.abort.called == complete
 
 
 def test_whoever_takes_it_slowly_gets_all(run_server):

@@ -501,20 +501,23 @@ def test_more_prompts_than_may_wait_are_answered_one_behind_another(client):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_leaves_pays_for_what_was_said(server, stream):
+def test_who_leaves_pays_for_what_was_read_and_said(run_server, model, stream):
     """A key's tokens are counted, whether somebody waits for the end or not."""
+    backend = LocalBackend(Desk(model)) if stream else Stub("complete", pause=600)
+    server = run_server({"small": backend})
     headers = {"authorization": f"Bearer {KEY}"}
-    body = {"model": "small", "prompt": "One", "max_tokens": 70, "logit_bias": {"1": -100},
-            "stream": stream}  # fmt: skip
-    counted = server.service.tokens
-    with httpx.stream(
-        "POST", f"{server.url}/v1/completions", json=body, headers=headers, timeout=60
-    ) as answer:
-        if stream:
+    body = {"model": "small", "prompt": "One", "max_tokens": 70, "logit_bias": {"1": -100}}
+    if stream:
+        with httpx.stream(
+            "POST", f"{server.url}/v1/completions", json=body | {"stream": True}, headers=headers
+        ) as answer:
             lines = answer.iter_lines()
             for _ in range(8):
                 next(lines)
-    until = time.monotonic() + 30
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/completions", json=body, headers=headers, timeout=0.5)
+    counted, until = server.service.tokens, time.monotonic() + 30
     while counted["prompt"] == 0 or (stream and counted["said"] < 3):
         assert time.monotonic() < until
         time.sleep(0.02)

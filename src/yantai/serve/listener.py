@@ -62,9 +62,12 @@ class PatientProtocol(H11Protocol):
         self._watch()
 
     def resume_writing(self) -> None:
-        """It was taken."""
+        """Most of it was taken; the rest of an answer that is complete has its time anew."""
         super().resume_writing()
         self._unread = _disarmed(self._unread)
+        whole = self.cycle is None or self.cycle.response_complete
+        if whole and self.transport.get_write_buffer_size():
+            self._watch()
 
     def on_response_complete(self) -> None:
         """What is left of an answer has its time, too."""
@@ -124,7 +127,7 @@ class DrainingServer(uvicorn.Server):
     grace open answers end with a word about it. A second time ends it at once.
 
     Args:
-        config: of uvicorn.
+        config: of uvicorn; its app is the gate.
         service: what it serves.
         grace: seconds for open answers.
         when_open: is called once it listens.
