@@ -22,6 +22,7 @@ import yantai
 from yantai.evaluate.compare import proportion
 from yantai.life.finetune import finetune
 from yantai.text.village import Village, check, grade
+from yantai.text.village.dialogues import exchange
 from yantai.text.village.dice import Dice
 from yantai.text.village.template import Writer
 from yantai.training.recipe import Finetune
@@ -31,6 +32,8 @@ READ = 6000
 """Documents that whoever is to answer has read before."""
 CHOOSE = 100
 """Stories of each language by which the best is chosen."""
+TALKS, TALK = 12_000, {"fact": 8, "open": 1, "unknown": 1}
+"""Conversations that are learned, and how often each kind comes up."""
 Row = dict[str, Any]
 
 
@@ -130,10 +133,12 @@ def pair_of(story: Any) -> list[Row]:
     return translation_of(story) if story.language == "en" else []
 
 
-def answers_of(village: Village, wording: str) -> list[Row]:
-    """Questions about facts, and their answers."""
+def talks_of(village: Village, wording: str) -> list[Row]:
+    """Conversations about facts to learn from; in other words, each fact asked in each of them."""
+    if wording == "train":
+        return list(village.dialogues(TALKS, kinds=TALK))
     asked = [each for language in LANGUAGES for each in village.questions(language, wording)]
-    return [{"instruction": each.prompt, "output": each.answer} for each in asked]
+    return [{"messages": exchange(each.prompt, each.answer)} for each in asked]
 
 
 def choices_of(village: Village, wording: str) -> list[Row]:
@@ -192,7 +197,7 @@ EXAMS = {
     "embed": Exam(pair_of, None),
 }
 FACTS: dict[str, tuple[Callable[[Village, str], list[Row]], str | None]] = {
-    "chat": (answers_of, None),
+    "chat": (talks_of, None),
     "prefer": (choices_of, "likelier"),
 }
 """Jobs on facts: rows, and what of the report of `finetune` is the share that is right."""
@@ -247,7 +252,7 @@ def say_share(
 def know(name: str, seed: int, folder: Path, changes: dict[str, Any], known: int | None) -> None:
     """Teach facts, and ask for them in other words; who is to answer has read of the village."""
     rows_of, metric = FACTS[name]
-    village = Village(seed=7, people=12)
+    village = Village(seed=7, people=12, headings=True)
     data = write(folder / "rows.jsonl", rows_of(village, "train"))
     asked = write(folder / "asked.jsonl", rows_of(village, "heldout"))
     given = {"task": name, "model": "scratch", "data": data, "test": asked, "out": folder / "run"}

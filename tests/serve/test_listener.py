@@ -39,6 +39,14 @@ def deaf_client(port, room=2048, **changes):
     return client
 
 
+def all_of(client):
+    """What comes until the other side closes."""
+    said = b""
+    while piece := client.recv(65_536):
+        said += piece
+    return said
+
+
 @contextmanager
 def streamed(server):
     """The lines of a stream that has begun."""
@@ -141,10 +149,26 @@ def test_who_is_still_sending_is_told_that_it_ends(run_server):
         )
         until(lambda: server.server.server_state.tasks)
         server.server.drain()
-        said = client.recv(65536)
+        said = all_of(client)
     assert b" 503 " in said and b"shutting_down" in said
     server.thread.join(4)
     assert not server.thread.is_alive()
+
+
+def test_a_question_that_comes_too_late_is_not_read(run_server):
+    """Its headers say enough."""
+    backend = Stub("complete", pieces=["word "] * 4000, pause=0.02)
+    server = run_server({"small": backend}, grace=600)
+    with streamed(server), socket.create_connection(("127.0.0.1", server.port)) as client:
+        server.server.drain()
+        client.settimeout(20)
+        client.sendall(
+            f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n".encode()
+        )
+        said = all_of(client)
+        assert b" 503 " in said and b"shutting down" in said and b"connection: close" in said
+        server.server.should_exit = server.server.force_exit = True
 
 
 def test_a_hundred_streams_are_told_that_they_end(run_server):

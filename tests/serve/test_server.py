@@ -523,6 +523,36 @@ def test_who_leaves_pays_for_what_was_read_and_said(run_server, model, stream):
         time.sleep(0.02)
 
 
+def test_prompts_that_were_read_are_paid_for_by_who_leaves(run_server):
+    backend = Stub("complete", slow=0.3)
+    server = run_server({"small": backend})
+    body = {"prompt": ["One"] * 200, "max_tokens": 0, "echo": True}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{server.url}/v1/completions", json=body, timeout=1.5,
+            headers={"authorization": f"Bearer {KEY}"},
+        )  # fmt: skip
+    until = time.monotonic() + 30
+    while server.service.tokens["prompt"] < 3:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", ["suffix", "truncate"])
+def test_what_is_said_to_be_nothing_is_as_if_it_were_not_said(run_server, name):
+    path, body = {
+        "suffix": ("completions", {"prompt": "One", "max_tokens": 2, "suffix": ""}),
+        "truncate": ("classify", {"input": "One", "truncate": None}),
+    }[name]
+    backend = Stub("complete", "classify", answers=[{"label": "one", "score": 1.0}])
+    server = run_server({"small": backend})
+    post = partial(httpx.post, f"{server.url}/v1/{path}", timeout=60,
+                   headers={"authorization": f"Bearer {KEY}"})  # fmt: skip
+    assert post(json=body).status_code == 200, post(json=body).text
+    plain = {key: value for key, value in body.items() if key != name}
+    assert post(json=plain | {name: "words"}).status_code == 400
+
+
 def test_a_client_that_goes_stops_the_reading_of_its_prompts(run_server):
     backend = Stub("complete", slow=0.5)
     server = run_server({"small": backend})

@@ -68,13 +68,28 @@ class Cache:
             self._kept[layer] = make()
         return self._kept[layer]
 
-    def take(self, rows: Int[Tensor, "batch"]) -> None:
-        """Go on with these rows, in this order: what a beam search keeps of its beams."""
-        self.store, self.rows = self.store.index_select(2, rows), len(rows)
-        self._kept = {
-            layer: (keys.index_select(0, rows), values.index_select(0, rows))
-            for layer, (keys, values) in self._kept.items()
-        }
+    def take(self, rows: Int[Tensor, "batch"], *, same_memory: bool = False) -> None:
+        """Go on with these rows, in this order: what a beam search keeps of its beams.
+
+        Only what is filled moves, and only rows that come to stand elsewhere.
+
+        Args:
+            rows: numbers of rows, some of them perhaps several times.
+            same_memory: whether each row looks at the very output of an encoder that the row before
+                in its place looked at.
+        """
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+        if len(rows) > self.store.shape[2]:
+            self.store = self.store.index_select(2, rows)
+        elif len(moved):
+            filled = self.store.narrow(4, 0, self.filled)
+            filled.index_copy_(2, moved, filled.index_select(2, rows[moved]))
+        self.rows = len(rows)
+        if not same_memory:
+            self._kept = {
+                layer: (keys.index_select(0, rows), values.index_select(0, rows))
+                for layer, (keys, values) in self._kept.items()
+            }
 
     def advance(self, count: int) -> None:
         """Call once a forward, after every layer has written `count` positions."""
@@ -88,8 +103,8 @@ class States:
         self.filled = 0
         self.values: tuple[Float[Tensor, "layer batch hidden"], ...] = ()
 
-    def take(self, rows: Int[Tensor, "batch"]) -> None:
-        """Go on with these rows, in this order."""
+    def take(self, rows: Int[Tensor, "batch"], *, same_memory: bool = False) -> None:
+        """Go on with these rows, in this order; a state looks at no memory."""
         self.values = tuple(value.index_select(1, rows) for value in self.values)
 
     def advance(self, count: int, values: tuple[Tensor, ...]) -> None:

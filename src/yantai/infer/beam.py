@@ -113,22 +113,26 @@ def beam_search(
     count = settings.num_beams
     searches = [Search(settings, limit, stop_ids) for limit in limits]
     logits = reader.prompts()
+    alive = list(range(len(searches)))
     while True:
-        rows, tokens = [], []
-        for number, (search, prompt) in enumerate(zip(searches, prompts, strict=True)):
-            start = number * count
-            if search.is_over:  # its rows are read along and looked at by nobody
-                rows += range(start, start + count)
-                tokens += [0] * count
+        chances = logits.float().log_softmax(dim=-1)
+        left, rows, tokens = [], [], []
+        for place, number in enumerate(alive):
+            search, start = searches[number], place * count
+            if search.is_over:  # it was before it began
                 continue
-            parents = search.advance(_candidates(logits[start : start + count], search, prompt))
+            known = chances[start : start + count]
+            parents = search.advance(_candidates(known, search, prompts[number]))
+            if search.is_over:  # its rows have no further positions
+                continue
             spare = count - len(parents)
+            left.append(number)
             rows += [start + parent for parent in parents] + [start] * spare
             tokens += [beam.ids[-1] for beam in search.running] + [0] * spare
-        if all(search.is_over for search in searches):
+        if not left:
             break
-        reader.take(rows)
-        logits = reader.one_more(tokens)
+        reader.take(rows, same_memory=left == alive)
+        alive, logits = left, reader.one_more(tokens)
     return [
         [*prompt, *beam.ids]
         for search, prompt in zip(searches, prompts, strict=True)
@@ -137,10 +141,11 @@ def beam_search(
 
 
 def _candidates(
-    logits: torch.Tensor, search: Search, prompt: Sequence[int]
+    chances: torch.Tensor, search: Search, prompt: Sequence[int]
 ) -> list[tuple[float, int, int]]:
+    """(summed ln p, number of the beam, next token) from the ln p of each beam, best first."""
     rows = []
-    for row, beam in zip(logits.float().log_softmax(dim=-1), search.running, strict=False):
+    for row, beam in zip(chances, search.running, strict=False):
         row = force(row, len(beam.ids), search.limit, search.settings)
         rows.append(adjust(row, [*prompt, *beam.ids], search.settings) + beam.score)
     scores = torch.stack(rows)

@@ -52,12 +52,12 @@ class _Rows:
         positions = (place - self._unseen).clamp_min(0)[:, start:]
         return self.shared | {"mask": valid_keys(place >= self._unseen), "positions": positions}
 
-    def take(self, rows: list[int]) -> Tensor:
-        """Go on with these rows, in this order."""
+    def take(self, rows: list[int], *, same_memory: bool = False) -> Tensor:
+        """Go on with these rows, in this order; with `same_memory` all look at what they did."""
         index = torch.tensor(rows, device=self.device)
         self.padding = [self.padding[row] for row in rows]
         self._unseen = self._unseen[index]
-        if "memory" in self.shared:
+        if "memory" in self.shared and not same_memory:
             hidden, mask = self.shared["memory"]
             valid = mask.valid[index] if mask.valid is not None else None
             self.shared = {
@@ -97,10 +97,10 @@ class Reader(_Rows):
             return self.native(ids, self.cache, self.padding)
         return self._read(torch.tensor(ids, device=self.device)[:, None])
 
-    def take(self, rows: list[int]) -> Tensor:
+    def take(self, rows: list[int], *, same_memory: bool = False) -> Tensor:
         """The cache goes along."""
-        index = super().take(rows)
-        self.cache.take(index)
+        index = super().take(rows, same_memory=same_memory)
+        self.cache.take(index, same_memory=same_memory)
         return index
 
     def _read(self, ids: Tensor) -> Tensor:
@@ -127,8 +127,8 @@ class Rereader(_Rows):
         self.padded = torch.cat((self.padded, new), dim=1)
         return self.prompts()
 
-    def take(self, rows: list[int]) -> Tensor:
+    def take(self, rows: list[int], *, same_memory: bool = False) -> Tensor:
         """The ids go along."""
-        index = super().take(rows)
+        index = super().take(rows, same_memory=same_memory)
         self.padded = self.padded[index]
         return index

@@ -15,7 +15,7 @@ from typing import Any
 
 from yantai.base.errors import DataError
 from yantai.serve.backend import LEAVING
-from yantai.serve.schema import ApiError, api_error
+from yantai.serve.schema import UNAVAILABLE, ApiError, api_error, unavailable
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -130,7 +130,7 @@ class Gate:
         self.hosts = frozenset(name.lower() for name in hosts)
         self.buckets: dict[str, Bucket] = {}
         self._bodies: set[asyncio.Timeout] = set()
-        self._leaves = False
+        self._leaves = self._drains = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request; a websocket has nothing to do here."""
@@ -163,6 +163,8 @@ class Gate:
             self._check_host(scope)
             scope["state"] = {"key": self._check_key(scope)}
             self._check_rate(scope["state"]["key"])
+            if self._drains and scope["method"] not in ("GET", "HEAD"):
+                raise unavailable("is shutting down")  # before its body is read
             body = await self._body(scope, receive)
         except ApiError as error:
             await refuse(sending, error)
@@ -185,6 +187,10 @@ class Gate:
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self.app(scope, replay, sending)
+
+    def drain(self) -> None:
+        """From now on a question is answered by its headers alone."""
+        self._drains = True
 
     def leave(self) -> None:
         """Whoever is still sending is told that the server ends."""
@@ -295,7 +301,7 @@ async def refuse(send: Send, error: ApiError) -> None:
         headers.append((b"retry-after", str(error.wait).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.status in (408, 413) or error.code in (TWO_LENGTHS, LEAVING["code"]):
+    if error.status in (408, 413) or error.code in (TWO_LENGTHS, UNAVAILABLE, LEAVING["code"]):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -163,6 +163,7 @@ class DrainingServer(uvicorn.Server):
     def drain(self) -> None:
         """Take nothing new; end when nothing is open, or when the time of grace is over."""
         self.service.is_draining = True
+        self.config.app.drain()  # ty: ignore[missing-attribute]
         self._until = time.monotonic() + self.grace
 
     async def on_tick(self, counter: int) -> bool:

@@ -19,7 +19,14 @@ from starlette.routing import Route
 from yantai.serve.about import About
 from yantai.serve.backend import Backend
 from yantai.serve.pages import page_routes
-from yantai.serve.schema import ApiError, EmbeddingRequest, TaskRequest, api_error, read_request
+from yantai.serve.schema import (
+    ApiError,
+    EmbeddingRequest,
+    TaskRequest,
+    api_error,
+    read_request,
+    unavailable,
+)
 from yantai.serve.shapes import vectors
 from yantai.serve.tally import Tally
 from yantai.serve.texts import TextRoutes
@@ -119,10 +126,7 @@ class Service:
                 param="model", code="unsupported_model",
             )  # fmt: skip
         if self.is_draining or not backend.is_ready:
-            what = "is shutting down" if self.is_draining else "makes no progress"
-            raise ApiError(
-                503, f"the server {what}", code="unavailable", kind="server_error", wait=5
-            )
+            raise unavailable("is shutting down" if self.is_draining else "makes no progress")
         return name, backend
 
     def count(self, request: Request, prompt: int, said: int) -> None:

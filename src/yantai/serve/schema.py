@@ -371,3 +371,11 @@ def api_error(error: dict[str, Any]) -> ApiError:
         status, error["message"], param=error.get("param"), code=error.get("code"),
         kind=kinds.get(status, "invalid_request_error"), wait=1 if status in (429, 503) else None,
     )  # fmt: skip
+
+
+UNAVAILABLE = "unavailable"
+
+
+def unavailable(what: str) -> ApiError:
+    """Nothing is answered now; another server may."""
+    return ApiError(503, f"the server {what}", code=UNAVAILABLE, kind="server_error", wait=5)

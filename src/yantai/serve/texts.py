@@ -131,10 +131,11 @@ class TextRoutes:
 
     async def _write(self, request: Request, order: Order, asked: Sampling) -> Response:
         """One or several prompts, each with its texts, whole or as they come."""
-        found = await _together(
-            request, [self._echo(order, each) for each in order.echoes], order.side_by_side
-        )
+        echoed: list[int] = []
+        work = [self._echo(order, each, echoed) for each in order.echoes]
+        found = await _together(request, work, order.side_by_side)
         if found is None:
+            self.service.count(request, sum(echoed), 0)
             return Response(status_code=499)
         begun = [choice for choice, _ in found for _ in range(order.count)]
         if not getattr(asked, "echo", True):  # it was only counted
@@ -151,9 +152,12 @@ class TextRoutes:
             return await self._stream(request, order, begun, _usage(asked))
         return await self._whole(request, order, begun)
 
-    async def _echo(self, order: Order, question: dict[str, Any]) -> tuple[Choice, int]:
-        """A prompt as the beginning of a choice, and its tokens."""
+    async def _echo(
+        self, order: Order, question: dict[str, Any], echoed: list[int]
+    ) -> tuple[Choice, int]:
+        """A prompt as the beginning of a choice, and its tokens, which are noted in `echoed`."""
         answers, table = await self.service.answers(order.backend, question)
+        echoed.append(table["prompt_tokens"])
         text = question["prompt"] if isinstance(question["prompt"], str) else answers[0]["text"]
         return Choice(text, answers[0]["rows"] or []), table["prompt_tokens"]
 
