@@ -12,7 +12,14 @@ from yantai.data.preferences import Preference
 from yantai.data.questions import Question
 from yantai.data.tagged import Tagged
 from yantai.families.folder import load_folder
-from yantai.life.beginning import UNREAD_DROPOUT, UNREAD_EPOCHS, begin, body_of, settled
+from yantai.life.beginning import (
+    UNREAD_ADVERSARIAL,
+    UNREAD_DROPOUT,
+    UNREAD_EPOCHS,
+    begin,
+    body_of,
+    settled,
+)
 from yantai.life.jobs import JOBS
 from yantai.life.rows import Parts
 from yantai.tasks.frame import Frame
@@ -41,7 +48,9 @@ def chosen(tmp_path, text_bytes=100, **changes):
 def test_little_text_is_judged_unread_much_is_read_first(tmp_path):
     little, much = chosen(tmp_path, 999_999), chosen(tmp_path, 1_000_000)
     assert (little.pretrain_minutes, little.epochs, little.dropout) == (0, UNREAD_EPOCHS, 0.1)
+    assert little.adversarial == UNREAD_ADVERSARIAL
     assert (much.pretrain_minutes, much.epochs, much.dropout) == (None, None, 0)
+    assert much.adversarial == chosen(tmp_path, 100, adversarial=0.0).adversarial == 0
 
 
 @pytest.mark.parametrize(

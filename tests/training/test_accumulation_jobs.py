@@ -16,6 +16,7 @@ from yantai.tasks.classify import Classify
 from yantai.tasks.prefer import Prefer
 from yantai.tasks.span import SpanTask
 from yantai.tasks.tag import Tag
+from yantai.training.nudge import Nudge
 
 VOCAB, LENGTH, COUNT = 40, 24, 8
 SEVERAL = np.random.default_rng(0).integers(0, 2, (COUNT, 3)).astype(np.float32)
@@ -102,32 +103,34 @@ def rows_of(examples, shape, seed):
     return [rows.row(0, index) for index in range(rows.rows_in_epoch(0))]
 
 
-def gradients(job, rows, batch):
+def gradients(job, rows, batch, adversarial=0.0):
     """Gradient of the mean over all that is to be learned, batch after batch, in float64."""
     make_task, _, shape, names = JOBS[job]
     model, task = built(shape, names), make_task()
     batches = [collate(rows[start : start + batch]) for start in range(0, len(rows), batch)]
     count = sum(task.count(each) for each in batches)
-    total = 0.0
-    for each in batches:
-        loss = task.loss_sum(model, each) / count
-        loss.backward()
-        total += float(loss.detach())
+    total, nudge = 0.0, Nudge(model.embed, adversarial)
+    for around in nudge.passes:
+        for each in batches:
+            with around():
+                loss = task.loss_sum(model, each) / count
+                loss.backward()
+            total += float(loss.detach())
     return total, {name: item.grad for name, item in model.named_parameters()}
 
 
 @pytest.mark.parametrize("job", JOBS)
-@pytest.mark.parametrize("batch", [1, 3, 8])
-def test_gradients_of_a_job_do_not_depend_on_the_cut(job, batch):
+@pytest.mark.parametrize(("batch", "adversarial"), [(1, 0), (3, 0), (8, 0), (3, 0.5)])
+def test_gradients_of_a_job_do_not_depend_on_the_cut(job, batch, adversarial):
     _, make, shape, _ = JOBS[job]
     examples = examples_of(make)
     alone = [row for example in examples for row in rows_of([example], shape, 0)]
     assert len(alone) == COUNT
-    loss, expected = gradients(job, alone, COUNT)
+    loss, expected = gradients(job, alone, COUNT, adversarial)
     for seed in (0, 1):
         packed = rows_of(examples, shape, seed)
         assert len(packed) < COUNT
-        got_loss, got = gradients(job, packed, batch)
+        got_loss, got = gradients(job, packed, batch, adversarial)
         assert got_loss == pytest.approx(loss, rel=1e-9)
         for name, gradient in expected.items():
             if gradient is None:

@@ -28,6 +28,7 @@ from yantai.core.model import Transformer
 from yantai.data.batch import Batch
 from yantai.data.loader import Loader
 from yantai.tasks.task import Task
+from yantai.training.nudge import Nudge
 from yantai.training.optim import Average, Optimizer, clip_gradients
 from yantai.training.plan import Peak, Work, mean_without_the_longest
 from yantai.training.recipe import Training
@@ -97,6 +98,7 @@ class Run:
     def __post_init__(self) -> None:
         self.metrics = MetricsFile(self.folder / "metrics.jsonl")
         self.line = ProgressLine()
+        self.nudge = Nudge(self.model.embed, self.settings.adversarial)
         self.memory = MemoryWatch(self.device)
         tensors = gather(self.model, self.optimizer, self.average).values()
         self._held = sum(each.numel() * each.element_size() for each in tensors)
@@ -189,13 +191,16 @@ class Run:
 
     def _forward_backward(self, step: int, batches: list[Batch], targets: int) -> float:
         """Gradients of the mean over all targets of the step, however it is cut into batches."""
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for micro, batch in enumerate(batches):
-            if self.model.config.dropout:
-                torch.manual_seed(mix_seed(self.settings.seed, "dropout", step, micro))
-            loss = self.task.loss_sum(self.model, batch.to(self.device)) / max(1, targets)
-            loss.backward()
-            total += loss.detach()
+        total, passes = torch.zeros((), dtype=torch.float64, device=self.device), self.nudge.passes
+        for number, around in enumerate(passes):
+            for micro, batch in enumerate(batches, number * len(batches)):
+                if self.model.config.dropout:
+                    torch.manual_seed(mix_seed(self.settings.seed, "dropout", step, micro))
+                with around():
+                    loss = self.task.loss_sum(self.model, batch.to(self.device)) / max(1, targets)
+                    (loss / len(passes)).backward()
+                if not number:
+                    total += loss.detach()
         return float(total)
 
     def _may_update(self, step: int, loss: float, batches: list[Batch]) -> bool:

@@ -86,12 +86,12 @@ class Work:
     flops: float
 
 
-def work_of(batches: Sequence[Batch], cost: Cost) -> Work:
-    """The work of a step with these batches; all steps of a run have nearly the same."""
+def work_of(batches: Sequence[Batch], cost: Cost, passes: int = 1) -> Work:
+    """The work of a step that learns these batches so often; all steps of a run are much alike."""
     read = sum(batch.ids.numel() for batch in batches)
     tokens = sum(batch.token_count for batch in batches)
     targets = sum(batch.target_count for batch in batches)
-    return Work(tokens, cost.step_flops(read, targets, source=tokens - read))
+    return Work(tokens, passes * cost.step_flops(read, targets, source=tokens - read))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,12 @@ class Training(Config):
     cooldown: float = Field(0.6, gt=0, le=1, description="last share of a wsd schedule")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 never clips")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the stream and attention")
+    adversarial: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="learn each batch once more, its vectors moved so far against the model",
+    )
     ema: float | None = Field(None, gt=0, lt=1, description="keep averaged weights, this decay")
     recompute: bool = Field(False, description="recompute blocks in the backward to save memory")
     dtype: Literal["auto", "bfloat16", "float32", "float64"] = Field(
@@ -198,7 +204,7 @@ class Finetune(Training):
 _SELDOM = (
     "allow_change cooldown clip deterministic keep on_spike save_every save_minutes spike_sigmas "
     "tensorboard threads valid_every valid_tokens warmup device dtype recompute matrix_rate "
-    "encoding on_bad_row "
+    "encoding on_bad_row adversarial "
 )
 HIDDEN_FLAGS = frozenset(
     (

@@ -136,7 +136,7 @@ def run_training(setup: Setup, loader: Loader, valid: list[Batch]) -> dict[str, 
     settings = settings.model_copy(update={"warmup": _warmup(settings)})
     setup.settings = settings
     cost = count(model, settings.context or 1)
-    work = work_of(loader.batches(0), cost)
+    work = work_of(loader.batches(0), cost, passes=2 if settings.adversarial else 1)
     peak = measure_peak(model, loader.batch_size * (settings.context or 1), dtype, device)
     horizon = _horizon(settings, cost.parameters, work.tokens)
     predicted = _predict(setup, loader, cost, work, horizon, peak, dtype)
