@@ -39,7 +39,7 @@ class Training(Config):
         0.0,
         ge=0,
         le=10,
-        description="learn each batch once more, its vectors moved so far against the model",
+        description="learn each step again, vectors moved by this share against the model",
     )
     ema: float | None = Field(None, gt=0, lt=1, description="keep averaged weights, this decay")
     recompute: bool = Field(False, description="recompute blocks in the backward to save memory")
