@@ -26,6 +26,8 @@ from yantai.tasks.frame import Frame
 from yantai.text.spans import Span
 from yantai.text.tokenizer import Tokenizer
 from yantai.training.recipe import Finetune
+from yantai.training.run_folder import begin_run, settle_run
+from yantai.training.setup import fill_in
 
 FEW = [Labelled(f"word{n % 7} and word{n % 5}", ("ab"[n % 2],), f"rows.csv:{n}") for n in range(80)]
 
@@ -42,7 +44,7 @@ def settings_for(tmp_path, **changes):
 def chosen(tmp_path, text_bytes=100, **changes):
     settings = settings_for(tmp_path, **changes)
     rows = [Labelled("a" * text_bytes, ("x",), "rows.csv:1")]
-    return settled(settings, JOBS[settings.task](settings), Parts(rows, [], []))
+    return settled(settings, JOBS[settings.task](settings), Parts(rows, [], []), settings)
 
 
 def test_little_text_is_judged_unread_much_is_read_first(tmp_path):
@@ -70,12 +72,42 @@ def test_what_is_said_holds(tmp_path, changes, expected):
     assert (settings.pretrain_minutes, settings.epochs, settings.dropout) == expected
 
 
+def test_who_judges_unread_is_small(tmp_path):
+    """With the rates of its size, unless these were said."""
+    rows = Parts([Labelled("a", ("x",), "rows.csv:1")], [], [])
+    given = {"model": "scratch", "task": "classify", "data": "rows.csv", "out": tmp_path,
+             "family": "bert"}  # fmt: skip
+    job = JOBS["classify"](Finetune(**given))
+    for changes, size in ({}, "nano"), ({"size": "micro"}, "micro"), ({"rate": 0.5}, "nano"):
+        asked = Finetune(**given | changes)
+        found = settled(fill_in(asked), job, rows, asked)
+        expected = fill_in(Finetune(**given | {"size": size} | changes))
+        for name in ("size", "rate", "matrix_rate", "context"):
+            assert getattr(found, name) == getattr(expected, name), (changes, name)
+
+
+def test_what_was_settled_is_in_the_recipe(tmp_path):
+    """So that the recipe by itself gives the same run."""
+    settings = settings_for(tmp_path)
+    begin_run(settings)
+    recipe = tmp_path / "recipe.json"
+    run = json.loads(recipe.read_text())["run"]
+    settle_run(chosen(tmp_path))
+    kept = json.loads(recipe.read_text())
+    again = Finetune(**{key: kept["settings"][key] for key in ("model", "task", "data", "out",
+                        "dropout", "epochs", "adversarial", "pretrain_minutes")})  # fmt: skip
+    assert kept["run"] == run and again.epochs == UNREAD_EPOCHS
+    assert (again.dropout, again.adversarial) == (UNREAD_DROPOUT, UNREAD_ADVERSARIAL)
+    settle_run(settings.model_copy(update={"resume": True}))  # that is not settled anew
+    assert json.loads(recipe.read_text()) == kept
+
+
 def test_an_unread_body_hears_the_mean_of_a_text(tmp_path):
     """What the last attention adds on every place is a multiple of the mean of what it reads."""
     settings, job = settings_for(tmp_path), JOBS["classify"](settings_for(tmp_path))
     job.learn(FEW, tmp_path)
     parts = Parts(FEW, FEW, [])
-    settings = settled(settings, job, parts)
+    settings = settled(settings, job, parts, settings)
     body = body_of(settings, job, parts)
     begun = begin(settings, job, parts, body, torch.device("cpu"))
     part = begun.model.encoder.blocks[-1].attn.part

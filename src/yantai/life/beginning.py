@@ -30,23 +30,31 @@ from yantai.tasks.frame import Frame
 from yantai.text.tokenizer import MAX_LENGTH, Tokenizer
 from yantai.training.pretrain import pretrain
 from yantai.training.recipe import Finetune, Pretrain
+from yantai.training.setup import fill_in
 
 WARM_UP_EPOCHS = 10
 UNREAD_EPOCHS = 6.0
 UNREAD_DROPOUT, UNREAD_ADVERSARIAL = 0.1, 0.5
+UNREAD_SIZE = "nano"
 BYTES_A_TOKEN = 4
 
 
-def settled(settings: Finetune, job: Job, parts: Parts) -> Finetune:
+def settled(settings: Finetune, job: Job, parts: Parts, asked: Finetune) -> Finetune:
     """With what `scratch` means for these rows, where nothing else was said.
 
     A body that has little to read begins to judge at once: on a few hundred kilobytes, guessing
     hidden tokens costs it more than it gains. It then reads the rows more often, with dropout, and
-    with its vectors moved against it: that is worth two points of accuracy (LOG, 2026-11-29).
+    with its vectors moved against it: that is worth two points of accuracy (LOG, 2026-11-29). And
+    it is as good when it is small.
+
+    Args:
+        settings: the recipe, its rates filled in.
+        job, parts: what is learned, from which rows.
+        asked: the recipe as it was given.
     """
     if settings.model != "scratch":
         return settings
-    given, chosen = settings.model_fields_set, dict[str, Any]()
+    given, chosen = asked.model_fields_set, dict[str, Any]()
     own = sum(len(text.encode()) for text in texts_of(job, parts))
     if settings.pretrain_minutes is None and not settings.pretrain_on and own < job.least_text:
         chosen["pretrain_minutes"] = 0.0
@@ -61,6 +69,10 @@ def settled(settings: Finetune, job: Job, parts: Parts) -> Finetune:
             chosen["dropout"] = UNREAD_DROPOUT
         if "adversarial" not in given:
             chosen["adversarial"] = UNREAD_ADVERSARIAL
+        if "size" not in given:
+            small = fill_in(asked.model_copy(update={"size": UNREAD_SIZE}))
+            chosen |= {name: getattr(small, name) for name in ("size", "rate", "matrix_rate")}
+            chosen["context"] = small.context
     return settings.model_copy(update=chosen)
 
 

@@ -38,7 +38,7 @@ from yantai.life.rows import Parts, digest_of, parts_of
 from yantai.tasks.frame import Frame
 from yantai.training.receipt import digest_of_files
 from yantai.training.recipe import Finetune
-from yantai.training.run_folder import begin_run, check_resumable
+from yantai.training.run_folder import begin_run, check_resumable, settle_run
 from yantai.training.setup import Report, Setup, fill_in, run_training
 from yantai.training.sizes import size_named
 
@@ -110,13 +110,14 @@ def teach(settings: Finetune, report: Report | None = None, *, tested: bool = Tr
         family = settings.family or job.usual_family
         job.check_family(family_named(family))  # before anything is begun
         settings = settings.model_copy(update={"family": family})
-    settings = _filled(settings, job)
+    asked, settings = settings, _filled(settings, job)
     check_resumable(settings)
     with FolderLock(settings.out):
         begin_run(settings)
         device = choose_device(settings.device)
         parts = parts_of(settings, job)
-        settings = settled(settings, job, parts)
+        settings = settled(settings, job, parts, asked)
+        settle_run(settings)
         body = body_of(settings, job, parts)
         seen = parts if tested else replace(parts, test=[])
         old = old_documents(settings) if tested or settings.replay else None

@@ -165,7 +165,10 @@ class Finetune(Training):
     pretrain_minutes: float | None = Field(
         None, ge=0, description="scratch: how long to warm up on texts; 0 is one step"
     )
-    size: str = Field("tiny", description="scratch: the size; otherwise whose rates are used")
+    size: str = Field(
+        "tiny",
+        description="scratch: the size, nano where labels are judged unread; else whose rates",
+    )
     family: str | None = Field(
         None, description="scratch: the model's type; bert, where texts are written t5"
     )

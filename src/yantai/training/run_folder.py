@@ -3,6 +3,7 @@
 Knows: the names of what a run leaves. Nothing that somebody else put there is ever replaced.
 """
 
+import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,13 @@ def begin_run(settings: Any) -> None:
         recover_folder(settings.out / name)
     if not recipe.exists():
         write_recipe(settings.out, uuid.uuid4().hex[:12], settings)
+
+
+def settle_run(settings: Any) -> None:
+    """What a run that has begun was not told, and is known now, is part of its recipe."""
+    recipe = settings.out / "recipe.json"
+    if not settings.resume:
+        write_recipe(settings.out, json.loads(recipe.read_text(encoding="utf-8"))["run"], settings)
 
 
 def write_recipe(folder: Path, run: str, settings: Training) -> None:
