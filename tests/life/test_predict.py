@@ -115,7 +115,7 @@ def test_a_language_model_is_asked_for_texts_and_vectors(task, speaker, tmp_path
         model=speaker, data=rows(tmp_path, *texts), out=tmp_path / "out.jsonl", task=task,
         dtype="float32",
     )  # fmt: skip
-    expected = {"out": str(settings.out), "rows": 3, "bad": 0, "blank": 0}
+    expected = {"out": str(settings.out), "rows": 3, "bad": 0, "truncated": 0, "blank": 0}
     assert predict(settings, str) == expected
     found = [json.loads(line) for line in settings.out.read_text().splitlines()]
     model = load(speaker, dtype="float32")
@@ -184,7 +184,13 @@ def test_one_conversation_that_is_too_long_does_not_cost_the_others(talker, tmp_
         with pytest.raises(DataError, match=r"rows.jsonl:2: .*too long.* --on-bad-row mark"):
             predict(settings, str)
         return
-    assert predict(settings, str) | {"out": ""} == {"out": "", "rows": 3, "bad": 1, "blank": 0}
+    assert predict(settings, str) | {"out": ""} == {
+        "out": "",
+        "rows": 3,
+        "bad": 1,
+        "truncated": 0,
+        "blank": 0,
+    }
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert ["error" in row for row in found] == [False, True, False]
     assert "too long" in found[1]["error"]
@@ -227,3 +233,15 @@ def test_lines_with_nothing_in_them_are_counted(folder, tmp_path):
     settings = Predict(model=folder, data=tmp_path / "rows.csv", out=tmp_path / "out.jsonl")
     assert predict(settings, shown.append)["blank"] == 1
     assert "1 blank line left out" in shown[0]
+
+
+def test_a_text_that_is_cut_says_so(folder, tmp_path):
+    """Where a text is read at once; spans are found in long ones piece by piece."""
+    path = rows(tmp_path, "Ivan has geese.", "many geese " * 200)
+    settings = Predict(model=folder, data=path, out=tmp_path / "out.jsonl", dtype="float32")
+    shown = []
+    result = predict(settings, shown.append)
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    cut = "classify" in str(folder)
+    assert [row.get("truncated", False) for row in found] == [False, cut]
+    assert result["truncated"] == cut and ("longer than the model reads" in shown[0]) == cut

@@ -79,12 +79,14 @@ class ExampleRows:
             raise DataError("E305", "data", "there are no examples")
         self.length, self.source_length, self.seed = length, source_length, seed
         self.examples = examples
-        self.truncated = sum(
-            example.cut > 0
+        self.cut = [
+            example.name
+            for example in examples
+            if example.cut > 0
             or len(example.ids) > length
             or len(example.source) > (source_length or 0)
-            for example in examples
-        )
+        ]
+        self.truncated = len(self.cut)
         for example in examples:
             if all(target == IGNORED for target in example.targets[:length]):
                 raise DataError(

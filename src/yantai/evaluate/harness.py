@@ -162,10 +162,18 @@ def harness_report(
     if unknown or not tasks:
         do = "lm-eval ls tasks lists them; --harness-folder adds a folder"
         raise UsageError("E201", "harness", f"no task {', '.join(unknown)!r}", do=do)
-    found: Any = simple_evaluate(
-        Harnessed(model), tasks=list(tasks), limit=limit, task_manager=manager, log_samples=False,
-        random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
-    )  # fmt: skip
+    try:
+        found: Any = simple_evaluate(
+            Harnessed(model), tasks=list(tasks), limit=limit, task_manager=manager,
+            log_samples=False, random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )  # fmt: skip
+    except (ConnectionError, FileNotFoundError) as error:
+        raise UsageError(
+            "E206", f"harness {', '.join(tasks)}", "its data are not here and could not be fetched",
+            got=str(error).splitlines()[0][:200],
+            do="be on a network once, or name tasks of your own with --harness-folder",
+        ) from error  # fmt: skip
     assert found is not None
     kept = ("results", "versions", "n-samples")
     return {"tasks": list(tasks), **{key: cast(Any, found)[key] for key in kept}}

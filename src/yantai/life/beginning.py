@@ -210,8 +210,7 @@ def _lora(settings: Finetune) -> LoRA:
 def _say_truncated(rows: ExampleRows, length: int) -> None:
     if rows.truncated:
         share = rows.truncated / len(rows.examples)
-        first = next(each.name for each in rows.examples if each.cut)
         say(
             f"note: {rows.truncated:,} of {len(rows.examples):,} texts ({share:.1%}) have more "
-            f"than {length} tokens and are cut; the first: {first}"
+            f"than {length} tokens and are cut; the first: {rows.cut[0]}"
         )

@@ -21,6 +21,7 @@ from yantai.life.doctor_jobs import look_at_job
 from yantai.life.doctor_memory import memory_of_finetuning
 from yantai.life.doctor_parts import look_beside
 from yantai.life.doctor_texts import look_at_texts
+from yantai.life.first_looks import key_of, known_rows_of, odd_rates
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job
 from yantai.metrics.near import near_pairs
@@ -33,7 +34,6 @@ Parts = dict[str, list[Any]]
 FEW_ROWS, RARE, MOST_SHARE, CUT_SHARE = 50, 5, 0.9, 0.05
 LONG_LABEL, MANY_LABELS = 40, 0.5
 MOST_BAD = 0.02
-SANE = {"rate": (1e-6, 0.05), "matrix_rate": (1e-5, 0.1)}
 USUAL_CONTEXT = 128
 
 
@@ -45,7 +45,7 @@ def examine_rows(settings: Finetune, name: str) -> list[Finding]:
         name: of its file.
     """
     job = JOBS[settings.task](settings)
-    findings = [("ok", f"{name}: every key is known"), *_rates(settings)]
+    findings = [("ok", f"{name}: every key is known"), *odd_rates(settings)]
     memory = memory_of_finetuning(settings, job)
     findings += [memory] if memory is not None else []
     parts: Parts = {}
@@ -112,13 +112,6 @@ def _bad_rows(
     return findings, rows
 
 
-def _rates(settings: Finetune) -> Iterator[Finding]:
-    for name, (low, high) in SANE.items():
-        rate = getattr(settings, name)
-        if rate is not None and not low <= rate <= high:
-            yield ("problem", f"{name} {rate:g} is far from sane ({low:g} to {high:g})")
-
-
 def _few(job: Job, parts: Parts, files: dict[str, Path | None]) -> Iterator[Finding]:
     for part, rows in parts.items():
         if len(rows) < FEW_ROWS:
@@ -128,17 +121,12 @@ def _few(job: Job, parts: Parts, files: dict[str, Path | None]) -> Iterator[Find
             )
 
 
-def _key(text: str) -> str:
-    """A text without what does not matter: case, spaces, punctuation at its ends."""
-    return re.sub(r"\s+", " ", text).strip(" .,!?;:。，！？；：").casefold()
-
-
 def _twice(job: Job, parts: Parts, files: dict[str, Path | None]) -> Iterator[Finding]:
     """Rows that stand twice in a part, and the same text under two labels."""
     for part, rows in parts.items():
         groups = defaultdict(list)
         for row in rows:
-            groups[_key(job.text_of(row))].append(row)
+            groups[key_of(job.text_of(row))].append(row)
         again = [group for group in groups.values() if len(group) > 1]
         apart = [group for group in again if len({row.labels for row in group}) > 1]
         if again and not job.together:
@@ -155,18 +143,11 @@ def _twice(job: Job, parts: Parts, files: dict[str, Path | None]) -> Iterator[Fi
 
 def _leaks(job: Job, parts: Parts, files: dict[str, Path | None]) -> Iterator[Finding]:
     """Texts of the validation or test part that training has too, exactly or nearly."""
+    yield from known_rows_of(job, parts, files)
     train = parts["train"]
-    known = {_key(job.text_of(row)): row for row in train}
+    known = {key_of(job.text_of(row)) for row in train}
     for part in ("valid", "test"):
-        rows = parts.get(part, [])
-        same = [row for row in rows if _key(job.text_of(row)) in known]
-        if same:
-            twin = known[_key(job.text_of(same[0]))]
-            be = "is" if len(same) == 1 else "are"
-            line = f"{counted(len(same), 'row')} {be} in the training part too, such as"
-            line += f" {same[0].place}"
-            yield ("problem", f"{files[part]}: {line}, which is {twin.place}")
-        rest = [row for row in rows if _key(job.text_of(row)) not in known]
+        rest = [row for row in parts.get(part, []) if key_of(job.text_of(row)) not in known]
         pairs = near_pairs([job.text_of(row) for row in rest], [job.text_of(row) for row in train])
         if pairs:
             mine, theirs = pairs[0]
@@ -247,7 +228,7 @@ def _told_in_text(job: Job, parts: Parts, files: dict[str, Path | None]) -> Iter
 def _same_texts(job: Job, parts: Parts, files: dict[str, Path | None]) -> Iterator[Finding]:
     """A target that is its source."""
     rows = [row for row in parts["train"] if hasattr(row, "target")]
-    same = [row for row in rows if _key(row.source) == _key(row.target)]
+    same = [row for row in rows if key_of(row.source) == key_of(row.target)]
     if same:
         line = f"{len(same):,} targets are their own source, such as {same[0].place}"
         yield ("problem", f"{files['train']}: {line}")

@@ -82,20 +82,29 @@ def _garbled(name: str, texts: Sequence[str], rows: Sequence[Any]) -> Iterator[F
     odd = [(row, meant) for text, row in zip(texts, rows, strict=True) if (meant := _meant(text))]
     if len(odd) > SOME * len(rows):
         row, meant = odd[0]
-        line = f"{len(odd):,} texts are UTF-8 read as something else, the first was {meant[:12]!r}"
+        line = f"{len(odd):,} texts are UTF-8 read as something else, the first has a {meant!r}"
         yield ("problem", f"{row.place}: {line}: set encoding to utf-8, or mend the file")
 
 
 def _meant(text: str) -> str:
-    """What a garbled text was; "" for one that is as it was meant."""
-    for encoding in ("latin-1", "cp1252"):
-        try:
-            meant = text.encode(encoding).decode("utf-8")
-        except UnicodeError:
-            continue
-        if meant != text:
-            return meant
+    """What the first garbled letter of a text was; "" for a text that is as it was meant.
+
+    A letter at a time, since of some others nothing is left but a mark of replacement.
+    """
+    for found in FIRST_BYTE.finditer(text):
+        for encoding in ("latin-1", "cp1252"):
+            for size in (2, 3, 4):
+                try:
+                    return (
+                        text[found.start() : found.start() + size].encode(encoding).decode("utf-8")
+                    )
+                except UnicodeError:
+                    continue
     return ""
+
+
+FIRST_BYTE = re.compile(r"[\u00c2-\u00f4](?=[^\x00-\x7f])")
+"""What begins like a letter of UTF-8 whose bytes were taken for letters."""
 
 
 def _escaped(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator[Finding]:

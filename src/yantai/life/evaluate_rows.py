@@ -17,6 +17,7 @@ from yantai.infer.opening import load
 from yantai.life.finetune import table_of
 from yantai.life.jobs import JOBS, MEASURED
 from yantai.life.jobs.job import Job
+from yantai.life.rows import known_rows
 from yantai.life.settings import Evaluate
 from yantai.training.recipe import Finetune
 
@@ -53,10 +54,10 @@ def evaluate_rows(
     if task not in LABEL_TASKS:
         job.check_family(model.family)
     job.adopt(model, rows)
-    job.check(rows)
+    rows = known_rows(job, rows, _quarantine(settings, settings.data[0]))
     if settings.train is not None:
         train = _read(settings, job, settings.train)
-        job.check(train)
+        train = known_rows(job, train, _quarantine(settings, settings.train))
     said = job.predict(model.network, model.frame, rows)
     others = {}
     if settings.against is not None:
@@ -112,9 +113,15 @@ def _recipe(settings: Evaluate, task: str) -> Finetune:
     return Finetune(**given, label_separator=settings.label_separator)
 
 
+def _quarantine(settings: Evaluate, path: Path) -> Path | None:
+    """Where bad rows of a file are kept, if they are."""
+    if settings.on_bad_row != "quarantine" or settings.out is None:
+        return None
+    return settings.out / "quarantine" / path.stem
+
+
 def _read(settings: Evaluate, job: Job, path: Path) -> list[Any]:
-    keeps = settings.on_bad_row == "quarantine" and settings.out is not None
-    quarantine = settings.out / "quarantine" / path.stem if keeps and settings.out else None
+    quarantine = _quarantine(settings, path)
     rows, account = job.read(
         path, columns=settings.columns or None, encoding=settings.encoding,
         policy=settings.on_bad_row, quarantine=quarantine,

@@ -30,6 +30,7 @@ from yantai.families.hub import local_folder
 from yantai.families.table import family_named, family_of
 from yantai.infer.opening import load
 from yantai.life.beginning import begin, body_of, settled
+from yantai.life.first_looks import look_first
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job
 from yantai.life.preview import as_table, shown_text
@@ -116,6 +117,7 @@ def teach(settings: Finetune, report: Report | None = None, *, tested: bool = Tr
         begin_run(settings)
         device = choose_device(settings.device)
         parts = parts_of(settings, job)
+        look_first(asked, job, vars(parts))
         settings = settled(settings, job, parts, asked)
         settle_run(settings)
         body = body_of(settings, job, parts)

@@ -23,6 +23,7 @@ from yantai.infer.opening import load
 from yantai.infer.rewrite import summarize, translate
 from yantai.infer.tag import tag
 from yantai.life.settings import Predict
+from yantai.tasks.seq2seq import asker_of
 from yantai.text.chat import check_messages
 from yantai.text.reading_json import BadRow
 from yantai.text.table import Record, TableReader
@@ -66,21 +67,25 @@ def predict(settings: Predict, emit: Callable[[str], None]) -> dict[str, Any]:
     )  # fmt: skip
     marks = settings.on_bad_row == "mark"
     squad = asked_questions(settings.data, marks=marks) if task == "span" else None
-    count = marked = 0
+    count = marked = cut = 0
 
     def write(file: BinaryIO) -> None:
-        nonlocal count, marked
-        for said in _answers(model, squad or iter(reader), asking, column, marks):
+        nonlocal count, marked, cut
+        records = squad or iter(reader)
+        for said in _answers(model, records, task, column, marks):
             count += 1
             marked += "error" in said
+            cut += "truncated" in said
             file.write(json.dumps(said, ensure_ascii=False).encode() + b"\n")
 
     write_atomic(settings.out, write)
     bad = f", {marked:,} of them bad" if marked else ""
     blank = sum(reader.account.dropped.values())
     left_out = f"; {counted(blank, 'blank line')} left out" if blank else ""
-    emit(f"{settings.out}: {counted(count, 'row')}{bad}{left_out}\n")
-    return {"out": str(settings.out), "rows": count, "bad": marked, "blank": blank}
+    short = f", {cut:,} of them longer than the model reads, and cut" if cut else ""
+    emit(f"{settings.out}: {counted(count, 'row')}{bad}{short}{left_out}\n")
+    facts = {"rows": count, "bad": marked, "truncated": cut, "blank": blank}
+    return {"out": str(settings.out), **facts}
 
 
 def _task_of(model: LanguageModel, settings: Predict) -> str:
@@ -102,11 +107,12 @@ def _task_of(model: LanguageModel, settings: Predict) -> str:
 
 
 def _answers(
-    model: LanguageModel, records: Iterator[Record], asking: Asking, column: str, marks: bool
+    model: LanguageModel, records: Iterator[Record], task: str, column: str, marks: bool
 ) -> Iterator[dict[str, Any]]:
     while together := list(islice(records, TOGETHER)):
         good = [record for record in together if record.problem is None]
-        found = iter(_said_of(model, good, asking, column, marks) if good else ())
+        known = _said_of(model, good, ASKINGS[task], column, marks) if good else []
+        found = iter(_marked(model, task, [record.fields for record in good], column, known))
         for record in together:
             said = {"error": record.problem} if record.problem else next(found)
             yield {"row": record.place} | said
@@ -140,6 +146,24 @@ def _said_of(
                 do=f"{one.do or 'mend the row'} or pass --on-bad-row mark",
             ) from one  # fmt: skip
     return said
+
+
+def _marked(model: LanguageModel, task: str, rows: Sequence[Row], column: str, said: Said) -> Said:
+    """With `truncated` where a text has more tokens than the model reads of it."""
+    frame = model.frame
+    if task == "classify":
+        room = frame.room
+    elif task == "embed":
+        room = frame.length - len(frame.tokenizer.prompt(""))
+    elif task in ("translate", "summarize"):
+        room = asker_of(frame).room
+    else:
+        return said  # long texts are read in pieces, a conversation that is too long is refused
+    sizes = [len(ids) for ids in model.tokenizer.encode_batch([row[column] for row in rows])]
+    return [
+        each | {"truncated": True} if size > room else each
+        for each, size in zip(said, sizes, strict=True)
+    ]
 
 
 def _said_alone(

@@ -3,13 +3,14 @@
 Knows: files of rows and shares. What a row is, its job says.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yantai.base.errors import DataError
-from yantai.base.files import sha256_text
+from yantai.base.files import sha256_text, write_atomic
 from yantai.base.log import counted, say
 from yantai.data.labelled import share_groups, share_out
 from yantai.life.jobs.job import Job
@@ -36,6 +37,7 @@ def parts_of(settings: Finetune, job: Job) -> Parts:
     """
     given = {"train": settings.data, "valid": settings.valid, "test": settings.test}
     rows = {name: _read(settings, job, name, path) for name, path in given.items() if path}
+    given_parts = frozenset(rows)
     missing = [name for name in ("valid", "test") if name not in rows]
     shares = (SHARES[0], *(SHARES[1] for _ in missing))
     share = share_groups if job.together else share_out
@@ -43,8 +45,10 @@ def parts_of(settings: Finetune, job: Job) -> Parts:
     rows["train"], *others = share(rows["train"], shares, seed)
     rows |= dict(zip(missing, others, strict=True))
     job.learn(rows["train"], settings.data)
+    keeps = settings.on_bad_row == "quarantine"
     for name in ("valid", "test"):
-        job.check(rows[name])
+        folder = settings.out / "quarantine" / name if keeps and name in given_parts else None
+        rows[name] = known_rows(job, rows[name], folder)
         if not rows[name]:
             raise DataError(
                 "E305", settings.data, f"too few rows for a {name} part",
@@ -74,6 +78,39 @@ def _read(settings: Finetune, job: Job, name: str, path: Path) -> list[Any]:
     if kept_back:
         say(f"note: {path}: {kept_back:,} bad rows are in {quarantine}")
     return rows
+
+
+def known_rows(job: Job, rows: list[Any], quarantine: Path | None) -> list[Any]:
+    """Those of which the job knows every label; the others are kept in quarantine, if there is one.
+
+    They are lines of `unknown.jsonl` there: place, what is odd, and the row.
+
+    Raises:
+        DataError: there is none, or no row is left.
+    """
+    if quarantine is None:
+        job.check(rows)
+        return rows
+    known, odd, first = [], list[dict[str, Any]](), None
+    for row in rows:
+        try:
+            job.check([row])
+            known.append(row)
+        except DataError as error:
+            first = first or error
+            odd.append({"place": str(error.where), "what": error.what, "got": error.got,
+                        "row": repr(row)})  # fmt: skip
+    if first is not None:
+        if not known:
+            raise first
+        quarantine.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in odd)
+        write_atomic(quarantine / "unknown.jsonl", lines)
+        say(
+            f"note: {counted(len(odd), 'row')} with labels that are not known in {quarantine}; "
+            f"the first: {first.where}: {first.what}, got {first.got}"
+        )
+    return known
 
 
 def sample_of(rows: list[Any]) -> list[Any]:
