@@ -123,3 +123,16 @@ def test_an_encoder_is_not_asked(tokenizer):
     )  # fmt: skip
     with pytest.raises(UsageError, match="decoders alone; got encoder"):
         harness.Harnessed(LanguageModel(build(config), FAMILIES["bert"], tokenizer))
+
+
+@pytest.mark.parametrize("said", ["Couldn't reach the hub\nTraceback", ""])
+def test_data_that_cannot_be_fetched_are_no_fault_of_ours(lm, tmp_path, monkeypatch, said):
+    monkeypatch.setattr(harness, "TaskManager", lambda **kwargs: SimpleNamespace(all_tasks=["far"]))
+
+    def fail(*args, **kwargs):
+        raise ConnectionError(said)
+
+    monkeypatch.setattr(harness, "simple_evaluate", fail)
+    with pytest.raises(UsageError, match="could not be fetched") as caught:
+        harness.harness_report(lm.model, ["far"])
+    assert caught.value.code == "E206" and "--harness-folder" in caught.value.do

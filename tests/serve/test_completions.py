@@ -135,6 +135,13 @@ def test_more_prompts_than_may_wait_are_answered_one_behind_another(client):
         client.completions.create(model="small", prompt=["One"] * 40, max_tokens=1, stream=True)
 
 
+def leave(server, body, seconds):
+    """Ask, and be gone before the answer."""
+    headers = {"authorization": f"Bearer {KEY}"}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/completions", json=body, headers=headers, timeout=seconds)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_who_leaves_pays_for_what_was_read_and_said(run_server, model, stream):
     """A key's tokens are counted, whether somebody waits for the end or not."""
@@ -150,8 +157,7 @@ def test_who_leaves_pays_for_what_was_read_and_said(run_server, model, stream):
             for _ in range(8):
                 next(lines)
     else:
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{server.url}/v1/completions", json=body, headers=headers, timeout=0.5)
+        leave(server, body, seconds=0.5)
     counted, until = server.service.tokens, time.monotonic() + 30
     while counted["prompt"] == 0 or (stream and counted["said"] < 3):
         assert time.monotonic() < until
@@ -161,12 +167,7 @@ def test_who_leaves_pays_for_what_was_read_and_said(run_server, model, stream):
 def test_prompts_that_were_read_are_paid_for_by_who_leaves(run_server):
     backend = Stub("complete", slow=0.3)
     server = run_server({"small": backend})
-    body = {"prompt": ["One"] * 200, "max_tokens": 0, "echo": True}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(
-            f"{server.url}/v1/completions", json=body, timeout=1.5,
-            headers={"authorization": f"Bearer {KEY}"},
-        )  # fmt: skip
+    leave(server, {"prompt": ["One"] * 200, "max_tokens": 0, "echo": True}, seconds=1.5)
     until = time.monotonic() + 30
     while server.service.tokens["prompt"] < 3:
         assert time.monotonic() < until
@@ -191,12 +192,7 @@ def test_what_is_said_to_be_nothing_is_as_if_it_were_not_said(run_server, name):
 def test_a_client_that_goes_stops_the_reading_of_its_prompts(run_server):
     backend = Stub("complete", slow=0.5)
     server = run_server({"small": backend})
-    body = {"prompt": ["One"] * 200, "max_tokens": 0, "echo": True}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(
-            f"{server.url}/v1/completions", json=body, timeout=0.5,
-            headers={"authorization": f"Bearer {KEY}"},
-        )  # fmt: skip
+    leave(server, {"prompt": ["One"] * 200, "max_tokens": 0, "echo": True}, seconds=0.5)
     begun = 0
     while len(backend.asked) > begun:  # a further wave begins every half second
         begun = len(backend.asked)

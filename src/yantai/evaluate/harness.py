@@ -171,7 +171,7 @@ def harness_report(
     except (ConnectionError, FileNotFoundError) as error:
         raise UsageError(
             "E206", f"harness {', '.join(tasks)}", "its data are not here and could not be fetched",
-            got=str(error).splitlines()[0][:200],
+            got=(str(error) or type(error).__name__).splitlines()[0][:200],
             do="be on a network once, or name tasks of your own with --harness-folder",
         ) from error  # fmt: skip
     assert found is not None

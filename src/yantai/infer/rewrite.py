@@ -54,6 +54,15 @@ def rewritten(
     return found
 
 
+def room_of(frame: Frame, job: str) -> int | None:
+    """Tokens of a text that are read at once; None where a long one is read piece by piece."""
+    if job in ("translate", "summarize"):
+        return asker_of(frame).room
+    if job == "embed":
+        return frame.length - len(frame.tokenizer.prompt(""))
+    return frame.room if job == "classify" else None
+
+
 @overload
 def translate(model: LanguageModel, inputs: str, **settings: Any) -> str: ...
 @overload

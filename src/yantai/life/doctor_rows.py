@@ -21,7 +21,7 @@ from yantai.life.doctor_jobs import look_at_job
 from yantai.life.doctor_memory import memory_of_finetuning
 from yantai.life.doctor_parts import look_beside
 from yantai.life.doctor_texts import look_at_texts
-from yantai.life.first_looks import key_of, known_rows_of, odd_rates
+from yantai.life.first_looks import key_of, odd_rates, rows_in_both
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job
 from yantai.metrics.near import near_pairs
@@ -143,7 +143,7 @@ def _twice(job: Job, parts: Parts, files: dict[str, Path | None]) -> Iterator[Fi
 
 def _leaks(job: Job, parts: Parts, files: dict[str, Path | None]) -> Iterator[Finding]:
     """Texts of the validation or test part that training has too, exactly or nearly."""
-    yield from known_rows_of(job, parts, files)
+    yield from rows_in_both(job, parts, files)
     train = parts["train"]
     known = {key_of(job.text_of(row)) for row in train}
     for part in ("valid", "test"):

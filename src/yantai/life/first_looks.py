@@ -23,7 +23,7 @@ def look_first(asked: Finetune, job: Job, parts: Mapping[str, Sequence[Any]]) ->
         job: what is learned.
         parts: rows of `train`, `valid`, `test`.
     """
-    for kind, line in (*odd_rates(asked), *known_rows_of(job, parts, {})):
+    for kind, line in (*odd_rates(asked), *rows_in_both(job, parts, {})):
         if kind == "problem":
             say(f"doctor: {line}")
 
@@ -41,7 +41,7 @@ def key_of(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip(" .,!?;:。，！？；：").casefold()
 
 
-def known_rows_of(
+def rows_in_both(
     job: Job, parts: Mapping[str, Sequence[Any]], files: Mapping[str, Any]
 ) -> Iterator[Finding]:
     """Texts of the validation or test part that training has too, but for case and the like."""

@@ -20,10 +20,9 @@ from yantai.infer.classify import classify
 from yantai.infer.embed import embed
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
-from yantai.infer.rewrite import summarize, translate
+from yantai.infer.rewrite import room_of, summarize, translate
 from yantai.infer.tag import tag
 from yantai.life.settings import Predict
-from yantai.tasks.seq2seq import asker_of
 from yantai.text.chat import check_messages
 from yantai.text.reading_json import BadRow
 from yantai.text.table import Record, TableReader
@@ -150,15 +149,9 @@ def _said_of(
 
 def _marked(model: LanguageModel, task: str, rows: Sequence[Row], column: str, said: Said) -> Said:
     """With `truncated` where a text has more tokens than the model reads of it."""
-    frame = model.frame
-    if task == "classify":
-        room = frame.room
-    elif task == "embed":
-        room = frame.length - len(frame.tokenizer.prompt(""))
-    elif task in ("translate", "summarize"):
-        room = asker_of(frame).room
-    else:
-        return said  # long texts are read in pieces, a conversation that is too long is refused
+    room = room_of(model.frame, task)
+    if room is None:
+        return said
     sizes = [len(ids) for ids in model.tokenizer.encode_batch([row[column] for row in rows])]
     return [
         each | {"truncated": True} if size > room else each

@@ -15,10 +15,9 @@ from yantai.infer.classify import classify
 from yantai.infer.embed import embed
 from yantai.infer.engine import Engine
 from yantai.infer.language_model import LanguageModel
-from yantai.infer.rewrite import summarize, translate
+from yantai.infer.rewrite import room_of, summarize, translate
 from yantai.infer.tag import tag
 from yantai.serve.chances import chances_of
-from yantai.tasks.seq2seq import asker_of
 from yantai.tasks.span import question_room
 
 Send = Callable[[dict[str, Any]], None]
@@ -130,12 +129,7 @@ class JobDesk:
 
     def _room(self, do: str) -> int | None:
         """Tokens of a text that are read; None where long ones are read piece by piece."""
-        frame = self.model.frame
-        if do in REWRITES:
-            return asker_of(frame).room
-        if do == "embed":
-            return frame.length - len(frame.tokenizer.prompt(""))
-        return frame.room if do == "classify" else None
+        return room_of(self.model.frame, do)
 
     def _call(
         self, id: int, do: str, items: list[Any], tokens: int, send: Send, cut: Sequence[int] = ()
