@@ -24,6 +24,7 @@ from yantai.life.doctor_texts import look_at_texts
 from yantai.life.first_looks import key_of, odd_rates, rows_in_both
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job
+from yantai.life.rows import named_parts
 from yantai.metrics.near import near_pairs
 from yantai.text.chat import ChatFormat
 from yantai.text.tokenizer import TURN_END, Tokenizer
@@ -60,9 +61,13 @@ def examine_rows(settings: Finetune, name: str) -> list[Finding]:
         findings += found
         if rows:
             parts[part] = rows
+    files = {"train": settings.data, "valid": settings.valid, "test": settings.test}
+    if settings.split_column is not None and "train" in parts:
+        files = dict.fromkeys(files, settings.data)
+        found, parts = _by_column(settings, parts["train"])
+        findings += found
     if "train" not in parts:
         return findings
-    files = {"train": settings.data, "valid": settings.valid, "test": settings.test}
     looks: list[Callable[[Job, Parts, dict[str, Path | None]], Iterator[Finding]]] = [
         _few, _twice, _leaks, _labels, _swapped, _told_in_text, _same_texts,
     ]  # fmt: skip
@@ -87,6 +92,20 @@ def _read(settings: Finetune, job: Job, path: Path) -> tuple[list[Finding], list
     except YantaiError as error:
         return _bad_rows(settings, job, path, error, given)
     return [("ok", f"{path}: {counted(len(rows), 'row')}")], rows
+
+
+def _by_column(settings: Finetune, rows: list[Any]) -> tuple[list[Finding], Parts]:
+    """Rows by the part that a column names."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="yantai-doctor-") as folder:
+            parts = named_parts(settings, rows, Path(folder))
+    except YantaiError as error:
+        return [("problem", f"[{error.code}] {error}")], {}
+    told = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
+    if "train" not in parts:
+        line = f"no row is for training ({told or 'none at all'})"
+        return [("problem", f"{settings.data}: {line}")], {}
+    return [("ok", f"{settings.data}: {told}, by the column {settings.split_column!r}")], parts
 
 
 def _bad_rows(

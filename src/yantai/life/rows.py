@@ -13,10 +13,11 @@ from yantai.base.errors import DataError
 from yantai.base.files import sha256_text, write_atomic
 from yantai.base.log import counted, say
 from yantai.data.labelled import share_groups, share_out
+from yantai.data.split import read_split
 from yantai.life.jobs.job import Job
 from yantai.training.recipe import Finetune
 
-SHARES = (0.8, 0.1, 0.1)
+PARTS = ("train", "valid", "test")
 VALIDATION_ROWS = 2000
 
 
@@ -35,19 +36,26 @@ def parts_of(settings: Finetune, job: Job) -> Parts:
     Raises:
         DataError: a row is bad, or a part would have none.
     """
-    given = {"train": settings.data, "valid": settings.valid, "test": settings.test}
-    rows = {name: _read(settings, job, name, path) for name, path in given.items() if path}
-    given_parts = frozenset(rows)
-    missing = [name for name in ("valid", "test") if name not in rows]
-    shares = (SHARES[0], *(SHARES[1] for _ in missing))
+    files = {"train": settings.data, "valid": settings.valid, "test": settings.test}
+    rows = {name: _read(settings, job, name, path) for name, path in files.items() if path}
+    if settings.split_column is not None:
+        rows = named_parts(settings, rows["train"], settings.out)
+        if "train" not in rows:
+            raise DataError(
+                "E305", settings.data, f"no row is for training by its {settings.split_column!r}",
+                got=", ".join(f"{len(part):,} {name}" for name, part in rows.items()),
+            )  # fmt: skip
+    given = frozenset(rows)
     share = share_groups if job.together else share_out
+    missing = [name for name in PARTS if name not in given]
+    sizes = [settings.shares[PARTS.index(name)] for name in ("train", *missing)]
     seed = settings.seed if settings.split_seed is None else settings.split_seed
-    rows["train"], *others = share(rows["train"], shares, seed)
+    rows["train"], *others = share(rows["train"], sizes, seed)
     rows |= dict(zip(missing, others, strict=True))
     job.learn(rows["train"], settings.data)
     keeps = settings.on_bad_row == "quarantine"
     for name in ("valid", "test"):
-        folder = settings.out / "quarantine" / name if keeps and name in given_parts else None
+        folder = settings.out / "quarantine" / name if keeps and name in given else None
         rows[name] = known_rows(job, rows[name], folder)
         if not rows[name]:
             raise DataError(
@@ -57,6 +65,30 @@ def parts_of(settings: Finetune, job: Job) -> Parts:
             )  # fmt: skip
     say("rows: " + ", ".join(f"{len(part):,} {name}" for name, part in rows.items()))
     return Parts(rows["train"], rows["valid"], rows["test"])
+
+
+def named_parts(settings: Finetune, rows: list[Any], out: Path) -> dict[str, list[Any]]:
+    """Rows by the part that the split column names; only parts that have any.
+
+    Rows that name none are kept in `quarantine/split` below `out`, if that is the policy.
+
+    Raises:
+        DataError: a row names none, and the policy is to stop.
+    """
+    assert settings.split_column is not None
+    part_of = read_split(
+        settings.data, settings.split_column, columns=settings.columns or None,
+        encoding=settings.encoding, policy=settings.on_bad_row,
+    )  # fmt: skip
+    odd = [row for row in rows if row.place not in part_of]
+    if odd:
+        what = f"the column {settings.split_column!r} names no part"
+        lines = [{"place": row.place, "what": what, "row": repr(row)} for row in odd]
+        _keep(out / "quarantine" / "split", lines)
+        line = f"{counted(len(odd), 'row')} whose {settings.split_column!r} names no part are in"
+        say(f"note: {line} {out / 'quarantine' / 'split'}; the first: {odd[0].place}")
+    parts = {name: [row for row in rows if part_of.get(row.place) == name] for name in PARTS}
+    return {name: part for name, part in parts.items() if part}
 
 
 def _amount(job: Job, rows: Sequence[Any]) -> str:
@@ -103,14 +135,19 @@ def known_rows(job: Job, rows: list[Any], quarantine: Path | None) -> list[Any]:
     if first is not None:
         if not known:
             raise first
-        quarantine.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in odd)
-        write_atomic(quarantine / "unknown.jsonl", lines)
+        _keep(quarantine, odd)
         say(
             f"note: {counted(len(odd), 'row')} with labels that are not known in {quarantine}; "
             f"the first: {first.where}: {first.what}, got {first.got}"
         )
     return known
+
+
+def _keep(folder: Path, odd: Sequence[dict[str, Any]]) -> None:
+    """Rows that a table's reader found nothing wrong with: lines of unknown.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in odd)
+    write_atomic(folder / "unknown.jsonl", lines)
 
 
 def sample_of(rows: list[Any]) -> list[Any]:

@@ -20,48 +20,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field
 
-from yantai.base.config import Config, build, read_yaml
-from yantai.base.errors import NumericsError, ResourceError, UsageError, YantaiError
+from yantai.base.config import build, read_yaml
+from yantai.base.errors import ResourceError, UsageError, YantaiError
 from yantai.base.files import FolderLock, sha256_text, write_atomic, write_json
 from yantai.base.log import say
 from yantai.evaluate.compare import paired_t
 from yantai.life.settings import Tune
+from yantai.life.study import (
+    Range,
+    Space,
+    begin_study,
+    counted_trials,
+    import_optuna,
+    put_back,
+    take_trials,
+)
 from yantai.life.trial import Trial, run_trial
 from yantai.life.tune_plots import plot_study
 
-KEPT = 3
+KEPT, TELLING = 3, 4
 WATCH_SECONDS = 0.5
-
-
-class Range(Config):
-    """Numbers between two borders."""
-
-    low: float
-    high: float
-    log: bool = Field(False, description="even in the logarithm")
-    whole: bool = Field(False, description="whole numbers alone")
-
-
-class Space(Config):
-    """What is searched: field → range, or the values to choose among."""
-
-    fields: dict[str, Range | tuple[Any, ...]]
-
-    def suggest(self, trial: Any) -> dict[str, Any]:
-        """Values of one trial."""
-        found: dict[str, Any] = {}
-        for name, choice in self.fields.items():
-            if isinstance(choice, Range) and choice.whole:
-                found[name] = trial.suggest_int(
-                    name, int(choice.low), int(choice.high), log=choice.log
-                )
-            elif isinstance(choice, Range):
-                found[name] = trial.suggest_float(name, choice.low, choice.high, log=choice.log)
-            else:
-                found[name] = trial.suggest_categorical(name, list(choice))
-        return found
 
 
 def tune(settings: Tune, emit: Callable[[str], None]) -> dict[str, Any]:
@@ -70,10 +49,12 @@ def tune(settings: Tune, emit: Callable[[str], None]) -> dict[str, Any]:
     Raises:
         UsageError: the recipe searches nothing, or what it names is no field; the folder is taken.
     """
-    optuna = _optuna()
+    optuna = import_optuna()
     verb, recipe, space = read_search(settings.recipe)
     with FolderLock(settings.out):
-        study = _study(optuna, settings, sha256_text(settings.recipe.read_text(encoding="utf-8")))
+        recipe_hash = sha256_text(settings.recipe.read_text(encoding="utf-8"))
+        study = begin_study(settings, recipe_hash)
+        put_back(study, settings.out)
         base = Trial(verb, recipe, settings.out, prune=settings.prune)
         _search(settings, base, space)
         done = [each for each in study.trials if each.state.name == "COMPLETE"]
@@ -91,17 +72,6 @@ def tune(settings: Tune, emit: Callable[[str], None]) -> dict[str, Any]:
         plot_study(study, report["importance"], settings.out)
     emit(_told(report, settings.out))
     return report
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise UsageError(
-            "E207", "optuna", "is not installed", do="pip install 'yantai[tune]'"
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # failures are told in a line of ours
-    return optuna
 
 
 def read_search(path: Path) -> tuple[Literal["pretrain", "finetune"], dict[str, Any], Space]:
@@ -145,48 +115,11 @@ def _middle(choice: Range | tuple[Any, ...]) -> Any:
     return int(choice.low) if choice.whole else choice.low
 
 
-def _study(optuna: Any, settings: Tune, recipe: str) -> Any:
-    """The study of the folder, new or old."""
-    journal = settings.out / "study.journal"
-    if journal.exists() and not settings.resume:
-        raise UsageError(
-            "E204", settings.out, "holds a study already",
-            do="go on with it by --resume, or choose another --out",
-        )  # fmt: skip
-    study = open_study(journal, settings.seed, prune=settings.prune)
-    known = study.user_attrs.get("recipe")
-    if known is not None and known != recipe:
-        raise UsageError(
-            "E205", settings.recipe, "is not the recipe that the study was begun with",
-            do="restore it, or choose another --out",
-        )  # fmt: skip
-    study.set_user_attr("recipe", recipe)
-    return study
-
-
-def open_study(journal: Path, seed: int, *, prune: bool) -> Any:
-    """The study of a journal; every process opens it for itself."""
-    optuna = _optuna()
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
-        study_name="yantai",
-        load_if_exists=True,
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=8),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
-        if prune
-        else optuna.pruners.NopPruner(),
-    )
-
-
 def _search(settings: Tune, base: Trial, space: Space) -> None:
     """Run trials until there are enough, in this process or in several."""
     arguments = (settings, base, space)
     if settings.workers == 1:
-        work(*arguments, worker=0)
+        take_trials(*arguments, worker=0)
         return
     context = multiprocessing.get_context("spawn")
     workers = [
@@ -200,7 +133,7 @@ def _search(settings: Tune, base: Trial, space: Space) -> None:
 
 
 def work_apart(settings: Tune, base: Trial, space: Space, worker: int, parent: int) -> None:
-    """`work` in a process of its own, which ends with its parent."""
+    """`take_trials` in a process of its own, which ends with its parent."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -209,45 +142,10 @@ def work_apart(settings: Tune, base: Trial, space: Space, worker: int, parent: i
 
     threading.Thread(target=watch, daemon=True, name="yantai-parent").start()
     try:
-        work(settings, base, space, worker)
+        take_trials(settings, base, space, worker)
     except YantaiError as error:
         say(f"worker {worker}: error[{error.code}] {error}")
         sys.exit(error.exit_status)
-
-
-def work(settings: Tune, base: Trial, space: Space, worker: int) -> None:
-    """Take trials from the study until there are enough of them."""
-    optuna = _optuna()
-    journal = settings.out / "study.journal"
-    before = len(open_study(journal, 0, prune=False).trials)  # or a session would repeat the last
-    study = open_study(journal, settings.seed + 1000 * before + worker, prune=settings.prune)
-    states = optuna.trial.TrialState
-    enough = optuna.study.MaxTrialsCallback(
-        settings.trials, states=(states.COMPLETE, states.PRUNED, states.FAIL)
-    )
-    threads = 1 if settings.workers > 1 else None
-
-    def objective(trial: Any) -> float:
-        values = space.suggest(trial)
-        folder = settings.out / "trials" / f"{trial.number:04d}"
-        try:
-            score = run_trial(base, values, folder, 0, watch=trial, threads=threads)
-        except YantaiError as error:
-            line = f"error[{error.code}] {error}"
-            trial.set_user_attr("error", line)
-            write_atomic(folder.with_suffix(".error.txt"), line + "\n")
-            say(f"trial {trial.number}: {line}")
-            raise
-        say(f"trial {trial.number}: {score:.4f} {values}")
-        return score
-
-    finished = sum(each.state.is_finished() for each in study.trials)
-    if finished < settings.trials:
-        study.optimize(
-            objective,
-            callbacks=[enough],
-            catch=(NumericsError, ResourceError, UsageError),  # others are of no values
-        )
 
 
 def _finals(settings: Tune, base: Trial, chosen: list[dict[str, Any]]) -> list[list[float]]:
@@ -273,13 +171,15 @@ def _finals(settings: Tune, base: Trial, chosen: list[dict[str, Any]]) -> list[l
 def _report(
     optuna: Any, settings: Tune, study: Any, ranked: list[Any], finals: list[list[float]]
 ) -> dict[str, Any]:
+    trials = counted_trials(study)
     means = [sum(row) / len(row) for row in finals]
     order = sorted(range(len(ranked)), key=lambda place: -means[place])
     best, second = order[0], order[1] if len(order) > 1 else None
     report: dict[str, Any] = {
-        "trials": len(study.trials),
-        "pruned": sum(each.state.name == "PRUNED" for each in study.trials),
-        "failed": sum(each.state.name == "FAIL" for each in study.trials),
+        "trials": len(trials),
+        "pruned": sum(each.state.name == "PRUNED" for each in trials),
+        "failed": sum(each.state.name == "FAIL" for each in trials),
+        "cut_off": len(study.trials) - len(trials),
         "best": {"values": ranked[best].params, "mean": means[best], "scores": finals[best]},
         "finalists": [
             {"values": ranked[place].params, "mean": means[place], "scores": finals[place]}
@@ -297,7 +197,7 @@ def _report(
 def _importance(optuna: Any, study: Any) -> dict[str, float]:
     """How much each field decides the score; nothing where there are too few trials to say."""
     done = [each for each in study.trials if each.state.name == "COMPLETE"]
-    if len(done) < 4 or len({each.value for each in done}) < 2:
+    if len(done) < TELLING or len({each.value for each in done}) < 2:
         return {}
     found = optuna.importance.get_param_importances(study)
     return {name: round(float(value), 4) for name, value in found.items()}
@@ -312,6 +212,10 @@ def _write_best(settings: Tune, verb: str, recipe: dict[str, Any], values: dict[
 
 def _told(report: dict[str, Any], out: Path) -> str:
     lines = [f"{report['trials']} trials, {report['pruned']} stopped early"]
+    if report["failed"]:
+        lines[0] += f", {report['failed']} failed: see {out / 'trials'}"
+    if report["cut_off"]:
+        lines[0] += f"; taken up again after a stop: {report['cut_off']}"
     for place, each in enumerate(report["finalists"][:KEPT]):
         scores = ", ".join(f"{score:.4f}" for score in each["scores"])
         lines.append(f"  {place + 1}. {each['mean']:.4f} ({scores}) {each['values']}")
@@ -320,5 +224,10 @@ def _told(report: dict[str, Any], out: Path) -> str:
     if report["importance"]:
         shown = ", ".join(f"{name} {value:.0%}" for name, value in report["importance"].items())
         lines.append(f"what decides: {shown}")
+    else:
+        lines.append(
+            f"what decides: not told, nor plotted, by fewer than {TELLING} trials that came to "
+            "their end with different scores"
+        )
     lines.append(f"best recipe: yantai run {out / 'best.yaml'}")
     return "\n".join(lines) + "\n"

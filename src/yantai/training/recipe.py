@@ -181,6 +181,13 @@ class Finetune(Training):
     )
     encoding: str = Field("utf-8", description="encoding of the rows")
     on_bad_row: Literal["stop", "quarantine"] = Field("stop", description="what a bad row does")
+    split_column: str | None = Field(
+        None, description="the column that says of each row: train, valid or test"
+    )
+    shares: tuple[float, float, float] = Field(
+        (0.8, 0.1, 0.1),
+        description="of train, valid, test, where nothing else says a row's part",
+    )
     split_seed: int | None = Field(None, ge=0, description="decides the parts; else the seed does")
     preview: int = Field(0, ge=0, description="show so many examples as ids and text; no training")
     resume: bool = Field(False, description="continue the run in --out")
@@ -191,6 +198,10 @@ class Finetune(Training):
             raise ValueError("one budget at a time: epochs and another were given")
         if not self.lora and any(name.startswith("lora_") for name in self.model_fields_set):
             raise ValueError("settings of adapters without lora")
+        if min(self.shares) <= 0:
+            raise ValueError("shares: each of train, valid and test has to have some")
+        if self.split_column and (self.valid or self.test):
+            raise ValueError("split_column names the parts, and valid or test names one again")
         if self.replay and self.task not in ("chat", "translate", "summarize"):
             raise ValueError(f"replay mixes running text in, of which {self.task} learns nothing")
         if self.label_smoothing and (self.task not in SMOOTHED or self.label_separator):

@@ -1,0 +1,95 @@
+"""How rows are shared out: by a file, a column, shares, or the default."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from yantai.base.errors import DataError
+from yantai.life.doctor_rows import examine_rows
+from yantai.life.jobs import JOBS
+from yantai.life.rows import parts_of
+from yantai.training.recipe import Finetune
+
+PARTS = ["train"] * 8 + ["dev"] * 4 + ["test"] * 2
+
+
+def table(tmp_path, parts):
+    path = tmp_path / "rows.csv"
+    lines = [f"text {n},{'good' if n % 2 else 'bad'},{part}" for n, part in enumerate(parts)]
+    path.write_text("\n".join(["text,label,part", *lines]) + "\n")
+    return path
+
+
+def recipe(tmp_path, **changes):
+    given = {"model": "scratch", "task": "classify", "out": tmp_path / "run"}
+    return Finetune(**given | changes)
+
+
+def shared(settings):
+    parts = parts_of(settings, JOBS[settings.task](settings))
+    return {name: [row.text for row in getattr(parts, name)] for name in ("train", "valid", "test")}
+
+
+def test_a_column_decides_the_part_of_each_row(tmp_path):
+    settings = recipe(tmp_path, data=table(tmp_path, PARTS), split_column="part")
+    found = shared(settings)
+    assert found["train"] == [f"text {n}" for n in range(8)]
+    assert found["valid"] == [f"text {n}" for n in range(8, 12)]
+    assert found["test"] == ["text 12", "text 13"]
+
+
+def test_a_part_that_the_column_does_not_name_is_shared_out(tmp_path):
+    data = table(tmp_path, ["train"] * 36 + ["test"] * 4)
+    found = shared(recipe(tmp_path, data=data, split_column="part"))
+    assert found["test"] == ["text 36", "text 37", "text 38", "text 39"]
+    assert len(found["valid"]) == 4 and len(found["train"]) == 32
+
+
+def test_a_row_that_names_no_part_stops_or_is_kept(tmp_path, capsys):
+    settings = recipe(tmp_path, data=table(tmp_path, [*PARTS, "later"]), split_column="part")
+    with pytest.raises(DataError, match="names no part") as stopped:
+        shared(settings)
+    assert stopped.value.where.endswith("rows.csv:16")
+    found = shared(settings.model_copy(update={"on_bad_row": "quarantine"}))
+    assert sum(len(part) for part in found.values()) == 14
+    lines = (tmp_path / "run" / "quarantine" / "split" / "unknown.jsonl").read_text().splitlines()
+    assert [json.loads(line)["place"] for line in lines] == ["rows.csv:16"]
+    assert "1 row whose 'part' names no part" in capsys.readouterr().err
+
+
+def test_a_column_without_rows_for_training_is_refused(tmp_path):
+    settings = recipe(tmp_path, data=table(tmp_path, ["test"] * 4), split_column="part")
+    with pytest.raises(DataError, match="no row is for training") as stopped:
+        shared(settings)
+    assert stopped.value.got == "4 test"
+
+
+def test_shares_are_the_given_ones(tmp_path):
+    data = table(tmp_path, [""] * 200)
+    assert [len(part) for part in shared(recipe(tmp_path, data=data)).values()] == [160, 20, 20]
+    halves = recipe(tmp_path, data=data, shares=(5, 2, 3))
+    assert [len(part) for part in shared(halves).values()] == [100, 40, 60]
+    given = recipe(tmp_path, data=data, shares=(3, 1, 1), test=data)
+    assert [len(part) for part in shared(given).values()] == [150, 50, 200]
+
+
+def test_shares_and_columns_that_contradict_are_refused(tmp_path):
+    data = table(tmp_path, PARTS)
+    with pytest.raises(ValidationError, match="each of train, valid and test"):
+        recipe(tmp_path, data=data, shares=(0.9, 0.1, 0.0))
+    with pytest.raises(ValidationError, match="names the parts"):
+        recipe(tmp_path, data=data, split_column="part", test=data)
+
+
+def test_the_doctor_looks_at_parts_that_a_column_names(tmp_path):
+    path = table(tmp_path, PARTS)
+    path.write_text(path.read_text() + "text 3,good,test\n")
+    settings = recipe(tmp_path, data=path, split_column="part")
+    found = [line for kind, line in examine_rows(settings, "recipe.yaml") if kind == "problem"]
+    assert any(
+        "1 row is in the training part too" in line and "rows.csv:5" in line for line in found
+    )
+    settings = recipe(tmp_path, data=path, split_column="shard")
+    found = [line for kind, line in examine_rows(settings, "recipe.yaml") if kind == "problem"]
+    assert any("no column 'shard'" in line for line in found)
