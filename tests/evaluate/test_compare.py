@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from yantai.evaluate.compare import bootstrap, bootstrap_difference, paired_t, proportion
+from yantai.evaluate.compare import (
+    bootstrap,
+    bootstrap_difference,
+    elsewhere,
+    paired_t,
+    proportion,
+    ratio,
+)
 
 WORDS = ("first", "second")
 
@@ -70,3 +77,19 @@ def test_a_handful_of_rows_that_differ_must_pass_the_exact_test_too(won, lost, v
 
     found = bootstrap_difference(difference, len(hits), ("up", "down"), hits=(hits, others))
     assert found["verdict"] == verdict
+
+
+@pytest.mark.parametrize("count", [2, 3, 100])
+def test_what_is_right_elsewhere_is_never_ones_own(count):
+    moved = elsewhere(range(count), seed=count)
+    assert sorted(moved) == list(range(count))
+    assert all(at != other for at, other in enumerate(moved))
+
+
+def test_a_perplexity_has_the_interval_of_its_loss():
+    loss = ratio([2.0, 9.0, 4.0], [1, 3, 2], chance=math.log(50))
+    power = loss.raised()
+    assert power.value == pytest.approx(math.exp(2.5))
+    assert (power.low, power.high) == (math.exp(loss.low), math.exp(loss.high))
+    assert power.chance == pytest.approx(50)
+    assert ratio([2.0], [1], chance=1.0).raised().as_dict()["low"] is None

@@ -44,6 +44,10 @@ def test_bits_per_byte_are_the_scores_of_every_token_over_raw_bytes(model):
     assert report["perplexity"] == pytest.approx(math.exp(report["loss"]))
     low, high = (report["intervals"]["bits_per_byte"][key] for key in ("low", "high"))
     assert low <= report["bits_per_byte"] <= high
+    blind = math.log(model.network.config.vocab_size)  # all entries alike
+    assert report["intervals"]["perplexity"]["chance"] == pytest.approx(math.exp(blind))
+    chance = report["intervals"]["bits_per_byte"]["chance"]
+    assert chance == pytest.approx(blind * len(direct) / math.log(2) / size)
 
 
 @pytest.mark.parametrize(("context", "stride"), [(16, 8), (16, 16), (16, 1), (9, 5)])

@@ -112,6 +112,10 @@ def test_a_task_from_its_file_to_its_score(lm, tmp_path):
         right += values.index(max(values)) == 1
     assert report["results"]["geese"]["acc,none"] == pytest.approx(right / len(rows))
     assert report["n-samples"]["geese"]["effective"] == 12
+    spread = report["results"]["geese"]["acc_stderr,none"]
+    interval = report["intervals"]["geese"]["acc,none"]
+    assert interval["value"] == pytest.approx(right / len(rows))
+    assert interval["high"] - interval["low"] == pytest.approx(2 * 1.96 * spread, abs=1e-4)
     with pytest.raises(UsageError, match="no task 'gese'"):
         harness.harness_report(lm.model, ["gese"], folder=tmp_path)
 

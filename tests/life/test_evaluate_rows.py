@@ -140,7 +140,18 @@ def test_a_page_shows_how_sure_a_model_may_be(several):
     report = judged_report(truth, logits, ("a", "b", "c"), {})
     low, high = (report["calibration"][end] for end in ("low", "high"))
     assert 0 <= low < high <= 1
+    assert 0 < report["calibration"]["chance"] < report["calibration_error"]
     page = report_page(report, [], "x")
     assert page.count("<circle") == len(report["calibration"]["bins"]) > 3
     assert ("each by itself" in page) == several == ("kinds" in report)
     assert ("confusion" in page) == (not several)
+
+
+def test_a_model_that_is_as_sure_as_it_is_right_has_the_error_of_chance():
+    dice = np.random.default_rng(1)
+    logits = dice.normal(scale=2, size=(4000, 2)).astype(np.float32)
+    truth = (dice.random(4000) < 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))).astype(int)
+    found = judged_report(truth, logits, ("a", "b"), {})["calibration"]
+    assert found["value"] == pytest.approx(found["chance"], abs=0.01)
+    sure = judged_report(truth, 4 * logits, ("a", "b"), {})["calibration"]
+    assert sure["value"] > 5 * sure["chance"]

@@ -71,8 +71,16 @@ def test_from_rows_to_a_score(family, kind, tmp_path):
         for each in values.values():
             assert each["low"] <= each["value"] <= each["high"]
     assert set(result["floors"]) == {"naive Bayes", "the commonest label"}
-    assert json.loads((tmp_path / "run" / "scores.json").read_text())["n"] == result["n"]
-    assert "naive Bayes" in "".join(shown)
+    kept = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert kept["n"] == result["n"]
+    wrong = sum(map(sum, kept["confusion"])) - sum(
+        row[at] for at, row in enumerate(kept["confusion"])
+    )
+    assert len(kept["worst"]) == min(20, wrong)
+    assert kept["metrics"]["micro_f1"]["value"] == kept["metrics"]["accuracy"]["value"]
+    assert "naive Bayes" in "".join(shown) and "chance" in "".join(shown)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert all(f"row: {each['row']}" in page for each in kept["worst"])
 
     tokenizer = json.loads((tmp_path / "run" / "model" / "tokenizer.json").read_text())
     assert tokenizer["model"]["type"].lower() == kind

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yantai.evaluate.compare import bootstrap, bootstrap_difference
+from yantai.evaluate.compare import bootstrap, bootstrap_difference, elsewhere
 from yantai.metrics.answers import answer_f1, exact_match
 
 Truth = Sequence[Sequence[str]]
@@ -28,7 +28,7 @@ def answers_report(
     *,
     chinese: bool,
 ) -> dict[str, Any]:
-    """What is told of a test.
+    """What is told of a test; chance is what the right answers to other questions have.
 
     Args:
         truth: the right answers to each question; none where it has none.
@@ -40,10 +40,14 @@ def answers_report(
     mine = _each(truth, said, chinese)
     theirs = {name: _each(truth, others, chinese) for name, others in floors.items()}
     count = len(truth)
+    moved = elsewhere([answers[0] if answers else "" for answers in truth], seed)
+    chance = {} if moved is None else answer_scores(truth, moved, chinese=chinese)
 
     def estimates(values: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
         return {
-            name: bootstrap(lambda rows, each=each: float(each[rows].mean()), count, seed).as_dict()
+            name: bootstrap(
+                lambda rows, each=each: float(each[rows].mean()), count, seed, chance.get(name)
+            ).as_dict()
             for name, each in values.items()
         }
 

@@ -5,13 +5,14 @@ Knows: lists of numbers. Knows no models. All resampling is seeded.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite, sqrt
-from typing import Any
+from math import exp, isfinite, sqrt
+from typing import Any, TypeVar
 
 import numpy as np
 
 RESAMPLES = 2000
 FEW_DIFFER = 25
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,32 @@ class Estimate:
     high: float
     chance: float | None = None
 
+    def raised(self) -> "Estimate":
+        """e to the power of each number: a perplexity out of a loss."""
+        value, low, high = (exp(min(each, 700.0)) for each in (self.value, self.low, self.high))
+        return Estimate(value, low, high, None if self.chance is None else exp(self.chance))
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON, which has no NaN: an end that is unknown is None."""
         low, high = (end if isfinite(end) else None for end in (self.low, self.high))
         return {"value": self.value, "low": low, "high": high, "chance": self.chance}
+
+
+def elsewhere(values: Sequence[T], seed: int = 0) -> list[T] | None:
+    """What is right of other rows: each value moved to another row, none to its own.
+
+    Who writes something right of something else has only chance on his side; None of one row alone.
+
+    >>> sorted(elsewhere("abc")), elsewhere("a")
+    (['a', 'b', 'c'], None)
+    """
+    if len(values) < 2:
+        return None
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(values))
+    moved = list(values)
+    for at, other in zip(order, np.roll(order, 1), strict=True):
+        moved[at] = values[other]
+    return moved
 
 
 def interval_text(estimate: dict[str, Any], form: str = ".4f") -> str:
@@ -58,15 +81,17 @@ def proportion(successes: int, trials: int, chance: float | None = None) -> Esti
     return Estimate(share, low, high, chance)
 
 
-def ratio(tops: Sequence[float], bottoms: Sequence[float], seed: int = 0) -> Estimate:
+def ratio(
+    tops: Sequence[float], bottoms: Sequence[float], seed: int = 0, chance: float | None = None
+) -> Estimate:
     """Σtops/Σbottoms with a bootstrap interval over the pairs (Efron 1979, percentiles)."""
     top, bottom = np.asarray(tops, float), np.asarray(bottoms, float)
     value = float(top.sum() / bottom.sum())
     if len(top) < 2:
-        return Estimate(value, float("nan"), float("nan"))
+        return Estimate(value, float("nan"), float("nan"), chance)
     sums = _resampled_ratio(top, bottom, seed)
     low, high = np.quantile(sums, (0.025, 0.975))
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, float(low), float(high), chance)
 
 
 def _resampled_ratio(top: np.ndarray, bottom: np.ndarray, seed: int) -> np.ndarray:

@@ -6,6 +6,7 @@ others. Needs `pip install 'yantai[eval]'`.
 """
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from yantai.base.config import build
 from yantai.base.errors import UsageError
 from yantai.data.batch import IGNORED
 from yantai.data.examples import Example, ExampleRows
+from yantai.evaluate.compare import Estimate
 from yantai.infer.generate import generate_ids
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.settings import Generation
@@ -176,4 +178,19 @@ def harness_report(
         ) from error  # fmt: skip
     assert found is not None
     kept = ("results", "versions", "n-samples")
-    return {"tasks": list(tasks), **{key: cast(Any, found)[key] for key in kept}}
+    facts = {key: cast(Any, found)[key] for key in kept}
+    return {"tasks": list(tasks), **facts, "intervals": _intervals(facts["results"])}
+
+
+def _intervals(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """95 % of each value that the harness gives a standard error; it is a mean, taken as normal."""
+    found: dict[str, dict[str, Any]] = {}
+    for task, values in results.items():
+        for name, value in values.items():
+            metric, _, how = name.partition(",")
+            error = values.get(f"{metric}_stderr,{how}")
+            if isinstance(error, float) and isfinite(error):
+                reach = 1.959964 * error
+                estimate = Estimate(value, value - reach, value + reach)
+                found.setdefault(task, {})[name] = estimate.as_dict()
+    return found

@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 from yantai.evaluate.compare import Estimate, bootstrap, bootstrap_difference
 from yantai.metrics import classify as metrics
 
+LUCK = 100
 Metric = Callable[[NDArray, NDArray], float]
-OF_ONE: dict[str, Metric] = {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1}
+OF_ONE: dict[str, Metric] = {
+    "accuracy": metrics.accuracy,
+    "macro_f1": metrics.macro_f1,
+    "micro_f1": metrics.accuracy,  # where each row has one label they are the same
+}
 OF_SEVERAL: dict[str, Metric] = {
     "micro_f1": metrics.micro_f1_of_several,
     "macro_f1": metrics.macro_f1_of_several,
@@ -88,10 +93,16 @@ def judged_report(
 
 
 def _calibration(sure: NDArray, right: NDArray, seed: int) -> dict[str, Any]:
-    """How far confidence is from accuracy; with several labels, each judgement counts."""
+    """How far confidence is from accuracy; with several labels, each judgement counts.
+
+    Chance is how far it would be, with so many rows, from a model that is right just as often as it
+    is sure to be.
+    """
+    draws = np.random.Generator(np.random.Philox(seed)).random((LUCK, *sure.shape))
+    luck = [metrics.calibration_error(sure.ravel(), (draw < sure).ravel()) for draw in draws]
     error = bootstrap(
         lambda rows: metrics.calibration_error(sure[rows].ravel(), right[rows].ravel()),
-        len(sure), seed,
+        len(sure), seed, float(np.mean(luck)),
     )  # fmt: skip
     return {
         "calibration_error": error.value,

@@ -60,6 +60,7 @@ class TaskLoss:
         mean = sum(self.losses) / count
         shares = [number / count for number in self.common.values()]
         guess = {"accuracy": max(shares), "loss": -sum(share * log(share) for share in shares)}
+        nats = ratio(self.losses, self.targets, seed, guess["loss"])
         accuracy = proportion(self.hits, count, chance=guess["accuracy"])
         return {
             "task": self.task,
@@ -71,7 +72,8 @@ class TaskLoss:
             "documents": self.documents,
             "pieces_without_a_target": self.unasked,
             "intervals": {
-                "loss": ratio(self.losses, self.targets, seed).as_dict(),
+                "loss": nats.as_dict(),
+                "perplexity": nats.raised().as_dict(),
                 "accuracy": accuracy.as_dict(),
             },
         }

@@ -32,6 +32,7 @@ class TextLoss:
         losses: Σ −ln p of each piece, nats.
         tokens, bytes: of each piece.
         document_losses, document_bytes: the same of each document, whatever its tokens.
+        entries: of the vocabulary; who knows nothing gives each of them the same chance.
     """
 
     losses: list[float]
@@ -39,6 +40,7 @@ class TextLoss:
     bytes: list[float]
     document_losses: list[float]
     document_bytes: list[int]
+    entries: int
 
     @property
     def documents(self) -> int:
@@ -49,7 +51,8 @@ class TextLoss:
         """What `yantai evaluate --json` prints."""
         loss, tokens, size = sum(self.losses), sum(self.tokens), sum(self.bytes)
         bits = [value / log(2) for value in self.losses]
-        mean = loss / tokens
+        mean, blind = loss / tokens, log(self.entries)
+        nats = ratio(self.losses, self.tokens, seed, blind)
         return {
             "loss": mean,
             "perplexity": exp(min(mean, 700.0)),
@@ -58,8 +61,11 @@ class TextLoss:
             "bytes": round(size),
             "documents": self.documents,
             "intervals": {
-                "loss": ratio(self.losses, self.tokens, seed).as_dict(),
-                "bits_per_byte": ratio(bits, self.bytes, seed).as_dict(),
+                "loss": nats.as_dict(),
+                "perplexity": nats.raised().as_dict(),
+                "bits_per_byte": ratio(
+                    bits, self.bytes, seed, blind * tokens / log(2) / size
+                ).as_dict(),
             },
         }
 
@@ -133,7 +139,7 @@ def text_loss(
         flush()
     if not any(logs):
         raise DataError("E305", "data", "there is no text to score")
-    return _pieces(logs, sizes)
+    return _pieces(logs, sizes, network.config.vocab_size)
 
 
 def _score(model: Model, windows: list[_Window]) -> list[list[float]]:
@@ -161,7 +167,7 @@ def _score(model: Model, windows: list[_Window]) -> list[list[float]]:
     return found
 
 
-def _pieces(logs: list[list[float]], sizes: list[int]) -> TextLoss:
+def _pieces(logs: list[list[float]], sizes: list[int], entries: int) -> TextLoss:
     """The pieces of the bootstrap: documents, long ones cut, their bytes shared by tokens."""
     losses: list[float] = []
     tokens: list[int] = []
@@ -174,4 +180,5 @@ def _pieces(logs: list[list[float]], sizes: list[int]) -> TextLoss:
             losses.append(float(np.sum(part)))
             tokens.append(len(part))
             share.append(size * len(part) / len(values))
-    return TextLoss(losses, tokens, share, [float(np.sum(values)) for values in logs], sizes)
+    sums = [float(np.sum(values)) for values in logs]
+    return TextLoss(losses, tokens, share, sums, sizes, entries)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from yantai.evaluate.compare import bootstrap, bootstrap_difference
+from yantai.evaluate.compare import bootstrap, bootstrap_difference, elsewhere
 from yantai.metrics.text import ROUGES, Corpus, bleu, bleu_signature, chrf, rouges
 
 Texts = Sequence[str]
@@ -17,14 +17,17 @@ Texts = Sequence[str]
 def translations_report(
     truth: Texts, said: Texts, floors: dict[str, Texts], seed: int = 0
 ) -> dict[str, Any]:
-    """BLEU and chrF of a corpus."""
+    """BLEU and chrF of a corpus; chance is what the right texts of other rows have."""
 
     def measured(texts: Texts) -> dict[str, Corpus]:
         return {"bleu": bleu(texts, truth), "chrf": chrf(texts, truth)}
 
+    everything, moved = np.arange(len(truth)), elsewhere(truth, seed)
+    chance = {} if moved is None else {name: of(everything) for name, of in measured(moved).items()}
+
     def estimates(corpora: dict[str, Corpus]) -> dict[str, Any]:
         return {
-            name: bootstrap(corpus, len(truth), seed, most=100.0).as_dict()
+            name: bootstrap(corpus, len(truth), seed, chance.get(name), most=100.0).as_dict()
             for name, corpus in corpora.items()
         }
 
@@ -48,14 +51,22 @@ def translations_report(
 def summaries_report(
     truth: Texts, said: Texts, floors: dict[str, Texts], seed: int = 0
 ) -> dict[str, Any]:
-    """ROUGE, the mean over texts."""
-    mine = rouges(said, truth)
+    """ROUGE, the mean over texts; chance is what the right summaries of other texts have."""
+    mine, moved = rouges(said, truth), elsewhere(truth, seed)
+    chance = (
+        {}
+        if moved is None
+        else {name: float(each.mean()) for name, each in rouges(moved, truth).items()}
+    )
     theirs = {name: rouges(texts, truth) for name, texts in floors.items()}
 
     def estimates(values: dict[str, Any]) -> dict[str, Any]:
         return {
             name: bootstrap(
-                lambda rows, each=each: float(np.mean(each[rows])), len(truth), seed
+                lambda rows, each=each: float(np.mean(each[rows])),
+                len(truth),
+                seed,
+                chance.get(name),
             ).as_dict()
             for name, each in values.items()
         }

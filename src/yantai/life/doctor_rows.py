@@ -61,9 +61,11 @@ def examine_rows(settings: Finetune, name: str) -> list[Finding]:
         findings += found
         if rows:
             parts[part] = rows
-    files = {"train": settings.data, "valid": settings.valid, "test": settings.test}
+    files: dict[str, Path | None] = {
+        "train": settings.data, "valid": settings.valid, "test": settings.test,
+    }  # fmt: skip
     if settings.split_column is not None and "train" in parts:
-        files = dict.fromkeys(files, settings.data)
+        files |= dict.fromkeys(files, settings.data)
         found, parts = _by_column(settings, parts["train"])
         findings += found
     if "train" not in parts:

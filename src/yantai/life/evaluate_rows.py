@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from yantai.base.errors import UsageError
-from yantai.base.files import write_atomic, write_json
 from yantai.base.log import counted, say
-from yantai.evaluate.page import report_page
 from yantai.families.labels import Job as LabelTask
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
-from yantai.life.finetune import table_of
 from yantai.life.jobs import JOBS, MEASURED
 from yantai.life.jobs.job import Job
+from yantai.life.report import table_of, write_report
 from yantai.life.rows import known_rows
 from yantai.life.settings import Evaluate
 from yantai.training.recipe import Finetune
@@ -73,20 +71,6 @@ def evaluate_rows(
     if settings.out is not None:
         write_report(settings.out, report, job.worst(rows, said), f"{settings.model}: {task}", emit)
     return report
-
-
-def write_report(
-    folder: Path,
-    report: dict[str, Any],
-    worst: list[dict[str, str]],
-    title: str,
-    emit: Callable[[str], None],
-) -> None:
-    """report.json, and report.html to look at."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "report.json", report)
-    write_atomic(folder / "report.html", report_page(report, worst, title))
-    emit(f"{folder / 'report.html'}\n")
 
 
 def _said_by_other(

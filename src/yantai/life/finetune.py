@@ -18,12 +18,10 @@ import torch
 
 from yantai.base.device import choose_device, prepare_process, tiny_is_zero
 from yantai.base.errors import UsageError
-from yantai.base.files import FolderLock, write_json
-from yantai.base.log import counted
+from yantai.base.files import FolderLock
 from yantai.core.face import Model
 from yantai.data.examples import ExampleRows, batches_of
 from yantai.data.loader import Loader
-from yantai.evaluate.compare import interval_text
 from yantai.families.adapter import is_adapter
 from yantai.families.folder import read_config_json
 from yantai.families.hub import local_folder
@@ -35,6 +33,7 @@ from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job
 from yantai.life.preview import as_table, shown_text
 from yantai.life.remember import Old, forgetting, old_documents, replayed, told
+from yantai.life.report import table_of, write_report
 from yantai.life.rows import Parts, digest_of, parts_of
 from yantai.tasks.frame import Frame
 from yantai.training.receipt import digest_of_files
@@ -91,8 +90,10 @@ def finetune(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
         before = load(taught.body, dtype="float32", device=settings.device)
         report["forgotten"] = forgetting(taught.old, before, best, settings.seed)
         shown += told(report["forgotten"])
-    write_json(settings.out / "scores.json", report)
-    emit(f"{shown}{taught.result['model']}\n")
+    emit(shown)
+    worst, title = job.worst(parts.test, said), f"{settings.out / 'model'}: {job.name}"
+    write_report(settings.out, report, worst, title, emit, name="scores.json")
+    emit(f"{taught.result['model']}\n")
     return {"model": taught.result["model"], **report, "training": taught.result}
 
 
@@ -248,21 +249,3 @@ def _with_steps(settings: Finetune, rows: ExampleRows, loader: Loader) -> Finetu
     share = 1 - settings.replay
     steps = (settings.epochs or EPOCHS) * rows.rows_in_epoch(0) / a_step / share
     return settings.model_copy(update={"steps": max(1, round(steps)), "epochs": None})
-
-
-def table_of(report: dict[str, Any]) -> str:
-    """Scores for a person."""
-    lines = [f"test: {counted(report['n'], 'row')}"]
-    width = max(len(name) for name in ("the model", *report["floors"]))
-    for name, values in (("the model", report["metrics"]), *report["floors"].items()):
-        shown = " · ".join(
-            f"{metric} {each['value']:.4f} ({interval_text(each)})"
-            for metric, each in values.items()
-        )
-        lines.append(f"  {name:{width}}  {shown}")
-    for name, difference in report["against"].items():
-        lines.append(
-            f"  against {name}: {difference['value']:+.4f} "
-            f"({interval_text(difference, '+.4f')}): {difference['verdict']}"
-        )
-    return "\n".join(lines) + "\n"

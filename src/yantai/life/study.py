@@ -7,7 +7,7 @@ and is taken up again.
 
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def counted_trials(study: Any) -> list[Any]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Generator[None]:
     """One process at a time; the kernel drops the lock with the process."""
     with (folder / ".trials.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

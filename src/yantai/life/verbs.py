@@ -20,7 +20,8 @@ from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
 from yantai.infer.settings import Generation
 from yantai.life import selftest as faults
-from yantai.life.evaluate_rows import evaluate_rows, write_report
+from yantai.life.evaluate_rows import evaluate_rows
+from yantai.life.report import write_report
 from yantai.life.selftest import Selftest
 from yantai.life.settings import Evaluate, Generate, TrainTokenizer
 from yantai.text.chat import CHATML
@@ -193,6 +194,7 @@ OF_ROWS = frozenset(
         "on_bad_row",
     ]
 )
+TEXT_METRICS = ("loss", "perplexity", "bits_per_byte")
 OF_DOCUMENTS = frozenset({"against", "context", "stride", "out", "text_field", "encoding"})
 
 
@@ -247,23 +249,24 @@ def _in_harness(settings: Evaluate, model: LanguageModel, emit: Emit) -> dict[st
         seed=settings.seed,
     )  # fmt: skip
     for task, scores in report["results"].items():
+        intervals = report["intervals"].get(task, {})
         for name, value in scores.items():
             if isinstance(value, float) and "_stderr" not in name:
-                metric, _, kind = name.partition(",")
-                error = scores.get(f"{metric}_stderr,{kind}")
-                spread = f" ± {error:.4f}" if isinstance(error, float) else ""
-                emit(f"{task}: {metric} {value:.4f}{spread} (standard error)\n")
+                told = interval_text(intervals[name]) if name in intervals else "no interval"
+                emit(f"{task}: {name.partition(',')[0]} {value:.4f} ({told})\n")
     return report
 
 
 def _on_running_text(settings: Evaluate, model: LanguageModel, emit: Emit) -> dict[str, Any]:
     scored = _score(settings, model)
     report = scored.report(settings.seed)
-    interval = report["intervals"]["bits_per_byte"]
+    nats, power, bits = (report["intervals"][name] for name in TEXT_METRICS)
     emit(
-        f"loss {report['loss']:.4f} nats a token · perplexity {report['perplexity']:.2f} · "
-        f"bits per byte {report['bits_per_byte']:.4f} "
-        f"({interval_text(interval)})\n"
+        f"loss {nats['value']:.4f} nats a token ({interval_text(nats)}; chance "
+        f"{nats['chance']:.4f})\n"
+        f"perplexity {power['value']:.2f} ({interval_text(power, '.2f')}; chance "
+        f"{power['chance']:,.0f})\n"
+        f"bits per byte {bits['value']:.4f} ({interval_text(bits)}; chance {bits['chance']:.4f})\n"
         f"{counted(report['documents'], 'document')}, {report['tokens']:,} tokens, "
         f"{report['bytes']:,} bytes\n"
     )

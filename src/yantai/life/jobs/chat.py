@@ -1,6 +1,7 @@
 """Conversations, of which the assistant's words are learned."""
 
 from collections.abc import Mapping, Sequence
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class ChatJob(LanguageJob):
     def __init__(self, settings: Finetune):
         self.before: NDArray[np.float64] | None = None
         self.smoothing = settings.label_smoothing
+        self.entries = 1
 
     def read(self, path: Path, **options: Any) -> tuple[list[Conversation], Any]:
         """Rows in any of the usual forms."""
@@ -54,6 +56,7 @@ class ChatJob(LanguageJob):
         self, network: Model, frame: Frame, rows: Sequence[Conversation]
     ) -> NDArray[np.float64]:
         """Loss and number of the learned tokens of each."""
+        self.entries = network.config.vocab_size
         return answer_losses(network, _rows(frame, rows, 0))
 
     def look_before(self, network: Model, frame: Frame, test: Sequence[Conversation]) -> None:
@@ -68,14 +71,15 @@ class ChatJob(LanguageJob):
         seed: int,
         others: Mapping[str, NDArray[np.float64]] = NOBODY,
     ) -> dict[str, Any]:
-        """The loss of the assistant's words, beside that of the model before."""
+        """The loss of the assistant's words, beside that of the model before; chance is that of
+        somebody to whom all entries of the vocabulary are alike."""
         floors = dict(others)
         if self.before is not None:
             floors["the model before"] = self.before
-        sizes = said[:, 1].tolist()
+        sizes, blind = said[:, 1].tolist(), log(self.entries)
 
         def loss(table: NDArray[np.float64]) -> dict[str, Any]:
-            return {"loss": ratio(table[:, 0].tolist(), sizes, seed).as_dict()}
+            return {"loss": ratio(table[:, 0].tolist(), sizes, seed, blind).as_dict()}
 
         return {
             "n": len(test),
