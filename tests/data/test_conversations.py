@@ -52,7 +52,7 @@ def test_what_is_no_conversation_is_named(name, tmp_path):
     row, said = BAD[name]
     with pytest.raises(DataError) as caught:
         read_conversations(written(tmp_path, {"messages": ASKED}, row))
-    assert "rows.json:[1]" in str(caught.value) and said in str(caught.value)
+    assert "rows.json:1[1]" in str(caught.value) and said in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["sft_demo/alpaca_zh_demo.json", "alpaca_zh/part-00.json"])

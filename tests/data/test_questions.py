@@ -16,7 +16,9 @@ def squad(tmp_path, *questions):
     paragraphs = [{"context": CONTEXT, "qas": list(questions)}]
     path = tmp_path / "dev.json"
     path.write_text(
-        json.dumps({"version": "2.0", "data": [{"title": "Anna", "paragraphs": paragraphs}]})
+        json.dumps(
+            {"version": "2.0", "data": [{"title": "Anna", "paragraphs": paragraphs}]}, indent=1
+        )
     )
     return path
 
@@ -50,12 +52,14 @@ def test_a_bad_question_is_named_or_kept(name, tmp_path):
     path = squad(tmp_path, GOOD, GOOD | {"id": "q2"} | changes)
     with pytest.raises(DataError) as caught:
         read_questions(path)
-    assert str(caught.value).startswith("dev.json:q2: ") and said in str(caught.value)
+    lines = path.read_text().splitlines()
+    (line,) = (at for at, text in enumerate(lines, 1) if '"id": "q2"' in text)
+    assert str(caught.value).startswith(f"dev.json:{line}[q2]: ") and said in str(caught.value)
     rows, account = read_questions(path, policy="quarantine", quarantine=tmp_path / "kept")
     assert len(rows) == 1
     assert (account.rows_in, account.rows_out, sum(account.quarantined.values())) == (2, 1, 1)
-    line = json.loads((tmp_path / "kept" / "rows.jsonl").read_text())
-    assert json.loads(base64.b64decode(line["raw_base64"]))["id"] == "q2"
+    kept = json.loads((tmp_path / "kept" / "rows.jsonl").read_text())
+    assert json.loads(base64.b64decode(kept["raw_base64"]))["id"] == "q2"
 
 
 @pytest.mark.parametrize(

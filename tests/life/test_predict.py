@@ -223,7 +223,7 @@ def test_questions_in_squads_form_are_answered_whatever_their_answers(tokenizer,
     )
     assert predict(settings, str)["rows"] == 2
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["row"] for row in found] == ["rows.json:q1", "rows.json:q2"]
+    assert [row["row"] for row in found] == ["rows.json:1[q1]", "rows.json:1[q2]"]
     assert ["error" in row for row in found] == [False, policy == "mark"]
 
 

@@ -130,8 +130,8 @@ def test_a_json_file_holds_lines_or_an_array(tmp_path):
     assert texts(DocumentReader(as_lines)) == ["a", "b"]
     array = write(tmp_path, "array.json", ' \n[\n {"text": "a]},{"},\n {"text": "\\"b"}\n]\n')
     assert [(d.text, d.id, d.line) for d in DocumentReader(array)] == [
-        ("a]},{", "array.json:[0]", 3),
-        ('"b', "array.json:[1]", 4),
+        ("a]},{", "array.json:3[0]", 3),
+        ('"b', "array.json:4[1]", 4),
     ]
     assert texts(DocumentReader(write(tmp_path, "empty.json", "[ ]"))) == []
     assert texts(DocumentReader(write(tmp_path, "none.json", " \n"))) == []

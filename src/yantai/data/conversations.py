@@ -24,7 +24,7 @@ class Conversation:
 
     Attributes:
         messages: tables with `role` and `content`.
-        place: `file:line`, or `file:[index]`.
+        place: `file:line`; see `Record`.
     """
 
     messages: tuple[Message, ...]

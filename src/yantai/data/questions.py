@@ -6,7 +6,9 @@ Rows of one article stay together when rows are shared out.
 """
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,18 @@ from yantai.text.reading_sorted import sort_out
 from yantai.text.table import Record, TableReader
 
 MAX_BYTES = 1 << 30
-Asked = tuple[str, Any, dict[str, Any], str]
-"""(article, context, question, its id)"""
+_ID = re.compile(rb'"id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+)')
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question as it stands in SQuAD's JSON: nothing of it is checked but its place."""
+
+    article: str
+    context: Any
+    given: dict[str, Any]
+    id: str
+    place: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +45,7 @@ class Question:
         answers: pieces of it, each with the character it begins at; none where it has no answer.
         article: whose rows stay together.
         id: of the question, for files of predictions.
-        place: `file:line`, or `file:id`.
+        place: `file:line`, in SQuAD's JSON `file:line[id]`.
     """
 
     question: str
@@ -89,17 +101,16 @@ def asked_questions(path: Path, *, marks: bool) -> Iterator[Record] | None:
 
 
 def _records(path: Path, articles: list[Any], marks: bool) -> Iterator[Record]:
-    for _, context, given, id in _asked(articles, path):
-        place = f"{path.name}:{id}"
+    for asked in _asked(articles, path):
         try:
-            question, text = _texts(given.get("question"), context)
+            question, text = _texts(asked.given.get("question"), asked.context)
         except BadRow as bad:
             if not marks:
                 do = "mend it or pass --on-bad-row mark"
-                raise DataError(bad.code, place, bad.what, got=bad.got, do=do) from bad
-            yield Record({}, place, bad.what)
+                raise DataError(bad.code, asked.place, bad.what, got=bad.got, do=do) from bad
+            yield Record({}, asked.place, bad.what)
             continue
-        yield Record({"question": question, "context": text}, place)
+        yield Record({"question": question, "context": text}, asked.place)
 
 
 def _articles(path: Path) -> list[Any] | None:
@@ -122,20 +133,26 @@ def _articles(path: Path) -> list[Any] | None:
 def _of_squad(
     path: Path, articles: list[Any], folder: Path | None
 ) -> tuple[list[Question], RowAccount]:
-    def describe(asked: Asked) -> tuple[str, dict[str, Any], bytes]:
-        _, context, given, id = asked
-        raw = json.dumps({"context": context, **given}, ensure_ascii=False).encode()
-        return f"{path.name}:{id}", {"id": id}, raw
+    def describe(asked: _Asked) -> tuple[str, dict[str, Any], bytes]:
+        raw = json.dumps({"context": asked.context, **asked.given}, ensure_ascii=False).encode()
+        return asked.place, {"id": asked.id}, raw
 
-    def read(asked: Asked) -> Question:
-        article, context, given, id = asked
-        return _of_item(article, context, given, f"{path.name}:{id}")
-
-    return sort_out(_asked(articles, path), read, describe, path, folder)
+    return sort_out(_asked(articles, path), _of_item, describe, path, folder)
 
 
-def _asked(articles: list[Any], path: Path) -> Iterator[Asked]:
-    """(article, context, question, its id), in the order of the file."""
+def _lines_of_ids(path: Path) -> dict[str, int]:
+    """The line on which each id first stands."""
+    raw, found, line, counted = path.read_bytes(), dict[str, int](), 1, 0
+    for match in _ID.finditer(raw):
+        line, counted = line + raw.count(b"\n", counted, match.start()), match.start()
+        with suppress(ValueError):
+            found.setdefault(str(json.loads(match[1])), line)
+    return found
+
+
+def _asked(articles: list[Any], path: Path) -> Iterator[_Asked]:
+    """The questions in the order of the file."""
+    lines = _lines_of_ids(path)
     for number, article in enumerate(articles):
         paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
         if not isinstance(paragraphs, list):
@@ -148,18 +165,20 @@ def _asked(articles: list[Any], path: Path) -> Iterator[Asked]:
                 raise DataError("E304", where, "a paragraph without questions")
             for place, asked in enumerate(questions):
                 given = asked if isinstance(asked, dict) else {}
-                id = given.get("id") or f"data[{number}].paragraphs[{part}].qas[{place}]"
-                yield title, paragraph.get("context"), given, str(id)
+                id = str(given.get("id") or f"data[{number}].paragraphs[{part}].qas[{place}]")
+                where = f"{path.name}:{lines.get(id, '')}[{id}]"
+                yield _Asked(title, paragraph.get("context"), given, id, where)
 
 
-def _of_item(article: str, context: Any, given: dict[str, Any], place: str) -> Question:
+def _of_item(asked: _Asked) -> Question:
+    given = asked.given
     answers = [] if given.get("is_impossible") is True else given.get("answers", [])
     if not isinstance(answers, list) or not all(isinstance(each, dict) for each in answers):
         raise BadRow("E304", "the answers are no list of tables")
     pairs = [(each.get("text"), each.get("answer_start")) for each in answers]
-    question, text = _texts(given.get("question"), context)
-    id = place.partition(":")[2]
-    return Question(question, text, checked_answers(text, pairs), article, id, place)
+    question, text = _texts(given.get("question"), asked.context)
+    answered = checked_answers(text, pairs)
+    return Question(question, text, answered, asked.article, asked.id, asked.place)
 
 
 def _of_row(fields: dict[str, Any]) -> tuple[str, str, tuple[tuple[str, int], ...], str]:

@@ -48,7 +48,7 @@ class Document:
 
     Args:
         text: the text, unchanged.
-        id: `file:line`, `file:[index]` in a JSON array, or `file` where the file is one document;
+        id: `file:line`, `file:line[index]` in a JSON array, or `file` where that is one document;
             the file is relative to the folder that was named.
         source: that file.
         line: the line on which it begins, from 1.
@@ -335,7 +335,7 @@ class DocumentReader:
     def _id(self, file: FoundFile, row: Row) -> str:
         if self._is_whole(file):
             return file.name
-        return f"{file.name}:{row.line if row.index is None else f'[{row.index}]'}"
+        return f"{file.name}:{row.place}"
 
     def _where(self, name: str, file: FoundFile, row: Row, at: int | None = None) -> str:
         if self._is_whole(file):

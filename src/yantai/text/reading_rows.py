@@ -20,7 +20,7 @@ class Row:
     """One row as it stands in its file.
 
     Args:
-        line: the line on which it begins, from 1.
+        line: the line on which it begins, from 1; 0 in a file without lines.
         byte: the offset of its first byte in the (unpacked) file.
         raw: its bytes without the end of the line; empty if it is larger than the limit.
         size: how many bytes it has, also when `raw` does not hold them.
@@ -36,6 +36,12 @@ class Row:
     too_large: bool = False
     index: int | None = None
     fault: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Its line; in an array that and its place there; in a file without lines this alone."""
+        at = "" if self.index is None else f"[{self.index}]"
+        return f"{self.line or ''}{at}"
 
 
 class Gather:

@@ -43,7 +43,7 @@ class Record:
 
     Attributes:
         fields: column → value; texts, or what JSON holds.
-        place: `file:line`, or `file:[index]` in a JSON array.
+        place: `file:line`, `file:line[index]` in a JSON array, `file:[index]` in Parquet.
         problem: what is wrong with it, where bad records are marked.
     """
 
@@ -259,8 +259,7 @@ class TableReader:
             yield Row(row.line, row.byte, raw, len(raw))
 
     def _where(self, row: Row) -> str:
-        at = row.line if row.index is None else f"[{row.index}]"
-        return f"{shown(self.path.name)}:{at}"
+        return f"{shown(self.path.name)}:{row.place}"
 
     def _refuse(self, row: Row, bad: BadRow, where: str) -> None:
         if self._quarantine is None:
