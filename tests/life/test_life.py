@@ -122,9 +122,9 @@ def test_the_doctor_finds_what_would_spoil_a_run(documents, tmp_path):
     assert fine
     assert "60 documents (30 en, 30 zh)" in text
     for extra, words in (
-        ("rate: 5.0\n", "far from sane"),
+        ("rate: 5.0\n", "recipe.yaml:5: rate 5.0 is far from sane"),
         ("sise: nano\n", "did you mean 'size'"),
-        ("batch: 100000000\n", "GB"),
+        ("batch: 100000000\n", "recipe.yaml:4: memory: "),
         ("heads: 3\n", "divide"),
     ):
         text, fine = examine(base + extra)

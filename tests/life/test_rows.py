@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from yantai.base.errors import DataError
 from yantai.life.doctor_rows import examine_rows
+from yantai.life.finetune import finetune
 from yantai.life.jobs import JOBS
 from yantai.life.rows import parts_of
 from yantai.training.recipe import Finetune
@@ -93,3 +94,34 @@ def test_the_doctor_looks_at_parts_that_a_column_names(tmp_path):
     settings = recipe(tmp_path, data=path, split_column="shard")
     found = [line for kind, line in examine_rows(settings, "recipe.yaml") if kind == "problem"]
     assert any("no column 'shard'" in line for line in found)
+
+
+CHAT = [
+    {"messages": [{"role": "user", "content": f"What is {n}?"},
+                  {"role": "assistant", "content": f"A number, {n}."}]}
+    for n in range(30)
+]  # fmt: skip
+LONG = {"messages": [{"role": "user", "content": "geese " * 200},
+                     {"role": "assistant", "content": "Many."}]}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_question_longer_than_the_context_stops_or_is_kept(tmp_path, capsys):
+    data, test = tmp_path / "rows.jsonl", tmp_path / "test.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in [*CHAT[:20], LONG]))
+    test.write_text("".join(json.dumps(row) + "\n" for row in [LONG, *CHAT[20:]]))
+    given = {
+        "data": data, "valid": data, "test": test, "task": "chat", "size": "nano", "context": 64,
+        "vocab_size": 400, "pretrain_minutes": 0, "steps": 2, "threads": 1,
+    }  # fmt: skip
+    with pytest.raises(DataError, match="nothing to learn") as stopped:
+        finetune(recipe(tmp_path, **given, out=tmp_path / "a"), str)
+    assert stopped.value.where in ("rows.jsonl:21", "test.jsonl:1")
+    assert "quarantine" in str(stopped.value.do)
+    found = finetune(recipe(tmp_path, **given, out=tmp_path / "b", on_bad_row="quarantine"), str)
+    assert found["n"] == 10
+    for part, place in (("train", "rows.jsonl:21"), ("valid", "rows.jsonl:21"),
+                        ("test", "test.jsonl:1")):  # fmt: skip
+        (line,) = (tmp_path / "b/quarantine" / part / "long.jsonl").read_text().splitlines()
+        assert json.loads(line)["place"] == place and "geese" in json.loads(line)["row"]
+    assert "1 row with nothing to learn within the first 64 tokens" in capsys.readouterr().err

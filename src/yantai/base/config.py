@@ -86,6 +86,17 @@ def build(model: type[ConfigType], values: dict[str, Any], where: str = "") -> C
         raise UsageError("E201", f"{prefix}{field}", message, got=got) from error
 
 
+def lines_of_yaml(path: Path) -> dict[str, int]:
+    """The line on which each key of a settings file stands; the file is one that `read_yaml` reads.
+
+    Args:
+        path: of the file.
+    """
+    node = yaml.compose(path.read_bytes(), Loader=yaml.SafeLoader)
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return {str(key.value): key.start_mark.line + 1 for key, _ in pairs}
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a table of settings.
 

@@ -43,6 +43,10 @@ class Example:
             return [numbers[: self.border], numbers[self.border : length]]
         return [numbers[:length]]
 
+    def teaches_within(self, length: int) -> bool:
+        """Whether one of its first tokens has a target."""
+        return any(target != IGNORED for target in self.targets[:length])
+
     @classmethod
     def of_text(cls, ids: Sequence[int], learn: Sequence[bool], name: str) -> "Example":
         """A text some of whose tokens are learned: each is the target of the one before it.
@@ -88,13 +92,13 @@ class ExampleRows:
         ]
         self.truncated = len(self.cut)
         for example in examples:
-            if all(target == IGNORED for target in example.targets[:length]):
+            if not example.teaches_within(length):
                 raise DataError(
                     "E307",
                     example.name,
                     "nothing to learn",
                     expected=f"a learned token within the first {length}",
-                    do="shorten the prompt or raise --context",
+                    do="shorten the prompt, raise --context, or pass --on-bad-row quarantine",
                 )
         self._has_kinds = any(example.second for example in examples)
         self._bins: dict[int, list[list[int]]] = {}

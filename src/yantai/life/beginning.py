@@ -5,7 +5,7 @@ Knows: model folders. Nothing of the job is learned here.
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from yantai.families.packed_folder import refuse_packed
 from yantai.families.rules import Family
 from yantai.infer.opening import adapted
 from yantai.life.jobs.job import Job, Prepared
-from yantai.life.rows import Parts, sample_of
+from yantai.life.rows import Parts, rows_that_fit, sample_of
 from yantai.tasks.frame import Frame
 from yantai.text.tokenizer import MAX_LENGTH, Tokenizer
 from yantai.training.pretrain import pretrain
@@ -132,13 +132,15 @@ def size_of(path: Path) -> int:
 class Begun:
     """A model that is about to learn, and its examples.
 
-    `lora` says what adapters are like, where they alone learn, and `base` whose they are.
+    `parts` are the rows that it can read; `lora` says what adapters are like, where they alone
+    learn, and `base` whose they are.
     """
 
     model: Model
     family: Family
     tokenizer: Tokenizer
     frame: Frame
+    parts: Parts
     valid: list[Any]
     prepared: Prepared
     lora: LoRA | None = None
@@ -176,6 +178,13 @@ def begin(settings: Finetune, job: Job, parts: Parts, body: Path, device: torch.
         length = min(length, model.config.max_positions)
     tokenizer.settings[MAX_LENGTH] = length  # whoever uses the model reads no more than was learned
     frame = Frame(tokenizer, model.config.shape, length, theirs.get("decoder_start_token_id"))
+    if settings.on_bad_row == "quarantine":
+        kept = {
+            name: rows_that_fit(job, frame, rows, settings.out / "quarantine" / name)
+            for name, rows in vars(parts).items()
+            if rows
+        }
+        parts = replace(parts, **kept)
     job.look_before(model, frame, parts.test)
     valid = sample_of(parts.valid)
     prepared = job.prepare(frame, parts.train, valid, settings.seed)
@@ -183,7 +192,7 @@ def begin(settings: Finetune, job: Job, parts: Parts, body: Path, device: torch.
     if lora is None and settings.lora:
         lora, base = _lora(settings), _base(settings, body)
         add_lora(model, lora, seed=settings.seed)
-    return Begun(model, family, tokenizer, frame, valid, prepared, lora, base)
+    return Begun(model, family, tokenizer, frame, parts, valid, prepared, lora, base)
 
 
 def _hear_all(model: Model, seed: int) -> None:

@@ -4,6 +4,7 @@ Knows: what to look at and what is worth saying. Every finding is a line with a 
 problem); a problem makes the exit status 2.
 """
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from yantai.base.config import build, read_yaml
+from yantai.base.config import build, lines_of_yaml, read_yaml
 from yantai.base.device import (
     available_memory_bytes,
     choose_device,
@@ -40,6 +41,8 @@ from yantai.training.recipe import Finetune, Pretrain
 from yantai.training.setup import fill_in
 
 Finding = tuple[str, str]
+MEMORY = ("size", "model", "batch", "context")
+"""What decides how much memory is taken, the strongest first."""
 TABLES = (".csv", ".tsv", ".parquet")
 
 
@@ -112,7 +115,7 @@ def _recipe(path: Path, settings: Doctor) -> list[Finding]:
     values = read_yaml(path)
     verb = values.pop("verb", "pretrain")
     if verb == "finetune":
-        return examine_rows(build(Finetune, values, str(path)), str(path))
+        return _with_lines(path, examine_rows(build(Finetune, values, str(path)), str(path)))
     if verb != "pretrain":
         return [("note", f"{path}: recipes of the verb {verb!r} are not examined")]
     recipe = fill_in(build(Pretrain, values, str(path)))
@@ -124,9 +127,23 @@ def _recipe(path: Path, settings: Doctor) -> list[Finding]:
             findings.append(("problem", f"{name} {rate} is far from sane (1e-6 to 0.3)"))
     if recipe.out.joinpath("recipe.json").exists() and not recipe.resume:
         findings.append(("problem", f"{recipe.out} holds a run already; use --resume"))
+    findings = _with_lines(path, findings)
     for documents in (*recipe.data, *recipe.valid):
         findings += _data(documents, settings)
     return findings
+
+
+def _with_lines(path: Path, findings: list[Finding]) -> list[Finding]:
+    """What is said of a setting, behind the line of the recipe on which it stands."""
+    lines = lines_of_yaml(path)
+    return [(level, _with_line(path, lines, line)) for level, line in findings]
+
+
+def _with_line(path: Path, lines: dict[str, int], finding: str) -> str:
+    name = re.split(r"\W", finding, maxsplit=1)[0]
+    settings = MEMORY if name == "memory" else (name,)
+    at = next((lines[each] for each in settings if each in lines), None)
+    return finding if at is None else f"{path}:{at}: {finding}"
 
 
 def _data(path: Path, settings: Doctor) -> list[Finding]:

@@ -34,7 +34,7 @@ def memory_of(config: ModelConfig | RecurrentConfig, recipe: Training) -> Findin
     free = available_memory_bytes(device)
     level = "problem" if memory > free else "ok"
     size = f"{cost.parameters / 1e6:.1f} M parameters"
-    return (level, f"{size}, about {memory / 1e9:.2f} GB of {free / 1e9:.1f} GB free")
+    return (level, f"memory: {size}, about {memory / 1e9:.2f} GB of {free / 1e9:.1f} GB free")
 
 
 def memory_of_finetuning(settings: Finetune, job: Job) -> Finding | None:

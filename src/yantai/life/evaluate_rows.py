@@ -15,7 +15,7 @@ from yantai.infer.opening import load
 from yantai.life.jobs import JOBS, MEASURED
 from yantai.life.jobs.job import Job
 from yantai.life.report import table_of, write_report
-from yantai.life.rows import known_rows
+from yantai.life.rows import known_rows, rows_that_fit
 from yantai.life.settings import Evaluate
 from yantai.training.recipe import Finetune
 
@@ -53,6 +53,7 @@ def evaluate_rows(
         job.check_family(model.family)
     job.adopt(model, rows)
     rows = known_rows(job, rows, _quarantine(settings, settings.data[0]))
+    rows = rows_that_fit(job, model.frame, rows, _quarantine(settings, settings.data[0]))
     if settings.train is not None:
         train = _read(settings, job, settings.train)
         train = known_rows(job, train, _quarantine(settings, settings.train))

@@ -27,7 +27,7 @@ from yantai.families.folder import read_config_json
 from yantai.families.hub import local_folder
 from yantai.families.table import family_named, family_of
 from yantai.infer.opening import load
-from yantai.life.beginning import begin, body_of, settled
+from yantai.life.beginning import Begun, begin, body_of, settled
 from yantai.life.first_looks import look_first
 from yantai.life.jobs import JOBS
 from yantai.life.jobs.job import Job
@@ -124,8 +124,8 @@ def teach(settings: Finetune, report: Report | None = None, *, tested: bool = Tr
         body = body_of(settings, job, parts)
         seen = parts if tested else replace(parts, test=[])
         old = old_documents(settings) if tested or settings.replay else None
-        result, frame = _train(settings, job, seen, body, old, device, report)
-    return Taught(job, parts, frame, body, old, result)
+        result, begun = _train(settings, job, seen, body, old, device, report)
+    return Taught(job, begun.parts, begun.frame, body, old, result)
 
 
 def _preview(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
@@ -183,8 +183,8 @@ def _train(
     old: Old | None,
     device: torch.device,
     report: Report | None,
-) -> tuple[dict[str, Any], Frame]:
-    """Teach it; returns the run's facts and how the model reads."""
+) -> tuple[dict[str, Any], Begun]:
+    """Teach it; returns the run's facts and what it began with."""
     begun = begin(settings, job, parts, body, device)
     frame, prepared = begun.frame, begun.prepared
     batch = settings.batch or _rows_a_step(settings, prepared.train, job.judges)
@@ -224,7 +224,7 @@ def _train(
         base=begun.base,
         report=report,
     )
-    return run_training(setup, loader, batches_of(prepared.valid, batch)), frame
+    return run_training(setup, loader, batches_of(prepared.valid, batch)), begun
 
 
 def _rows_a_step(settings: Finetune, rows: ExampleRows, judges: bool) -> int:

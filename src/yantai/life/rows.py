@@ -15,6 +15,7 @@ from yantai.base.log import counted, say
 from yantai.data.labelled import share_groups, share_out
 from yantai.data.split import read_split
 from yantai.life.jobs.job import Job
+from yantai.tasks.frame import Frame
 from yantai.training.recipe import Finetune
 
 PARTS = ("train", "valid", "test")
@@ -143,11 +144,42 @@ def known_rows(job: Job, rows: list[Any], quarantine: Path | None) -> list[Any]:
     return known
 
 
-def _keep(folder: Path, odd: Sequence[dict[str, Any]]) -> None:
-    """Rows that a table's reader found nothing wrong with: lines of unknown.jsonl."""
+def rows_that_fit(job: Job, frame: Frame, rows: list[Any], quarantine: Path | None) -> list[Any]:
+    """Those of which something can be learned or scored; the others are kept, if that is wanted.
+
+    They are lines of `long.jsonl` there: place, what is odd, and the row.
+
+    Args:
+        job: whose rows they are.
+        frame: how the model reads.
+        rows: a part.
+        quarantine: a folder; None leaves it to the training to stop at such a row.
+
+    Raises:
+        DataError: no row is left.
+    """
+    if quarantine is None:
+        return rows
+    long = [row for row in rows if job.too_long(frame, row)]
+    if not long:
+        return rows
+    what = f"nothing to learn within the first {frame.length} tokens"
+    lines = [{"place": row.place, "what": what, "row": repr(row)} for row in long]
+    _keep(quarantine, lines, "long.jsonl")
+    say(
+        f"note: {counted(len(long), 'row')} with {what} in {quarantine}; the first: {long[0].place}"
+    )
+    if len(long) == len(rows):
+        raise DataError("E305", long[0].place, f"no row is left: {what}", do="raise --context")
+    gone = {id(row) for row in long}
+    return [row for row in rows if id(row) not in gone]
+
+
+def _keep(folder: Path, odd: Sequence[dict[str, Any]], name: str = "unknown.jsonl") -> None:
+    """Rows that a table's reader found nothing wrong with, as lines."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in odd)
-    write_atomic(folder / "unknown.jsonl", lines)
+    write_atomic(folder / name, lines)
 
 
 def sample_of(rows: list[Any]) -> list[Any]:

@@ -52,6 +52,11 @@ class ChatJob(LanguageJob):
             Causal(smoothing=self.smoothing), _rows(frame, train, seed), _rows(frame, valid, seed)
         )
 
+    def too_long(self, frame: Frame, row: Conversation) -> bool:
+        """Whether its first answer begins behind what is read."""
+        example = _example(ChatFormat(frame.tokenizer), row)
+        return not example.teaches_within(frame.length)
+
     def predict(
         self, network: Model, frame: Frame, rows: Sequence[Conversation]
     ) -> NDArray[np.float64]:
@@ -138,8 +143,9 @@ def learned_row(chat: ChatFormat, messages: Sequence[Message], place: str) -> Re
 
 def _rows(frame: Frame, rows: Sequence[Conversation], seed: int) -> ExampleRows:
     chat = ChatFormat(frame.tokenizer)
-    examples = []
-    for row in rows:
-        rendered = learned_row(chat, row.messages, row.place)
-        examples.append(Example.of_text(rendered.ids, rendered.learn, row.place))
-    return frame.rows(examples, seed)
+    return frame.rows([_example(chat, row) for row in rows], seed)
+
+
+def _example(chat: ChatFormat, row: Conversation) -> Example:
+    rendered = learned_row(chat, row.messages, row.place)
+    return Example.of_text(rendered.ids, rendered.learn, row.place)

@@ -113,6 +113,10 @@ class Job(Protocol):
         """Rows as examples."""
         ...
 
+    def too_long(self, frame: Frame, row: Any) -> bool:
+        """Whether so much of a row would be cut that nothing of it could be learned or scored."""
+        ...
+
     def predict(self, network: Model, frame: Frame, rows: Sequence[Any]) -> Any:
         """What the model says of rows."""
         ...
@@ -168,6 +172,10 @@ class LabelJob:
     usual_family = "bert"
     usual_kind: Kind = "bpe"
     least_text = 0
+
+    def too_long(self, frame: Frame, row: Any) -> bool:
+        """What is left of it is judged."""
+        return False
 
     def look_before(self, network: Model, frame: Frame, test: Sequence[Any]) -> None:
         """A new head knows nothing."""
@@ -241,6 +249,10 @@ class LanguageJob:
         if settings.dropout and settings.dropout != model.config.dropout:
             raise UsageError("E203", "dropout", "is decided by the model", do="leave it out")
         return model, family
+
+    def too_long(self, frame: Frame, row: Any) -> bool:
+        """There is room for what is to be written."""
+        return False
 
     def scores(self, rows: Sequence[Any], said: Any) -> dict[str, float]:
         """None: while training, the loss says which model is the best."""
