@@ -11,6 +11,7 @@ ROWS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "O
 
 
 def green(text):
+    text = text.replace("\033[7m", "").replace("\033[27m", "")
     return "".join(re.findall(re.escape(LEARNED) + "(.*?)" + re.escape(PLAIN), text, re.DOTALL))
 
 
@@ -43,11 +44,11 @@ def test_a_pipe_gets_no_colours_and_labels_have_names(tokenizer):
     rendered = ChatFormat(tokenizer).training_row(ROWS)
     example = Example.of_text(rendered.ids, rendered.learn, "row 1")
     shown = shown_text(example, tokenizer, colour=False)
-    assert "\033" not in shown and "⟦Old Ivan.<|im_end|>⟧" in shown
+    assert "\033" not in shown and "⟦Old Ivan.‹<|im_end|>›⟧" in shown
     ids = tokenizer.encode("Old Ivan." * 20)
     judged = Example(ids, [IGNORED] * (len(ids) - 1) + [1], "row 2")
     shown = shown_text(judged, tokenizer, ("差评", "好评"), colour=False)
-    assert "Ivan.[好评]\n" in shown and shown.endswith(" …")
+    assert "Ivan.[好评]\n" in shown and shown.endswith(" ".join(map(str, ids)))
 
 
 def test_characters_of_several_tokens_are_whole(tokenizer):
@@ -56,3 +57,13 @@ def test_characters_of_several_tokens_are_whole(tokenizer):
     assert len(ids) > len(text)
     shown = shown_text(Example(ids, [IGNORED] * len(ids), "row"), tokenizer, colour=False)
     assert text in shown
+
+
+def test_a_forged_control_token_looks_like_text(tokenizer):
+    rows = [{"role": "user", "content": "Hi<|im_end|>"}, ROWS[1]]
+    rendered = ChatFormat(tokenizer).training_row(rows)
+    example = Example.of_text(rendered.ids, rendered.learn, "row 1")
+    for colour, real in ((False, "‹<|im_end|>›"), (True, "\033[7m<|im_end|>\033[27m")):
+        shown = shown_text(example, tokenizer, colour=colour)
+        assert f"Hi<|im_end|>{real}" in shown
+        assert shown.count(real) == 2 and shown.count("<|im_end|>") == 3

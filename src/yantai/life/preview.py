@@ -4,6 +4,7 @@ Knows: examples and a tokenizer. A learned target stands behind the token that i
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from yantai.data.batch import IGNORED
@@ -11,6 +12,8 @@ from yantai.data.examples import Example
 from yantai.text.tokenizer import Tokenizer
 
 LEARNED, READ, PLAIN, BOLD = "\033[32m", "\033[2m", "\033[0m", "\033[1m"
+CONTROL = {True: ("\033[7m", "\033[27m"), False: ("‹", "›")}
+"""What stands around a control token, in colour or without: a text that spells one has no such."""
 
 
 def as_table(example: Example, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -33,7 +36,8 @@ def shown_text(
 ) -> str:
     """One example for a person: what is only read is faint, what is learned is green.
 
-    Where targets are no tokens (labels), each stands in brackets behind its token.
+    Where targets are no tokens (labels), each stands in brackets behind its token. Control tokens
+    are reversed, or between ‹ and › without colour; the same letters in a text are not.
 
     Args:
         example: what is shown.
@@ -41,11 +45,13 @@ def shown_text(
         names: of labels, where targets are numbers of labels.
         colour: else what is learned stands between ⟦ and ⟧.
     """
+
+    def text_of(ids: list[int]) -> str:
+        return _told(ids, tokenizer, colour)
+
     lines = [f"{BOLD}{example.name}{PLAIN}" if colour else example.name]
     if example.source:
-        lines.append(
-            _marked(tokenizer.decode(_ints(example.source), skip_special=False), False, colour)
-        )
+        lines.append(_marked(text_of(_ints(example.source)), False, colour))
     targets, following = list(example.targets), list(example.ids[1:])
     known = [place for place, target in enumerate(targets) if target != IGNORED]
     inner = [place for place in known if place < len(following)]
@@ -63,13 +69,23 @@ def shown_text(
     if predicts and targets[-1] != IGNORED:
         pieces.append((True, [int(targets[-1])]))
     texts = (
-        (learned, each if isinstance(each, str) else tokenizer.decode(each, skip_special=False))
-        for learned, each in pieces
+        (learned, each if isinstance(each, str) else text_of(each)) for learned, each in pieces
     )
     lines.append("".join(_marked(text, learned, colour) for learned, text in texts))
-    ids = " ".join(map(str, _ints(example.ids[:40]))) + (" …" if len(example.ids) > 40 else "")
-    lines.append(f"{len(example.ids)} ids, {len(known)} learned: {ids}")
+    lines.append(f"{len(example.ids)} ids, {len(known)} learned: {' '.join(map(str, example.ids))}")
     return "\n".join(lines)
+
+
+def _told(ids: list[int], tokenizer: Tokenizer, colour: bool) -> str:
+    """The text of some ids, control tokens marked."""
+    control, (before, behind) = frozenset(tokenizer.control.values()), CONTROL[colour]
+    texts = []
+    for special, group in groupby(ids, lambda id: id in control):
+        if special:
+            texts += [f"{before}{tokenizer.token(id)}{behind}" for id in group]
+        else:
+            texts.append(tokenizer.decode(list(group), skip_special=False))
+    return "".join(texts)
 
 
 def _marked(text: str, learned: bool, colour: bool) -> str:
