@@ -14,7 +14,10 @@ from yantai.families.table import family_named
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
 from yantai.life.finetune import finetune
+from yantai.life.predict import predict
 from yantai.life.remember import PAGE, forgetting, old_documents, replayed
+from yantai.life.settings import Evaluate, Predict
+from yantai.life.verbs import evaluate
 from yantai.text.village import Village
 from yantai.training.pretrain import pretrain
 from yantai.training.recipe import Finetune, Pretrain
@@ -125,3 +128,16 @@ def test_what_an_encoder_decoder_forgets_is_how_it_restores_text(run, tmp_path):
     assert report["before"]["value"] == pytest.approx(expected)
     assert report["after"]["value"] > report["before"]["value"] + 0.1
     assert report["difference"]["verdict"] == "it has forgotten"
+    a_taught_model_says_its_task(tmp_path)
+
+
+def a_taught_model_says_its_task(folder):
+    """Rows of the task are told from documents, and nobody has to name it."""
+    model, out = folder / "run" / "model", folder / "said.jsonl"
+    shown, data = [], folder / "rows.jsonl"
+    assert evaluate(Evaluate(model=model, data=(data,)), shown.append)["task"] == "translate"
+    assert "was taught to translate" in shown[0]
+    assert predict(Predict(model=model, data=data, out=out), str)["rows"] == 60
+    assert "text" in json.loads(out.read_text().splitlines()[0])
+    book = (folder / "book.txt",)
+    assert evaluate(Evaluate(model=model, data=book), str)["task"] == "denoise"

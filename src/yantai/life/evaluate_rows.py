@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from yantai.base.errors import UsageError
+from yantai.base.errors import UsageError, YantaiError
 from yantai.base.log import counted, say
 from yantai.families.labels import Job as LabelTask
 from yantai.infer.language_model import LanguageModel
@@ -17,9 +17,30 @@ from yantai.life.jobs.job import Job
 from yantai.life.report import table_of, write_report
 from yantai.life.rows import known_rows, rows_that_fit
 from yantai.life.settings import Evaluate
+from yantai.text.table import PARQUET, SEPARATORS, TableReader
+from yantai.training.receipt import task_of
 from yantai.training.recipe import Finetune
 
 LABEL_TASKS = get_args(LabelTask)
+
+
+def rows_of_task(settings: Evaluate) -> str:
+    """What a language model was taught, if the data are rows of that and no running text.
+
+    Rows are a table, or have a column that documents have not.
+    """
+    task = task_of(settings.model)
+    if task not in JOBS or len(settings.data) != 1 or not settings.data[0].is_file():
+        return ""
+    try:
+        reader = TableReader(settings.data[0], encoding=settings.encoding, policy="mark")
+        if reader.kind in (*SEPARATORS, PARQUET):
+            return task
+        fields = next(iter(reader)).fields
+    except (YantaiError, StopIteration):
+        return ""
+    target = settings.label_column or "target"
+    return task if target in fields or settings.text_field not in fields else ""
 
 
 def evaluate_rows(

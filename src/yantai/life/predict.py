@@ -26,6 +26,7 @@ from yantai.life.settings import Predict
 from yantai.text.chat import check_messages
 from yantai.text.reading_json import BadRow
 from yantai.text.table import Record, TableReader
+from yantai.training.receipt import task_of
 
 TOGETHER = 512
 
@@ -88,8 +89,8 @@ def predict(settings: Predict, emit: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _task_of(model: LanguageModel, settings: Predict) -> str:
-    """What is asked: a model that judges says so itself, of the others one must say it."""
-    task = settings.task or model.job
+    """What is asked: a model says so itself, or its receipt; of the others one must say it."""
+    task = settings.task or model.job or task_of(settings.model)
     if not task and model.shape == "encoder":
         raise UsageError(
             "E201", "task", "the model judges nothing yet", expected="--task embed",

@@ -20,7 +20,7 @@ from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
 from yantai.infer.settings import Generation
 from yantai.life import selftest as faults
-from yantai.life.evaluate_rows import evaluate_rows
+from yantai.life.evaluate_rows import evaluate_rows, rows_of_task
 from yantai.life.report import write_report
 from yantai.life.selftest import Selftest
 from yantai.life.settings import Evaluate, Generate, TrainTokenizer
@@ -140,6 +140,9 @@ def evaluate(settings: Evaluate, emit: Emit) -> dict[str, Any]:
     if settings.harness:
         _refuse_others(settings, OF_HARNESS)
         return _in_harness(settings, model, emit)
+    if not (settings.task or model.job) and (task := rows_of_task(settings)):
+        emit(f"{settings.model} was taught to {task}: rows of that are read (--task is another)\n")
+        settings = settings.model_copy(update={"task": task})
     if model.job or settings.task:
         _refuse_others(settings, OF_ROWS)
         return evaluate_rows(settings, model, emit)

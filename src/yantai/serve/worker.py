@@ -95,6 +95,7 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
 
 def _about(folder: Path) -> dict[str, Any]:
     """What the receipts of a model and of the run beside it say; {} where there are none."""
+    from yantai.training.receipt import task_of
 
     def table(path: Path, *names: str) -> dict[str, Any]:
         try:
@@ -105,8 +106,7 @@ def _about(folder: Path) -> dict[str, Any]:
             found = found.get(name) if isinstance(found, dict) else None
         return found if isinstance(found, dict) else {}
 
-    task = table(folder / "receipt.json").get("task")
-    about: dict[str, Any] = {"task": task} if isinstance(task, str) else {}
+    about: dict[str, Any] = {"task": task} if (task := task_of(folder)) else {}
     facts = table(folder.resolve().parent / "receipt.json", "facts")
     run = {name: facts[name] for name in FACTS if isinstance(facts.get(name), int | float)}
     hours = table(folder.resolve().parent / "receipt.json", "facts", "energy").get("watt_hours")

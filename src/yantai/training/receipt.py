@@ -32,6 +32,16 @@ def digest_of_files(folder: Path) -> str:
     return sha256_text(json.dumps(file_hashes(folder), sort_keys=True))
 
 
+def task_of(folder: Path) -> str:
+    """What the model of a folder was taught, as its receipt says; "" where none says it."""
+    try:
+        found = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    task = found.get("task") if isinstance(found, dict) else None
+    return task if isinstance(task, str) else ""
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
     found = {"python": platform.python_version()}

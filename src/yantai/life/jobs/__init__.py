@@ -5,23 +5,24 @@ from collections.abc import Callable
 from yantai.life.jobs.chat import ChatJob
 from yantai.life.jobs.choose import ChooseJob
 from yantai.life.jobs.classify import ClassifyJob
+from yantai.life.jobs.embed import EmbedJob
 from yantai.life.jobs.job import Job
 from yantai.life.jobs.prefer import PreferJob
-from yantai.life.jobs.rewrite import RewriteJob
-from yantai.life.jobs.similar import SimilarJob
 from yantai.life.jobs.span import SpanJob
+from yantai.life.jobs.summarize import SummarizeJob
 from yantai.life.jobs.tag import TagJob
+from yantai.life.jobs.translate import TranslateJob
 from yantai.training.recipe import Finetune
 
 JOBS: dict[str, Callable[[Finetune], Job]] = {
     "classify": ClassifyJob,
     "tag": TagJob,
     "span": SpanJob,
-    "translate": RewriteJob,
-    "summarize": RewriteJob,
+    "translate": TranslateJob,
+    "summarize": SummarizeJob,
     "chat": ChatJob,
     "prefer": PreferJob,
-    "embed": SimilarJob,
+    "embed": EmbedJob,
 }
 """--task → its job; a new one is a file here and a line."""
 

@@ -21,7 +21,7 @@ from yantai.training.recipe import Finetune
 TOGETHER = 1024
 
 
-class SimilarJob(PairJob):
+class EmbedJob(PairJob):
     """`--task embed`: vectors in which a text is nearest to its partner."""
 
     usual_family = "bert"
