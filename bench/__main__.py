@@ -4,6 +4,7 @@ python -m bench [ceilings] [start] [training] [dropout] [objectives] [finetuning
                 [serving]
 """
 
+import argparse
 import datetime
 import subprocess
 import sys
@@ -42,9 +43,13 @@ PARTS = {
 
 
 def main():
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)}; all by default")
+    chosen = parser.parse_args().part or list(PARTS)
+    if unknown := [name for name in chosen if name not in PARTS]:
+        parser.error(f"no part {unknown[0]!r}: {', '.join(PARTS)}")
     prepare_process(2)
     torch.set_flush_denormal(True)  # for everybody, as Yantai's runs do for themselves
-    chosen = sys.argv[1:] or list(PARTS)
     print(f"{datetime.date.today()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     for name in chosen:
         print(f"\n== {name}")

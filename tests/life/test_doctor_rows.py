@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
@@ -170,3 +171,23 @@ def test_an_answer_behind_the_context_is_named(tmp_path, model):
     assert any("talk.jsonl:5" in line and "nothing would be learned" in line for line in lines), (
         lines
     )
+
+
+def test_two_beginnings_are_named(tmp_path, model):
+    folder = model(lambda template: "{{ bos_token }}{{ bos_token }}" + template)
+    lines = talk(tmp_path, ROWS, model=folder, context=64)
+    assert any("talk.jsonl:1" in line and "two BOS tokens" in line for line in lines), lines
+
+
+@pytest.mark.parametrize("end", ["<|endoftext|>", TURN_END])
+def test_padding_that_is_an_end_is_named(end, tmp_path, model):
+    folder = model()
+    path = Path(folder) / "tokenizer_config.json"
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps(table | {"pad_token": end, "eos_token": "<|endoftext|>"}))
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    settings = Finetune(
+        model=folder, task="chat", data=tmp_path / "talk.jsonl", out=tmp_path / "run", context=64
+    )
+    lines = [line for level, line in examine_rows(settings, "recipe.yaml") if level == "note"]
+    assert any("padding is " in line and "tokenizer.json" in line for line in lines), lines

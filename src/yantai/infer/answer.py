@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import overload
 
 from yantai.base.errors import UsageError
+from yantai.infer.inputs import given_texts
 from yantai.infer.language_model import LanguageModel
 from yantai.tasks.span import answer_questions
 
@@ -58,8 +59,7 @@ def answer(
     """
     model.must_be_for("span")
     single = isinstance(question, str)
-    asked = [question] if isinstance(question, str) else list(question)
-    texts = [context] if isinstance(context, str) else list(context)
+    asked, texts = given_texts(question, "question"), given_texts(context, "context")
     if len(asked) != len(texts):
         raise UsageError(
             "E201", "context", "one for each question", expected=len(asked), got=len(texts)

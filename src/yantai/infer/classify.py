@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
+from yantai.infer.inputs import given_texts
 from yantai.infer.language_model import LanguageModel
 from yantai.tasks.classify import judgements
 
@@ -50,13 +51,13 @@ def classify(
         batch: rows that are read together; the result does not depend on it.
 
     Raises:
-        UsageError: the model does not classify.
+        UsageError: the model does not classify, or a text is empty.
 
     >>> classify(model, "A lovely day.").label  # doctest: +SKIP
     'positive'
     """
     model.must_be_for("classify")
-    texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    texts = given_texts(inputs)
     head = model.network.config.head
     logits = judgements(model.network, model.frame, texts, batch)
     names, several = head.names, head.several

@@ -10,6 +10,7 @@ from yantai.base.config import build
 from yantai.base.errors import UsageError
 from yantai.core.face import Model
 from yantai.infer.generate import generate_ids
+from yantai.infer.inputs import given_texts
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.settings import Generation
 from yantai.tasks.frame import Frame
@@ -17,6 +18,7 @@ from yantai.tasks.seq2seq import asker_of
 
 BEAMS = 4
 TOGETHER = 32
+CUT = "\N{REPLACEMENT CHARACTER}"
 
 
 def rewritten(
@@ -50,7 +52,9 @@ def rewritten(
             begun = own
             rows = generate_ids(network, own, chosen, asker.ends)
         for number, before, row in zip(numbers, begun, rows, strict=True):
-            found[number] = frame.tokenizer.decode(row[len(before) :]).strip()
+            text = frame.tokenizer.decode(row[len(before) :])
+            # at the longest length a character may be cut between its bytes
+            found[number] = (text if row[-1] in asker.ends else text.rstrip(CUT)).strip()
     return found
 
 
@@ -78,7 +82,7 @@ def translate(
         settings: those of `Generation`; 4 beams by default.
 
     Raises:
-        UsageError: the model writes nothing.
+        UsageError: the model writes nothing, or a text is empty.
 
     >>> translate(model, "Good morning.")  # doctest: +SKIP
     '早上好。'
@@ -88,7 +92,7 @@ def translate(
             "E201", "model", "writes no text", got=model.job or model.shape,
             do="make one with yantai finetune",
         )  # fmt: skip
-    texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    texts = given_texts(inputs)
     found = rewritten(model.network, model.frame, texts, **settings)
     return found[0] if isinstance(inputs, str) else found
 

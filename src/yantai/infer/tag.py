@@ -7,6 +7,7 @@ training, evaluation and use cannot differ.
 from collections.abc import Sequence
 from typing import NamedTuple, overload
 
+from yantai.infer.inputs import given_texts
 from yantai.infer.language_model import LanguageModel
 from yantai.tasks.tag import tag_texts
 
@@ -42,13 +43,13 @@ def tag(
         batch: rows that are read together; the result does not depend on it.
 
     Raises:
-        UsageError: the model does not tag.
+        UsageError: the model does not tag, or a text is empty.
 
     >>> tag(model, "Anna went home.")  # doctest: +SKIP
     [Entity(start=0, end=4, label='person', text='Anna')]
     """
     model.must_be_for("tag")
-    texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    texts = given_texts(inputs)
     names = model.network.config.head.names
     found = [
         [Entity(start, end, label, text[start:end]) for start, end, label in spans]

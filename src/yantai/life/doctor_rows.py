@@ -292,9 +292,12 @@ def _special_tokens(tokenizer: Tokenizer, folder: Path) -> Iterator[Finding]:
     where = folder / "tokenizer.json"
     if tokenizer.eos_id is None:
         yield ("problem", f"{where}: no end token: the model cannot learn to stop")
-    if tokenizer.pad_id is not None and tokenizer.pad_id == tokenizer.eos_id:
-        line = "padding is the end token; here it is masked by place, elsewhere it may not be"
-        yield ("note", f"{where}: {line}")
+    ends = {"the end token": tokenizer.eos_id, f"{TURN_END}": tokenizer.control.get(TURN_END)}
+    for name, id in ends.items():
+        if tokenizer.pad_id is not None and tokenizer.pad_id == id:
+            line = f"padding is {name}; here it is masked by place, elsewhere it may not be"
+            yield ("note", f"{where}: {line}")
+            break
     begin = tokenizer.prompt("a")
     if tokenizer.bos_id is not None and begin[:2] == [tokenizer.bos_id] * 2:
         yield ("problem", f"{where}: a text begins with two BOS tokens")

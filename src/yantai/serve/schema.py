@@ -310,7 +310,9 @@ class TaskRequest(_Shape):
     @classmethod
     def _few(cls, value: str | list[str] | None) -> str | list[str] | None:
         texts = [value] if isinstance(value, str) else value
-        if texts is not None and (not texts or len(texts) > MOST_INPUTS or not all(texts)):
+        if texts is not None and (
+            not texts or len(texts) > MOST_INPUTS or not all(map(str.strip, texts))
+        ):
             raise ValueError(f"1 to {MOST_INPUTS} texts, none of them empty")
         return value
 

@@ -1,0 +1,31 @@
+"""Texts that a job is asked about, one or several.
+
+Knows: what is no text. How long it may be, the job says.
+"""
+
+from collections.abc import Sequence
+
+from yantai.base.errors import UsageError
+
+
+def given_texts(inputs: str | Sequence[str], name: str = "inputs") -> list[str]:
+    """The texts.
+
+    Args:
+        inputs: one, or several.
+        name: of the argument.
+
+    Raises:
+        UsageError: E201, one is no text, or has nothing but spaces: any answer to it were made up.
+
+    >>> given_texts("a"), given_texts(["a", "b"])
+    (['a'], ['a', 'b'])
+    """
+    texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    for number, text in enumerate(texts):
+        where = name if isinstance(inputs, str) else f"{name}[{number}]"
+        if not isinstance(text, str):
+            raise UsageError("E201", where, "is no text", got=type(text).__name__)
+        if not text.strip():
+            raise UsageError("E201", where, "is empty", got=repr(text)[:40])
+    return texts
