@@ -4,11 +4,12 @@ Knows: what is no text. How long it may be, the job says.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from yantai.base.errors import UsageError
 
 
-def given_texts(inputs: str | Sequence[str], name: str = "inputs") -> list[str]:
+def given_texts(inputs: str | Sequence[Any], name: str = "inputs") -> list[str]:
     """The texts.
 
     Args:
