@@ -11,8 +11,9 @@ import yantai
 from yantai.base.errors import DataError, ModelFileError, UsageError
 from yantai.data.examples import Example, ExampleRows
 from yantai.families.folder import load_folder
-from yantai.life.finetune import _filled, _rows_a_step, finetune
+from yantai.life.finetune import _filled, _rows_a_step, finetune, teach
 from yantai.life.jobs import JOBS
+from yantai.life.jobs.classify import ClassifyJob
 from yantai.life.settings import Verify
 from yantai.life.verify import verify
 from yantai.text.village import Village
@@ -209,3 +210,31 @@ def test_a_jump_of_a_loss_is_left_out_where_thousands_of_tokens_are_learned(tmp_
     judging = {task for task, policy in policies.items() if policy == "off"}
     assert judging == {"classify", "tag", "span", "embed"}
     assert set(policies.values()) == {"off", "skip"}
+
+
+def test_the_best_by_validation_is_kept_and_not_the_last(tmp_path, monkeypatch):
+    rows_of_the_village(tmp_path / "rows.csv")
+    seen = []
+
+    def judged(job, rows, said):
+        weights = {name: value.clone() for name, value in networks[-1].state_dict().items()}
+        seen.append(weights)
+        return {"accuracy": {2: 0.9}.get(len(seen), 0.1 * len(seen) / 10)}
+
+    networks, predict = [], ClassifyJob.predict
+
+    def asked(job, network, frame, rows):
+        networks.append(network)
+        return predict(job, network, frame, rows)
+
+    monkeypatch.setattr(ClassifyJob, "scores", judged)
+    monkeypatch.setattr(ClassifyJob, "predict", asked)
+    settings = settings_for(tmp_path, epochs=None, steps=8, valid_every=2, dtype="float32")
+    result = teach(settings).result
+    assert len(seen) >= 4 and result["best_score"] == 0.9
+    kept, _, _ = load_folder(tmp_path / "run" / "model")
+    last, _, _ = load_folder(tmp_path / "run" / "last")
+    for name, value in kept.state_dict().items():
+        assert torch.equal(value, seen[1][name]), name
+        assert torch.equal(last.state_dict()[name], seen[-1][name]), name
+    assert any(not torch.equal(seen[1][name], seen[-1][name]) for name in seen[1])

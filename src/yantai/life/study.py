@@ -16,7 +16,7 @@ from pydantic import Field
 
 from yantai.base.config import Config
 from yantai.base.errors import NumericsError, ResourceError, UsageError, YantaiError
-from yantai.base.files import write_atomic
+from yantai.base.files import make_folder, write_atomic
 from yantai.base.log import say
 from yantai.life.settings import Tune
 from yantai.life.trial import Trial, run_trial
@@ -150,6 +150,7 @@ def take_trials(settings: Tune, base: Trial, space: Space, worker: int) -> None:
             trial = study.ask()
             values = space.suggest(trial)
         folder = trial_folder(settings.out, trial.number)
+        make_folder(folder.parent)
         try:
             score = run_trial(base, values, folder, 0, watch=trial, threads=threads)
         except optuna.TrialPruned:

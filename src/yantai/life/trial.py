@@ -67,7 +67,7 @@ def run_trial(
     settings = base.settings(values, folder, seed)
     if threads is not None and settings.threads is None:
         settings = settings.model_copy(update={"threads": threads})
-    report = _reporter(watch) if watch is not None and base.prune else None
+    report = reporter(watch) if watch is not None and base.prune else None
     try:
         if isinstance(settings, Finetune):
             result = teach(settings, report, tested=False).result
@@ -79,7 +79,7 @@ def run_trial(
     return float(result["best_score"])
 
 
-def _reporter(watch: Any) -> Callable[[int, float], None]:
+def reporter(watch: Any) -> Callable[[int, float], None]:
     """Tell Optuna a score; it may say that this is enough."""
     import optuna
 
