@@ -4,9 +4,9 @@ Contenders, random Llama weights, greedy, 32 tokens read and 64 written for each
 engine, in bfloat16 and packed in 8 bits; the same behind `yantai serve` and its HTTP;
 `transformers.generate`, one after the other; llama.cpp with all sixteen in one batch, without a
 server. All ask for as much and llama.cpp ends all at once, so that its round is what each of its
-clients waits; of the engine 19 of 20 are waited for (p95), in the same unit. Then, of the server alone: the first token of a prompt of 400 tokens
-that it has read before and of one that it has not, the seconds until it is ready, and the memory
-of its engine's process.
+clients waits; of the engine 19 of 20 are waited for (p95), in the same unit. Then, of the server
+alone: the first token of a prompt of 400 tokens that it has read before and of one that it has not,
+the seconds until it is ready, and the memory of its engine's process.
 
     python -m bench serving
 """
