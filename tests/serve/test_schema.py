@@ -1,5 +1,6 @@
 """Requests: what ordinary clients send passes, everything else is a 400 that names the field."""
 
+import asyncio
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from yantai.serve.schema import (
     CompletionRequest,
     EmbeddingRequest,
     TaskRequest,
+    asked_of,
     read_request,
 )
 
@@ -167,3 +169,27 @@ def test_pictures_are_said_to_be_not_supported():
     with pytest.raises(ApiError, match="'image_url' is not supported; the model reads text") as got:
         read(messages=[{"role": "user", "content": parts}])
     assert got.value.param == "messages[0].content"
+
+
+@pytest.mark.parametrize(("entries", "turns"), [(10, False), (60_000, True)])
+def test_others_have_their_turn_while_a_long_body_is_read(entries, turns):
+    body = json.dumps({"model": "m", "prompt": list(range(10_000, 10_000 + entries))}).encode()
+
+    class Asked:
+        async def body(self):
+            return body
+
+    async def ask():
+        seen = []
+
+        async def other():
+            while True:
+                seen.append(0)
+                await asyncio.sleep(0)
+
+        beside = asyncio.create_task(other())
+        found = await asked_of(Asked(), CompletionRequest)
+        beside.cancel()
+        return len(found.prompt), bool(seen)
+
+    assert asyncio.run(ask()) == (entries, turns)

@@ -24,7 +24,7 @@ from yantai.serve.schema import (
     EmbeddingRequest,
     TaskRequest,
     api_error,
-    read_request,
+    asked_of,
     unavailable,
 )
 from yantai.serve.shapes import vectors
@@ -141,7 +141,7 @@ class Service:
 
     async def embed(self, request: Request) -> Response:
         """`POST /v1/embeddings`."""
-        asked: EmbeddingRequest = read_request(await request.body(), EmbeddingRequest)
+        asked: EmbeddingRequest = await asked_of(request, EmbeddingRequest)
         name, backend = self.backend(asked.model, "embed")
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         if not all(isinstance(text, str) for text in texts):
@@ -156,7 +156,7 @@ class Service:
 
     async def job(self, request: Request) -> Response:
         """`POST /v1/classify` and the others."""
-        asked: TaskRequest = read_request(await request.body(), TaskRequest)
+        asked: TaskRequest = await asked_of(request, TaskRequest)
         do = request.url.path.rpartition("/")[2]
         name, backend = self.backend(asked.model, "span" if do == "answer" else do)
         texts = [asked.input] if isinstance(asked.input, str) else asked.input

@@ -23,7 +23,7 @@ from yantai.serve.schema import (
     ResponseFormat,
     Sampling,
     api_error,
-    read_request,
+    asked_of,
 )
 from yantai.serve.shapes import Choice, Frame, event
 
@@ -97,7 +97,7 @@ class TextRoutes:
 
     async def chat(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
-        asked: ChatRequest = read_request(await request.body(), ChatRequest)
+        asked: ChatRequest = await asked_of(request, ChatRequest)
         name, backend = self.service.backend(asked.model, "chat")
         question = _question(asked, "chat") | {
             "messages": [each.plain() for each in asked.messages], "max_new_tokens": asked.limit,
@@ -109,7 +109,7 @@ class TextRoutes:
 
     async def complete(self, request: Request) -> Response:
         """`POST /v1/completions`."""
-        asked: CompletionRequest = read_request(await request.body(), CompletionRequest)
+        asked: CompletionRequest = await asked_of(request, CompletionRequest)
         name, backend = self.service.backend(asked.model, "complete")
         given: Any = asked.prompt
         single = isinstance(given, str) or isinstance(given[0], int)
