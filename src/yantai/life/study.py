@@ -122,9 +122,13 @@ def counted_trials(study: Any) -> list[Any]:
     """Those that were tried or are tried now; no queued ones, none that a stop cut off."""
     return [
         each for each in study.trials
-        if each.state.name in ("COMPLETE", "PRUNED", "RUNNING")
-        or (each.state.name == "FAIL" and "error" in each.user_attrs)
+        if each.state.name != "WAITING" and not is_cut_off(each)
     ]  # fmt: skip
+
+
+def is_cut_off(trial: Any) -> bool:
+    """Whether it ended without a word: what values broke has an error."""
+    return trial.state.name == "FAIL" and "error" not in trial.user_attrs
 
 
 @contextmanager

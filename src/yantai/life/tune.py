@@ -33,6 +33,7 @@ from yantai.life.study import (
     begin_study,
     counted_trials,
     import_optuna,
+    is_cut_off,
     put_back,
     take_trials,
 )
@@ -57,6 +58,10 @@ def tune(settings: Tune, emit: Callable[[str], None]) -> dict[str, Any]:
         put_back(study, settings.out)
         base = Trial(verb, recipe, settings.out, prune=settings.prune)
         _search(settings, base, space)
+        put_back(study, settings.out)  # of a worker that was killed while the others went on
+        made = len(counted_trials(study))
+        if made < settings.trials:
+            say(f"note: {made} of {settings.trials} trials were made; --resume makes the others")
         done = [each for each in study.trials if each.state.name == "COMPLETE"]
         if not done:
             errors = [each.user_attrs["error"] for each in study.trials if each.user_attrs]
@@ -179,7 +184,7 @@ def _report(
         "trials": len(trials),
         "pruned": sum(each.state.name == "PRUNED" for each in trials),
         "failed": sum(each.state.name == "FAIL" for each in trials),
-        "cut_off": len(study.trials) - len(trials),
+        "cut_off": sum(is_cut_off(each) for each in study.trials),
         "best": {"values": ranked[best].params, "mean": means[best], "scores": finals[best]},
         "finalists": [
             {"values": ranked[place].params, "mean": means[place], "scores": finals[place]}
