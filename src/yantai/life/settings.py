@@ -140,7 +140,8 @@ class Export(Config):
     model: str = Field(description="a model folder, or a name on the hub")
     out: Path = Field(description="the file, or the folder")
     to: Literal["gguf", "folder"] = Field(
-        "gguf", description="gguf for llama.cpp; folder for transformers, vLLM, onnxruntime-genai"
+        "gguf",
+        description="gguf for llama.cpp; folder for transformers, onnxruntime-genai, vLLM (untried)",
     )
     type: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"] | None = Field(
         None, description="of the matrices; F16, in a folder BF16"
