@@ -141,7 +141,7 @@ class Export(Config):
     out: Path = Field(description="the file, or the folder")
     to: Literal["gguf", "folder"] = Field(
         "gguf",
-        description="gguf for llama.cpp; folder for transformers, onnxruntime-genai, vLLM (untried)",
+        description="gguf (llama.cpp) or folder (transformers, onnxruntime-genai, vLLM: untried)",
     )
     type: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"] | None = Field(
         None, description="of the matrices; F16, in a folder BF16"
