@@ -18,6 +18,15 @@ import torch  # noqa: E402
 torch.set_num_threads(1 if BESIDE_OTHERS else 2)
 
 
+LONG = ("test_docs.py", "test_programs.py", "test_recipes.py", "test_cli.py")
+"""Their tests take minutes each: begun last, they would leave the other processor idle."""
+
+
+def pytest_collection_modifyitems(items):
+    """Files with long tests come first; otherwise the order is as it was."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture
 def data():
     """The folder of real data; a test that needs it is skipped, with the reason, without it."""
