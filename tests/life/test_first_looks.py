@@ -48,7 +48,9 @@ def test_rows_of_unknown_labels_are_kept_back(tmp_path, capsys):
         known_rows(job, rows, None)
     assert known_rows(job, rows, tmp_path / "quarantine") == [rows[0], rows[2]]
     (kept,) = (tmp_path / "quarantine" / "unknown.jsonl").read_text().splitlines()
-    assert json.loads(kept)["place"] == "rows.csv:3" and "Two." in json.loads(kept)["row"]
+    table = json.loads(kept)
+    assert (table["file"], table["line"], table["row"]["text"]) == ("rows.csv", "3", "Two.")
+    assert "strange" in table["what"]
     assert "1 row with labels that are not known" in capsys.readouterr().err
     with pytest.raises(DataError, match="strange"):
         known_rows(job, rows[1:2], tmp_path / "other")

@@ -10,6 +10,7 @@ from yantai.life.doctor_rows import examine_rows
 from yantai.life.finetune import finetune
 from yantai.life.jobs import JOBS
 from yantai.life.rows import parts_of
+from yantai.text.tokenizer import Tokenizer
 from yantai.training.recipe import Finetune
 
 PARTS = ["train"] * 8 + ["dev"] * 4 + ["test"] * 2
@@ -55,7 +56,7 @@ def test_a_row_that_names_no_part_stops_or_is_kept(tmp_path, capsys):
     found = shared(settings.model_copy(update={"on_bad_row": "quarantine"}))
     assert sum(len(part) for part in found.values()) == 14
     lines = (tmp_path / "run" / "quarantine" / "split" / "unknown.jsonl").read_text().splitlines()
-    assert [json.loads(line)["place"] for line in lines] == ["rows.csv:16"]
+    assert [json.loads(line)["line"] for line in lines] == ["16"]
     assert "1 row whose 'part' names no part" in capsys.readouterr().err
 
 
@@ -75,10 +76,18 @@ def test_shares_are_the_given_ones(tmp_path):
     assert [len(part) for part in shared(given).values()] == [150, 50, 200]
 
 
+@pytest.mark.parametrize("share", [float("nan"), float("inf"), 0.0, -1.0])
+def test_shares_are_numbers(share, tmp_path):
+    with pytest.raises(ValidationError, match="each of train, valid and test"):
+        recipe(tmp_path, data=table(tmp_path, PARTS), shares=(share, 1, 2))
+
+
 def test_shares_and_columns_that_contradict_are_refused(tmp_path):
     data = table(tmp_path, PARTS)
     with pytest.raises(ValidationError, match="each of train, valid and test"):
         recipe(tmp_path, data=data, shares=(0.9, 0.1, 0.0))
+    with pytest.raises(ValidationError, match="shares can have no effect"):
+        recipe(tmp_path, data=data, valid=data, test=data, shares=(8, 1, 1))
     with pytest.raises(ValidationError, match="names the parts"):
         recipe(tmp_path, data=data, split_column="part", test=data)
 
@@ -122,6 +131,50 @@ def test_a_question_longer_than_the_context_stops_or_is_kept(tmp_path, capsys):
     assert found["n"] == 10
     for part, place in (("train", "rows.jsonl:21"), ("valid", "rows.jsonl:21"),
                         ("test", "test.jsonl:1")):  # fmt: skip
-        (line,) = (tmp_path / "b/quarantine" / part / "long.jsonl").read_text().splitlines()
-        assert json.loads(line)["place"] == place and "geese" in json.loads(line)["row"]
-    assert "1 row with nothing to learn within the first 64 tokens" in capsys.readouterr().err
+        (line,) = (tmp_path / "b/quarantine" / part / "unfit.jsonl").read_text().splitlines()
+        table = json.loads(line)
+        assert f"{table['file']}:{table['line']}" == place
+        assert table["row"]["messages"] == LONG["messages"]
+        assert table["what"] == "nothing to learn within the first 64 tokens"
+    assert "1 row with nothing to learn in " in capsys.readouterr().err
+
+
+REFUSES = (
+    "{%- if messages[0]['role'] != 'user' %}{{ raise_exception('begin with a user') }}{% endif -%}"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["chat", "prefer"])
+def test_a_conversation_that_the_template_refuses_is_named_or_kept(task, tmp_path, tokenizer):
+    from yantai.core.config import ModelConfig
+    from yantai.core.initialise import build
+    from yantai.families.table import family_named
+    from yantai.infer.language_model import LanguageModel
+
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, dim=16, layers=1, heads=2, kv_heads=2, head_dim=8,
+        hidden=32, max_positions=96,
+    )  # fmt: skip
+    tokenizer.save(tmp_path / "tokenizer")
+    own = Tokenizer.load(tmp_path / "tokenizer")
+    own.chat_template = REFUSES + own.chat_template
+    ends = frozenset({own.eos_id})
+    LanguageModel(build(config), family_named("llama"), own, ends).save(tmp_path / "model")
+    rows = CHAT[:20]
+    odd = {"messages": [{"role": "system", "content": "s"}, *CHAT[0]["messages"]]}
+    if task == "prefer":
+        rows = [{"prompt": f"{n}?", "chosen": "Yes.", "rejected": "No."} for n in range(20)]
+        odd = {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "?"}],
+               "chosen": "Yes.", "rejected": "No."}  # fmt: skip
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in [*rows, odd]))
+    given = {"model": str(tmp_path / "model"), "task": task, "data": data, "steps": 1, "batch": 1,
+             "threads": 1, "context": 64, "valid": data, "test": data}  # fmt: skip
+    with pytest.raises(DataError, match="the chat template refuses it: begin with a user") as odd:
+        finetune(recipe(tmp_path, **given, out=tmp_path / "a"), str)
+    assert (odd.value.code, odd.value.where) == ("E312", "rows.jsonl:21")
+    found = finetune(recipe(tmp_path, **given, out=tmp_path / "b", on_bad_row="quarantine"), str)
+    assert found["n"] == 20
+    (line,) = (tmp_path / "b/quarantine/train/unfit.jsonl").read_text().splitlines()
+    assert json.loads(line)["line"] == "21"

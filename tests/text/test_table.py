@@ -121,3 +121,26 @@ def test_what_is_no_file_of_records_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text("{}")
     with pytest.raises(UsageError, match="columns"):
         TableReader(tmp_path / "a.jsonl", columns=["x"])
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
+def test_a_row_too_large_for_memory_is_kept_and_the_others_read(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("yantai.text.table.MAX_ROW_BYTES", 100)
+    rows = [{"text": "a", "label": "x"}, {"text": "b" * 200, "label": "y"},
+            {"text": "c", "label": "x"}]  # fmt: skip
+    path = tmp_path / f"rows.{kind}"
+    if kind == "csv":
+        path.write_text("text,label\n" + "".join(f"{r['text']},{r['label']}\n" for r in rows))
+    else:
+        lines = [json.dumps(row) for row in rows]
+        path.write_text("\n".join(lines) if kind == "jsonl" else "[" + ",\n".join(lines) + "]")
+    with pytest.raises(DataError) as stopped:
+        list(TableReader(path))
+    assert stopped.value.code == "E308" and "quarantine" in str(stopped.value.do)
+    reader = TableReader(path, policy="quarantine", quarantine=tmp_path / "kept")
+    assert [record.fields["text"] for record in reader] == ["a", "c"]
+    account = reader.account
+    assert (account.rows_in, account.rows_out, sum(account.quarantined.values())) == (3, 2, 1)
+    kept = json.loads((tmp_path / "kept" / "rows.jsonl").read_text())
+    assert b"b" * 200 in (tmp_path / "kept" / kept["raw_file"]).read_bytes()
+    assert kept["code"] == "E308" and ("index" in kept) == (kind == "json")

@@ -135,7 +135,8 @@ def _of_squad(
 ) -> tuple[list[Question], RowAccount]:
     def describe(asked: _Asked) -> tuple[str, dict[str, Any], bytes]:
         raw = json.dumps({"context": asked.context, **asked.given}, ensure_ascii=False).encode()
-        return asked.place, {"id": asked.id}, raw
+        line = asked.place.partition(":")[2].partition("[")[0]
+        return asked.place, {"id": asked.id, "line": int(line) if line else None}, raw
 
     return sort_out(_asked(articles, path), _of_item, describe, path, folder)
 

@@ -4,8 +4,8 @@ Knows: files of rows and shares. What a row is, its job says.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,10 @@ def named_parts(settings: Finetune, rows: list[Any], out: Path) -> dict[str, lis
     odd = [row for row in rows if row.place not in part_of]
     if odd:
         what = f"the column {settings.split_column!r} names no part"
-        lines = [{"place": row.place, "what": what, "row": repr(row)} for row in odd]
-        _keep(out / "quarantine" / "split", lines)
+        path = out / "quarantine" / "split" / "unknown.jsonl"
+        keep_rows(path, [(row, what) for row in odd])
         line = f"{counted(len(odd), 'row')} whose {settings.split_column!r} names no part are in"
-        say(f"note: {line} {out / 'quarantine' / 'split'}; the first: {odd[0].place}")
+        say(f"note: {line} {path.parent}; the first: {odd[0].place}")
     parts = {name: [row for row in rows if part_of.get(row.place) == name] for name in PARTS}
     return {name: part for name, part in parts.items() if part}
 
@@ -114,40 +114,37 @@ def _read(settings: Finetune, job: Job, name: str, path: Path) -> list[Any]:
 
 
 def known_rows(job: Job, rows: list[Any], quarantine: Path | None) -> list[Any]:
-    """Those of which the job knows every label; the others are kept in quarantine, if there is one.
+    """Those of which the job knows every label; the others are kept in `unknown.jsonl`.
 
-    They are lines of `unknown.jsonl` there: place, what is odd, and the row.
+    Args:
+        job: whose rows they are.
+        rows: a part.
+        quarantine: a folder; None stops at the first such row.
 
     Raises:
-        DataError: there is none, or no row is left.
+        DataError: there is one and no quarantine, or no row is left.
     """
     if quarantine is None:
         job.check(rows)
         return rows
-    known, odd, first = [], list[dict[str, Any]](), None
-    for row in rows:
+    first: list[DataError] = []
+
+    def why(row: Any) -> str:
         try:
             job.check([row])
-            known.append(row)
         except DataError as error:
-            first = first or error
-            odd.append({"place": str(error.where), "what": error.what, "got": error.got,
-                        "row": repr(row)})  # fmt: skip
-    if first is not None:
-        if not known:
-            raise first
-        _keep(quarantine, odd)
-        say(
-            f"note: {counted(len(odd), 'row')} with labels that are not known in {quarantine}; "
-            f"the first: {first.where}: {first.what}, got {first.got}"
-        )
+            first.append(error)
+            return f"{error.what}: {error.got}"
+        return ""
+
+    known = _sorted_out(rows, why, quarantine / "unknown.jsonl", "labels that are not known")
+    if not known and first:
+        raise first[0]
     return known
 
 
 def rows_that_fit(job: Job, frame: Frame, rows: list[Any], quarantine: Path | None) -> list[Any]:
-    """Those of which something can be learned or scored; the others are kept, if that is wanted.
-
-    They are lines of `long.jsonl` there: place, what is odd, and the row.
+    """Those of which something can be learned or scored; the others are kept in `unfit.jsonl`.
 
     Args:
         job: whose rows they are.
@@ -158,28 +155,41 @@ def rows_that_fit(job: Job, frame: Frame, rows: list[Any], quarantine: Path | No
     Raises:
         DataError: no row is left.
     """
-    if quarantine is None:
+    if quarantine is None or not rows:
         return rows
-    long = [row for row in rows if job.too_long(frame, row)]
-    if not long:
-        return rows
-    what = f"nothing to learn within the first {frame.length} tokens"
-    lines = [{"place": row.place, "what": what, "row": repr(row)} for row in long]
-    _keep(quarantine, lines, "long.jsonl")
-    say(
-        f"note: {counted(len(long), 'row')} with {what} in {quarantine}; the first: {long[0].place}"
+    fit = _sorted_out(
+        rows, lambda row: job.unfit(frame, row), quarantine / "unfit.jsonl", "nothing to learn"
     )
-    if len(long) == len(rows):
-        raise DataError("E305", long[0].place, f"no row is left: {what}", do="raise --context")
-    gone = {id(row) for row in long}
-    return [row for row in rows if id(row) not in gone]
+    if not fit:
+        why = job.unfit(frame, rows[0])
+        raise DataError("E305", rows[0].place, f"no row is left: {why}", do="raise --context")
+    return fit
 
 
-def _keep(folder: Path, odd: Sequence[dict[str, Any]], name: str = "unknown.jsonl") -> None:
-    """Rows that a table's reader found nothing wrong with, as lines."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in odd)
-    write_atomic(folder / name, lines)
+def _sorted_out(rows: list[Any], why: Callable[[Any], str], path: Path, what: str) -> list[Any]:
+    """Rows of which nothing odd can be said; the others become lines of a file of the quarantine.
+
+    Each line has the file, its line, what is odd, and what was read of the row.
+    """
+    found = [(row, why(row)) for row in rows]
+    odd = [(row, said) for row, said in found if said]
+    if odd:
+        keep_rows(path, odd)
+        row, said = odd[0]
+        line = f"{counted(len(odd), 'row')} with {what} in {path.parent}"
+        say(f"note: {line}; the first: {row.place}: {said}")
+    return [row for row, said in found if not said]
+
+
+def keep_rows(path: Path, odd: Sequence[tuple[Any, str]]) -> None:
+    """Write rows that a table's reader found nothing wrong with, and what is wrong all the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for row, said in odd:
+        file, _, line = row.place.partition(":")
+        table = {"file": file, "line": line, "what": said, "row": asdict(row)}
+        lines.append(json.dumps(table, ensure_ascii=False) + "\n")
+    write_atomic(path, "".join(lines))
 
 
 def sample_of(rows: list[Any]) -> list[Any]:

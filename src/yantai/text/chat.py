@@ -27,7 +27,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
 
 from yantai.base.errors import DataError, ModelFileError
-from yantai.text.sandbox import MAX_OUTPUT_CHARACTERS, Sandbox, within
+from yantai.text.sandbox import MAX_OUTPUT_CHARACTERS, RefusalError, Sandbox, within
 from yantai.text.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant")
@@ -202,9 +202,19 @@ class ChatFormat:
 
         Raises:
             ModelFileError: the template does not mark what is learned, and its prompts do not say.
-            DataError: nothing in the row is learned.
+            DataError: nothing in the row is learned, or the template refuses such a row.
         """
-        rendered = self.render(messages) if self.marks_generation else self._by_prompts(messages)
+        try:
+            rendered = (
+                self.render(messages) if self.marks_generation else self._by_prompts(messages)
+            )
+        except ModelFileError as error:
+            if not isinstance(error.__cause__, RefusalError):
+                raise
+            raise DataError(
+                "E312", where, f"the chat template refuses it: {error.what}",
+                do="mend the row, or pass --on-bad-row quarantine",
+            ) from error  # fmt: skip
         if not any(rendered.learn):
             raise DataError("E307", where, "nothing to learn: no assistant message with content")
         return rendered

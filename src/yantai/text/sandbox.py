@@ -313,8 +313,12 @@ def _now(form: str) -> str:
     return datetime.now().strftime(form)
 
 
+class RefusalError(TemplateError):
+    """What a template says of a conversation that it does not render."""
+
+
 def _raise(message: str) -> None:
-    raise TemplateError(message)
+    raise RefusalError(message)
 
 
 def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:

@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from yantai.base.errors import DataError, UsageError
+from yantai.base.files import storage_error
 from yantai.text.reading import (
     PACKINGS,
     PIECE_BYTES,
@@ -50,6 +51,10 @@ class Record:
     fields: dict[str, Any]
     place: str
     problem: str | None = None
+
+
+def _too_large() -> BadRow:
+    return BadRow("E308", "larger than the limit", f"a row of over {MAX_ROW_BYTES:,} bytes")
 
 
 class TableReader:
@@ -152,32 +157,40 @@ class TableReader:
         for row, fields in parquet_rows(self.path):
             self.account.rows_in += 1
             too_large = row.size > MAX_ROW_BYTES
-            yield row, BadRow("E308", "the row is too large") if too_large else fields
+            yield row, _too_large() if too_large else fields
 
     def _found(self, source: SourceFile) -> Iterator[tuple[Row, dict[str, Any] | BadRow]]:
         """Each row, and its fields or what is wrong with it."""
         pieces, first, encoding = plain_lines(unpack(source, self.packing), self.encoding)
 
-        def overflow(line: int, byte: int) -> Any:
-            raise DataError(
-                "E308", f"{shown(self.path)}:{line}", f"a row of over {MAX_ROW_BYTES:,} bytes"
-            )
+        def overflow(line: int, byte: int) -> BinaryIO:
+            if self._quarantine is not None:
+                return self._quarantine.large_file()
+            row = Row(line, byte, b"", 0, too_large=True)
+            raise self._stop(row, _too_large(), self._where(row))
 
         gather = Gather(MAX_ROW_BYTES, overflow)
         cut = elements if self.kind == ".json" else lines
         rows = cut(pieces, first, gather)
         read = self._json if self.kind in JSON_KINDS else self._cells
-        yield from read(rows, encoding)
+        try:
+            yield from read(rows, encoding)
+        except OSError as error:  # of the file that takes a row too large for memory
+            raise storage_error(error, self._quarantine_folder or self.path) from error
+        finally:
+            gather.close()
 
     def _json(
         self, rows: Iterator[Row], encoding: str
     ) -> Iterator[tuple[Row, dict[str, Any] | BadRow]]:
         for row in rows:
             self.account.rows_in += 1
-            if row.index is None and not row.raw.strip(SPACE):
+            if row.index is None and not row.too_large and not row.raw.strip(SPACE):
                 self.account.drop("blank line", self._where(row))
                 continue
             try:
+                if row.too_large:
+                    raise _too_large()
                 if row.fault:
                     raise BadRow("E301", row.fault)
                 yield row, parse_object(decode(row.raw, encoding))
@@ -193,10 +206,12 @@ class TableReader:
                 names = self._header(row, encoding)
                 continue
             self.account.rows_in += 1
-            if not row.raw.strip(SPACE):
+            if not row.too_large and not row.raw.strip(SPACE):
                 self.account.drop("blank line", self._where(row))
                 continue
             try:
+                if row.too_large:
+                    raise _too_large()
                 cells = self._cut(decode(row.raw, encoding))
                 if len(cells) != len(names):
                     raise BadRow(
@@ -242,6 +257,9 @@ class TableReader:
             row = waiting.popleft() if waiting else next(rows, None)
             if row is None:
                 return
+            if row.too_large:
+                yield row
+                continue
             more, raw = [], row.raw
             while raw.count(b'"') % 2 and len(more) < MAX_RECORD_LINES:
                 line = waiting[len(more)] if len(more) < len(waiting) else next(rows, None)
@@ -249,6 +267,8 @@ class TableReader:
                     break
                 if len(more) >= len(waiting):
                     waiting.append(line)
+                if line.too_large:  # what would join it is spoiled, and it is told by itself
+                    break
                 more.append(line)
                 raw += b"\n" + line.raw
             if raw.count(b'"') % 2:  # never closed: this line alone is spoiled
@@ -268,6 +288,8 @@ class TableReader:
             "file": shown(self.path.name), "line": row.line, "byte": row.byte, "size": row.size,
             "code": bad.code, "reason": bad.reason, "what": bad.what,
         }  # fmt: skip
+        if row.index is not None:
+            record["index"] = row.index
         self._quarantine.keep(record, row.raw, row.too_large)
         self.account.quarantine(bad.reason, where)
 

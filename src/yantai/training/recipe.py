@@ -3,6 +3,7 @@
 Knows: names, ranges, contradictions. Imports no torch, so that `--help` is quick.
 """
 
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -198,8 +199,10 @@ class Finetune(Training):
             raise ValueError("one budget at a time: epochs and another were given")
         if not self.lora and any(name.startswith("lora_") for name in self.model_fields_set):
             raise ValueError("settings of adapters without lora")
-        if min(self.shares) <= 0:
+        if not all(0 < share < inf for share in self.shares):
             raise ValueError("shares: each of train, valid and test has to have some")
+        if self.valid and self.test and "shares" in self.model_fields_set:
+            raise ValueError("shares can have no effect where valid and test are given")
         if self.split_column and (self.valid or self.test):
             raise ValueError("split_column names the parts, and valid or test names one again")
         if self.replay and self.task not in ("chat", "translate", "summarize"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yantai.base.errors import UsageError
+from yantai.base.errors import DataError, UsageError
 from yantai.core.face import Model
 from yantai.data.conversations import Conversation, read_conversations
 from yantai.data.examples import Example, ExampleRows
@@ -52,10 +52,15 @@ class ChatJob(LanguageJob):
             Causal(smoothing=self.smoothing), _rows(frame, train, seed), _rows(frame, valid, seed)
         )
 
-    def too_long(self, frame: Frame, row: Conversation) -> bool:
-        """Whether its first answer begins behind what is read."""
-        example = _example(ChatFormat(frame.tokenizer), row)
-        return not example.teaches_within(frame.length)
+    def unfit(self, frame: Frame, row: Conversation) -> str:
+        """The template refuses it, or its first answer begins behind what is read."""
+        try:
+            example = _example(ChatFormat(frame.tokenizer), row)
+        except DataError as error:
+            return error.what
+        if example.teaches_within(frame.length):
+            return ""
+        return f"nothing to learn within the first {frame.length} tokens"
 
     def predict(
         self, network: Model, frame: Frame, rows: Sequence[Conversation]

@@ -113,8 +113,8 @@ class Job(Protocol):
         """Rows as examples."""
         ...
 
-    def too_long(self, frame: Frame, row: Any) -> bool:
-        """Whether so much of a row would be cut that nothing of it could be learned or scored."""
+    def unfit(self, frame: Frame, row: Any) -> str:
+        """Why nothing of a row can be learned or scored by a model that reads so; "" if it can."""
         ...
 
     def predict(self, network: Model, frame: Frame, rows: Sequence[Any]) -> Any:
@@ -173,9 +173,9 @@ class LabelJob:
     usual_kind: Kind = "bpe"
     least_text = 0
 
-    def too_long(self, frame: Frame, row: Any) -> bool:
-        """What is left of it is judged."""
-        return False
+    def unfit(self, frame: Frame, row: Any) -> str:
+        """What is left of a long one is judged."""
+        return ""
 
     def look_before(self, network: Model, frame: Frame, test: Sequence[Any]) -> None:
         """A new head knows nothing."""
@@ -250,9 +250,9 @@ class LanguageJob:
             raise UsageError("E203", "dropout", "is decided by the model", do="leave it out")
         return model, family
 
-    def too_long(self, frame: Frame, row: Any) -> bool:
+    def unfit(self, frame: Frame, row: Any) -> str:
         """There is room for what is to be written."""
-        return False
+        return ""
 
     def scores(self, rows: Sequence[Any], said: Any) -> dict[str, float]:
         """None: while training, the loss says which model is the best."""

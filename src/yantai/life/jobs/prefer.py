@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from yantai.base.errors import DataError
 from yantai.core.face import Model
 from yantai.data.examples import Example, ExampleRows
 from yantai.data.preferences import Preference, read_preferences
@@ -94,6 +95,14 @@ class PreferJob(LanguageJob):
                 for name, table in floors.items()
             },
         }  # fmt: skip
+
+    def unfit(self, frame: Frame, row: Preference) -> str:
+        """The template refuses it."""
+        try:
+            _pairs(frame, [row])
+        except DataError as error:
+            return error.what
+        return ""
 
     def worst(self, rows: Sequence[Preference], said: NDArray[np.float64]) -> list[dict[str, str]]:
         """The rows whose rejected answer is likelier by most."""
