@@ -93,3 +93,9 @@ def test_a_perplexity_has_the_interval_of_its_loss():
     assert (power.low, power.high) == (math.exp(loss.low), math.exp(loss.high))
     assert power.chance == pytest.approx(50)
     assert ratio([2.0], [1], chance=1.0).raised().as_dict()["low"] is None
+
+
+def test_two_that_never_differ_have_an_interval_of_nothing():
+    found = bootstrap_difference(lambda rows: 0.0, 40, ("up", "down"))
+    assert (found["value"], found["low"], found["high"]) == (0.0, 0.0, 0.0)
+    assert found["verdict"] == "no difference shown"

@@ -150,3 +150,27 @@ def test_what_we_do_not_compute_is_refused(name, tmp_path):
     with pytest.raises(Exception, match=said) as caught:
         load_adapter(ours, None, tmp_path)
     assert isinstance(caught.value, ModelFileError) or "rank" in str(caught.value)
+
+
+def test_an_adapter_of_peft_reads_with_the_tokenizer_of_its_base(tokenizer, tmp_path):
+    """PEFT writes none beside it."""
+    import yantai
+    from yantai.core.config import ModelConfig
+    from yantai.core.initialise import build
+    from yantai.families.table import family_named
+    from yantai.infer.language_model import LanguageModel
+
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, dim=16, layers=1, heads=2, kv_heads=2, head_dim=8,
+        hidden=32, max_positions=64,
+    )  # fmt: skip
+    ends = frozenset({tokenizer.eos_id})
+    own = LanguageModel(build(config, seed=1), family_named("llama"), tokenizer, ends)
+    own.save(tmp_path / "base")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    wanted = peft.LoraConfig(r=2, target_modules=["q_proj"], base_model_name_or_path=None)
+    peft.get_peft_model(theirs, wanted).save_pretrained(tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "tokenizer.json").exists()
+    found = yantai.load(tmp_path / "adapter", dtype="float32")
+    assert found.tokenizer.hash == tokenizer.hash
+    assert found.generate("Ivan", max_new_tokens=4) == own.generate("Ivan", max_new_tokens=4)

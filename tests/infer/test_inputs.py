@@ -8,7 +8,8 @@ from yantai.infer.rewrite import translate
 
 
 @pytest.mark.parametrize(
-    ("inputs", "where"), [("", "inputs"), (["a", " \n"], "inputs[1]"), (["a", None], "inputs[1]")]
+    ("inputs", "where"),
+    [("", "inputs"), (["a", " \n"], "inputs[1]"), (["a", None], "inputs[1]"), ("\ud800", "inputs")],
 )
 def test_what_has_no_letters_is_named(inputs, where):
     with pytest.raises(UsageError) as refused:

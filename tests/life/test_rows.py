@@ -9,7 +9,9 @@ from yantai.base.errors import DataError
 from yantai.life.doctor_rows import examine_rows
 from yantai.life.finetune import finetune
 from yantai.life.jobs import JOBS
+from yantai.life.predict import predict
 from yantai.life.rows import parts_of
+from yantai.life.settings import Predict
 from yantai.text.tokenizer import Tokenizer
 from yantai.training.recipe import Finetune
 
@@ -178,3 +180,8 @@ def test_a_conversation_that_the_template_refuses_is_named_or_kept(task, tmp_pat
     assert found["n"] == 20
     (line,) = (tmp_path / "b/quarantine/train/unfit.jsonl").read_text().splitlines()
     assert json.loads(line)["line"] == "21"
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(json.dumps({"text": "Who?"}) + "\n")
+    out = tmp_path / "said.jsonl"
+    told = predict(Predict(model=tmp_path / "b" / "model", data=asked, out=out), str)
+    assert told["rows"] == 1 and "reply" in json.loads(out.read_text())

@@ -122,7 +122,12 @@ def _name(label: Any) -> str:
 def _present(fields: dict[str, Any], name: str, flag: str) -> Any:
     if name not in fields:
         there = ", ".join(list(fields)[:8])
-        raise BadRow("E304", f"no column {name!r}", got=there, do=f"pass {flag}")
+        raise BadRow(
+            "E304",
+            f"no column {name!r}",
+            got=there,
+            do=f"pass {flag}, or --columns where there is no header",
+        )
     return fields[name]
 
 
@@ -154,7 +159,9 @@ def not_empty(rows: list[R], reader: TableReader) -> list[R]:
         DataError: E305, there are none.
     """
     if not rows:
-        raise DataError("E305", reader.path, "no rows are left", got=reader.account.losses())
+        raise DataError(
+            "E305", reader.path, "no rows are left", got=reader.account.losses() or "none"
+        )
     return rows
 
 
@@ -170,7 +177,12 @@ def check_known(rows: Sequence[HasLabels], known: Sequence[str], where: str) -> 
         if odd is not None:
             shown = ", ".join(list(known)[:10]) + (", …" if len(known) > 10 else "")
             raise DataError(
-                "E304", row.place, f"a label that {where} has not", expected=shown, got=repr(odd)
+                "E304",
+                row.place,
+                f"a label that {where} has not",
+                expected=shown,
+                got=repr(odd),
+                do="mend the row, or pass --on-bad-row quarantine",
             )
 
 

@@ -124,7 +124,7 @@ def bootstrap(
         return Estimate(value, float("nan"), float("nan"), chance)
     values = [metric(rows) for rows in _drawn(count, seed)]
     low, high = np.quantile(values, (0.025, 0.975))
-    if low == high and value in (0.0, most):
+    if low == high and value in (0.0, most) and isfinite(most):
         edge = proportion(count if value else 0, count)
         low, high = edge.low * most, edge.high * most
     return Estimate(value, float(low), float(high), chance)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from yantai.base.errors import UsageError
+from yantai.infer.inputs import given_texts
 from yantai.infer.language_model import LanguageModel
 from yantai.tasks.frame import Frame
 from yantai.tasks.similar import text_vectors
@@ -25,9 +25,10 @@ def embed(model: LanguageModel, inputs: str | Sequence[str]) -> Float[Tensor, "t
     Raises:
         UsageError: a text is empty.
     """
-    texts = [inputs] if isinstance(inputs, str) else list(inputs)
-    for number, text in enumerate(texts):
-        if not model.tokenizer.prompt(text):
-            raise UsageError("E201", f"inputs[{number}]", "an empty text has no vector")
+    return vectors(model, given_texts(inputs))
+
+
+def vectors(model: LanguageModel, texts: Sequence[str]) -> Float[Tensor, "text dim"]:
+    """The same of texts that somebody has looked at."""
     frame = Frame(model.tokenizer, model.shape, model.length)
     return text_vectors(model.network, frame, texts)

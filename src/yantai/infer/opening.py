@@ -55,11 +55,14 @@ def load(
         return _from_file(Path(path), kind, place)
     folder = local_folder(path)
     if is_adapter(folder):
-        network, family, theirs, *_ = adapted(folder, kind, place)
+        network, family, theirs, _, base = adapted(folder, kind, place)
         network = merge(network).eval()
     else:
         network, family, theirs = load_folder(folder, dtype=kind, device=place)
+        base = ""
     tokenizer = Tokenizer.find(folder)
+    if tokenizer is None and base:  # PEFT writes none beside an adapter
+        tokenizer = Tokenizer.find(local_folder(base))
     if tokenizer is not None:
         _check_ids(folder / "tokenizer.json", tokenizer, network.config.vocab_size)
     ends = _eos_ids(folder, theirs, tokenizer)

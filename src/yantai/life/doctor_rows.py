@@ -127,6 +127,8 @@ def _bad_rows(
     line += " and would be kept back" if kept_back else ", and the run would stop"
     serious = not kept_back or bad > MOST_BAD * account.rows_in
     first = f"the first: [{error.code}] {error.where}: {error.what}"
+    if error.do and "encoding" in error.do:
+        first += f" ({error.do})"
     findings = [("problem" if serious else "note", f"{path}: {line}; {first}")]
     if rows:
         findings.append(("ok", f"{path}: {counted(len(rows), 'row')} left"))
@@ -158,7 +160,7 @@ def _twice(job: Job, parts: Parts, files: dict[str, Path | None]) -> Iterator[Fi
         if apart and not job.together:
             one = apart[0][0]
             other = next(row for row in apart[0] if row.labels != one.labels)
-            line = f"{len(apart):,} texts have two different labels, such as {one.place}"
+            line = f"{counted(len(apart), 'text')} with two different labels, such as {one.place}"
             yield ("problem", f"{files[part]}: {line} and {other.place}")
 
 

@@ -91,6 +91,7 @@ def predict(settings: Predict, emit: Callable[[str], None]) -> dict[str, Any]:
 def _task_of(model: LanguageModel, settings: Predict) -> str:
     """What is asked: a model says so itself, or its receipt; of the others one must say it."""
     task = settings.task or model.job or task_of(settings.model)
+    task = "chat" if task == "prefer" else task  # it was taught which replies are better
     if not task and model.shape == "encoder":
         raise UsageError(
             "E201", "task", "the model judges nothing yet", expected="--task embed",

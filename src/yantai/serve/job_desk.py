@@ -12,7 +12,7 @@ from typing import Any
 from yantai.base.errors import DataError, ModelFileError, ResourceError, YantaiError
 from yantai.infer.answer import answer
 from yantai.infer.classify import classify
-from yantai.infer.embed import embed
+from yantai.infer.embed import vectors
 from yantai.infer.engine import Engine
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.rewrite import room_of, summarize, translate
@@ -165,7 +165,7 @@ class JobDesk:
             future.add_done_callback(keep(place))
 
     def _embed(self, texts: list[str]) -> list[Any]:
-        return embed(self.model, texts).tolist()
+        return vectors(self.model, texts).tolist()
 
     def _classify(self, texts: list[str]) -> list[Any]:
         return [

@@ -244,7 +244,8 @@ class TableReader:
         try:
             found = list(csv.reader([text], delimiter=self.separator, strict=True))
         except csv.Error as error:
-            raise BadRow("E301", "not CSV", f"not CSV ({error})") from error
+            what = "a carriage return outside of quotes" if "\r" in text else str(error)
+            raise BadRow("E301", "not CSV", f"not CSV ({what})") from error
         return found[0] if found else []
 
     def _joined(self, rows: Iterator[Row]) -> Iterator[Row]:
