@@ -37,6 +37,7 @@ def test_both_forms_say_the_same(tmp_path):
 
 
 BAD = {
+    "an answer and none": ({"is_impossible": True}, "is_impossible, and has an answer"),
     "one to the left": ({"answers": [{"text": "York", "answer_start": 12}]}, "at character 12"),
     "outside": ({"answers": [{"text": "York", "answer_start": 400}]}, "does not stand"),
     "before": ({"answers": [{"text": "York", "answer_start": -5}]}, "does not stand"),

@@ -126,10 +126,16 @@ def test_the_doctor_finds_what_would_spoil_a_run(documents, tmp_path):
         ("sise: nano\n", "did you mean 'size'"),
         ("batch: 100000000\n", "recipe.yaml:4: memory: "),
         ("heads: 3\n", "divide"),
+        ("steps: -1\n", "[E201] {recipe}:5: steps: "),
+        ("sise: nano\n", "[E202] {recipe}:5: sise: unknown key"),
+        ("rate: 1.0e-3\nrate: 2.0e-3\n", "{recipe}:6: the key 'rate' stands twice"),
+        ("search: {rate: [1.0e-3, wrong]}\n", "wrong"),
     ):
         text, fine = examine(base + extra)
         assert not fine, extra
-        assert words in text
+        assert words.format(recipe=recipe) in text
+    text, fine = examine(base + "search: {rate: [1.0e-3, 2.0e-3]}\n")
+    assert fine, text
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": "fine"}\n{"text": \n')
     text, fine = examine(base.replace(str(documents), str(broken)))

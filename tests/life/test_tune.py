@@ -55,6 +55,8 @@ BAD = {
     "an unknown field": ({"search": {"rat": [1, 2]}}, "did you mean 'rate'"),
     "a value that is not allowed": ({"search": {"optimizer": ["mion"]}}, "mion"),
     "an empty range": ({"search": {"rate": {"low": 1.0, "high": 1.0}}}, "low must be below"),
+    "a second value that is not allowed": ({"search": {"optimizer": ["adamw", "x"]}}, "'x'"),
+    "a border that is not allowed": ({"search": {"rate": {"low": -1, "high": 1.0}}}, "rate"),
     "an unknown word": ({"search": {"rate": {"lo": 1, "high": 2}}}, "did you mean 'low'"),
     "no choices": ({"search": {"rate": 3}}, "neither a range nor choices"),
     "a mistake beside the search": ({"task": "clasify"}, "clasify"),

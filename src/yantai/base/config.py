@@ -97,6 +97,20 @@ def lines_of_yaml(path: Path) -> dict[str, int]:
     return {str(key.value): key.start_mark.line + 1 for key, _ in pairs}
 
 
+class _Loader(yaml.SafeLoader):
+    """Of the keys that stand twice in a table the second would win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a table of settings.
 
@@ -112,7 +126,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             "E308", path, "too large", expected=f"at most {MAX_CONFIG_BYTES:,} bytes", got=len(raw)
         )
     try:
-        value = yaml.safe_load(raw)
+        value = yaml.load(raw, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

@@ -173,7 +173,9 @@ def _asked(articles: list[Any], path: Path) -> Iterator[_Asked]:
 
 def _of_item(asked: _Asked) -> Question:
     given = asked.given
-    answers = [] if given.get("is_impossible") is True else given.get("answers", [])
+    answers = given.get("answers", [])
+    if given.get("is_impossible") is True and answers:
+        raise BadRow("E304", "an answer where there is none", "is_impossible, and has an answer")
     if not isinstance(answers, list) or not all(isinstance(each, dict) for each in answers):
         raise BadRow("E304", "the answers are no list of tables")
     pairs = [(each.get("text"), each.get("answer_start")) for each in answers]

@@ -34,6 +34,7 @@ from yantai.infer.opening import load
 from yantai.life.doctor_memory import memory_of
 from yantai.life.doctor_rows import examine_rows
 from yantai.life.settings import Doctor
+from yantai.life.tune import middle_of_search
 from yantai.text.document import DocumentReader
 from yantai.text.tokenizer import script_of
 from yantai.training.network import model_config
@@ -113,6 +114,20 @@ def _machine() -> list[Finding]:
 
 def _recipe(path: Path, settings: Doctor) -> list[Finding]:
     values = read_yaml(path)
+    try:
+        return _of_recipe(path, values, settings)
+    except UsageError as error:  # a setting that makes no sense: on which line is it?
+        where = str(error.where).removeprefix(f"{path}:")
+        at = lines_of_yaml(path).get(where.partition(".")[0])
+        if at is None:
+            raise
+        line = str(error).removeprefix(f"{path}:")
+        return [("problem", f"[{error.code}] {path}:{at}: {line}")]
+
+
+def _of_recipe(path: Path, values: dict[str, Any], settings: Doctor) -> list[Finding]:
+    if "search" in values:  # one that `tune` tries out; it is looked at with a value of each choice
+        values = middle_of_search(path)
     verb = values.pop("verb", "pretrain")
     if verb == "finetune":
         return _with_lines(path, examine_rows(build(Finetune, values, str(path)), str(path)))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from yantai.base.errors import YantaiError
+from yantai.base.errors import DataError, YantaiError
 from yantai.base.log import counted
 from yantai.data.batch import IGNORED
 from yantai.data.conversations import Conversation
@@ -20,6 +20,7 @@ from yantai.life.doctor_case import Finding
 from yantai.life.doctor_jobs import look_at_job
 from yantai.life.doctor_memory import memory_of_finetuning
 from yantai.life.doctor_parts import look_beside
+from yantai.life.doctor_single import look_at_single_rows
 from yantai.life.doctor_texts import look_at_texts
 from yantai.life.first_looks import key_of, odd_rates, rows_in_both
 from yantai.life.jobs import JOBS
@@ -77,6 +78,7 @@ def examine_rows(settings: Finetune, name: str) -> list[Finding]:
         findings += look(job, parts, files)
     findings += look_at_job(settings, job, parts["train"])
     findings += look_at_texts(job.name, parts["train"])
+    findings += look_at_single_rows(job.name, parts["train"])
     findings += look_beside(settings, job, parts, text_that_is_read(job))
     findings += _tokens(settings, job, parts["train"])
     return findings
@@ -311,10 +313,19 @@ def _conversations(
     """The masks of what is learned, as the renderer makes them."""
     try:
         chat = ChatFormat(tokenizer)
-        rendered = [chat.training_row(row.messages, row.place) for row in rows]
+        rendered, refused = _rendered(chat, rows)
     except YantaiError as error:
         yield ("problem", f"[{error.code}] {error}")
         return
+    if refused:
+        gone = {id(row) for row, _ in refused}
+        rows = [row for row in rows if id(row) not in gone]
+        error = refused[0][1]
+        count = counted(len(refused), "row")
+        yield ("problem", f"[{error.code}] {error.where}: {error.what}; {count} are so")
+    if _ignores_prompts(chat):
+        line = "the template has no {% generation %} and does not end with the assistant's turn"
+        yield ("note", f"{line} when asked to: the words before an answer are learned, too")
     ends = {tokenizer.eos_id, tokenizer.control.get(TURN_END)}
     for row, each in zip(rows, rendered, strict=True):
         if tokenizer.bos_id is not None and each.ids[:2] == [tokenizer.bos_id] * 2:
@@ -336,6 +347,27 @@ def _conversations(
     if lost:
         line = f"{len(lost):,} answers lie behind the first {limit} tokens"
         yield ("problem", f"{path}: {line}, such as {lost[0].place}: nothing would be learned")
+
+
+def _rendered(
+    chat: ChatFormat, rows: Sequence[Conversation]
+) -> tuple[list[Any], list[tuple[Conversation, DataError]]]:
+    """What can be rendered, and the rows that the template refuses."""
+    found, refused = [], []
+    for row in rows:
+        try:
+            found.append(chat.training_row(row.messages, row.place))
+        except DataError as error:
+            refused.append((row, error))
+    return found, refused
+
+
+def _ignores_prompts(chat: ChatFormat) -> bool:
+    """Whether a prompt is no different with the beginning of an answer and without."""
+    asked = [{"role": "user", "content": "Who?"}]
+    if chat.marks_generation:
+        return False
+    return chat.render(asked, reply=True).text == chat.render(asked).text
 
 
 def _learned(rendered: Any, limit: int) -> list[int]:

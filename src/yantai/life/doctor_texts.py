@@ -32,7 +32,7 @@ def look_at_texts(task: str, rows: Sequence[Any]) -> Iterator[Finding]:
     """Everything that is known to bite, for these texts."""
     if len(rows) < 2 * LEAST:
         return
-    for name, texts in _sides(rows).items():
+    for name, texts in sides_of(rows).items():
         yield from _numbers_alone(name, texts, rows)
         yield from _escaped(name, texts, rows)
         yield from _garbled(name, texts, rows)
@@ -45,7 +45,7 @@ def look_at_texts(task: str, rows: Sequence[Any]) -> Iterator[Finding]:
         yield from look(rows)
 
 
-def _sides(rows: Sequence[Any]) -> dict[str, list[str]]:
+def sides_of(rows: Sequence[Any]) -> dict[str, list[str]]:
     """Texts of the rows, by what they are: read ones, and those that are learned."""
     first = rows[0]
     if hasattr(first, "messages"):
@@ -79,14 +79,14 @@ def _numbers_alone(name: str, texts: list[str], rows: Sequence[Any]) -> Iterator
 
 def _garbled(name: str, texts: Sequence[str], rows: Sequence[Any]) -> Iterator[Finding]:
     """UTF-8 that was read as latin-1 or its Windows kin: each letter in two or three."""
-    odd = [(row, meant) for text, row in zip(texts, rows, strict=True) if (meant := _meant(text))]
+    odd = [(row, was) for text, row in zip(texts, rows, strict=True) if (was := meant(text))]
     if len(odd) > SOME * len(rows):
-        row, meant = odd[0]
-        line = f"{len(odd):,} texts are UTF-8 read as something else, the first has a {meant!r}"
+        row, was = odd[0]
+        line = f"{len(odd):,} texts are UTF-8 read as something else, the first has a {was!r}"
         yield ("problem", f"{row.place}: {line}: set encoding to utf-8, or mend the file")
 
 
-def _meant(text: str) -> str:
+def meant(text: str) -> str:
     """What the first garbled letter of a text was; "" for a text that is as it was meant.
 
     A letter at a time, since of some others nothing is left but a mark of replacement.

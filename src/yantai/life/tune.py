@@ -108,16 +108,31 @@ def read_search(path: Path) -> tuple[Literal["pretrain", "finetune"], dict[str, 
                 "E201", f"{path}:search.{name}", "neither a range nor choices", got=choice
             )
     values.pop("out", None)
-    Trial(verb, values, Path("out")).settings(
-        {name: _middle(choice) for name, choice in fields.items()}, Path("out"), 0
-    )  # a mistake in the recipe is told now, not by thirty trials
+    middle = {name: _values_of(choice)[0] for name, choice in fields.items()}
+    base = Trial(verb, values, Path("out"))
+    for name, choice in fields.items():  # a mistake is told now, not by thirty trials
+        for value in _values_of(choice):
+            base.settings(middle | {name: value}, Path("out"), 0)
     return verb, values, Space(fields=fields)
 
 
-def _middle(choice: Range | tuple[Any, ...]) -> Any:
+def _values_of(choice: Range | tuple[Any, ...]) -> tuple[Any, ...]:
+    """All of them, or the borders."""
     if not isinstance(choice, Range):
-        return choice[0]
-    return int(choice.low) if choice.whole else choice.low
+        return choice
+    ends = (choice.low, choice.high)
+    return tuple(map(int, ends)) if choice.whole else ends
+
+
+def middle_of_search(path: Path) -> dict[str, Any]:
+    """A recipe with the first value of each of its choices, as if nothing was searched.
+
+    Raises:
+        UsageError: as of `read_search`.
+    """
+    verb, values, space = read_search(path)
+    first = {name: _values_of(choice)[0] for name, choice in space.fields.items()}
+    return {"verb": verb, **values, **first, "out": read_yaml(path).get("out", "out")}
 
 
 def _search(settings: Tune, base: Trial, space: Space) -> None:
