@@ -26,8 +26,9 @@ def talk(row, *roles):
     return changed(row, messages=tuple({"role": role, "content": "a b"} for role in roles))
 
 
+LOST = "\N{REPLACEMENT CHARACTER}"
 ODD = {
-    "a lost letter": ("classify", lambda row: changed(row, text="caf\N{REPLACEMENT CHARACTER}"), "lost"),
+    "a lost letter": ("classify", lambda row: changed(row, text=f"caf{LOST}"), "lost"),
     "a garbled letter": ("classify", lambda row: changed(row, text="a cafÃ©"), "lost or garbled"),
     "marks alone": ("classify", lambda row: changed(row, text="?!…"), "no words"),
     "an address": ("classify", lambda row: changed(row, text="https://example.org/a"), "no words"),

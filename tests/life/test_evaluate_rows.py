@@ -132,6 +132,17 @@ def test_documents_have_a_page_too(shape, tmp_path):
             evaluate(Evaluate(**settings, **{name: value}), str)
 
 
+def test_a_page_tells_what_was_forgotten_and_how_bleu_was_counted():
+    told = {"value": 1.25, "low": 1.2, "high": 1.3}
+    report = judged_report(np.array([0, 1]), np.eye(2, dtype=np.float32), ("a", "b"), {})
+    forgotten = {"pages": 3, "measure": "bits per byte", "before": told, "after": told,
+                 "difference": told | {"verdict": "it has forgotten"}}  # fmt: skip
+    page = report_page(report | {"forgotten": forgotten, "signature": "tok:zh"}, [], "x")
+    assert "its old texts" in page and "it has forgotten" in page and "3 pages" in page
+    assert "tok:zh" in page
+    assert "its old texts" not in report_page(report, [], "x")
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_a_page_shows_how_sure_a_model_may_be(several):
     dice = np.random.default_rng(0)

@@ -8,12 +8,19 @@ import transformers
 
 import yantai
 from yantai.base.errors import ModelFileError, UsageError
+from yantai.core.config import ModelConfig
+from yantai.core.initialise import build
+from yantai.families.labels import judging
+from yantai.families.table import family_named
+from yantai.infer.language_model import LanguageModel
 from yantai.life.export import export
 from yantai.life.quantize import quantise
 from yantai.life.settings import Export, Quantize
 from yantai.text.village import Village
+from yantai.training.network import with_labels
 from yantai.training.pretrain import pretrain
 from yantai.training.recipe import Pretrain
+from yantai.training.sizes import model_fields
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +66,31 @@ def test_a_folder_opens_in_transformers(run, tmp_path):
     export(recipe(run, tmp_path / "half", to="folder"), lambda text: None)
     stored = json.loads((tmp_path / "half" / "config.json").read_text())
     assert stored["torch_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "t5", "bart", "bert to classify"])
+def test_a_folder_is_opened_again_and_compared(name, tokenizer, tmp_path):
+    family, _, judges = name.partition(" ")
+    rules = family_named(family)
+    config = ModelConfig(
+        **model_fields("nano", family)
+        | {"vocab_size": tokenizer.vocab_size, "layers": 1, "max_positions": 64}
+    )  # fmt: skip
+    network = build(config, seed=2)
+    if judges:
+        network = with_labels(
+            network, ("a", "b"), rules, job="classify", several=False, dropout=None, seed=0
+        )
+        rules = judging(rules, "classify")
+    LanguageModel(network, rules, tokenizer, start_id=0).save(tmp_path / "model")
+    settings = Export(
+        model=str(tmp_path / "model"), out=tmp_path / "plain", to="folder", type="F32"
+    )
+    shown = []
+    assert export(settings, shown.append)["apart"] < 1e-5
+    assert "opened again: logits within" in shown[0]
+    rounded = settings.model_copy(update={"out": tmp_path / "half", "type": "BF16"})
+    assert 1e-5 < export(rounded, str)["apart"] < 0.1
 
 
 def test_what_cannot_be_written_is_refused(run, tmp_path):

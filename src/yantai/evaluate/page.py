@@ -39,7 +39,9 @@ def report_page(report: dict[str, Any], worst: Sequence[dict[str, str]], title: 
         f"<style>{STYLE}</style></head><body><h1>{name}</h1>",
         f"<p>{count}; every value with its 95 % interval.</p>",
         *_values(report),
+        *_signature(report),
         *_verdicts(report),
+        *_forgotten(report),
         *_confusion(report),
         *_kinds(report),
         *_calibration(report),
@@ -94,6 +96,29 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
             f"<tr><td>against {html.escape(name)}</td><td>{each['value']:+.4f}</td>"
             f"<td>{_interval(each, '+.4f')}</td>"
             f"<td>{html.escape(each['verdict'])}</td></tr>"
+        )
+    return [*found, "</table>"]
+
+
+def _signature(report: dict[str, Any]) -> list[str]:
+    """By which a BLEU can be compared with those of others."""
+    signature = report.get("signature")
+    return [f"<p><small>{html.escape(signature)}</small></p>"] if signature else []
+
+
+def _forgotten(report: dict[str, Any]) -> list[str]:
+    """What the model makes of its old texts, before and after."""
+    each = report.get("forgotten")
+    if not each:
+        return []
+    pages = counted(each["pages"], "page")
+    found = [f"<h2>its old texts</h2><p>{pages}; {html.escape(each['measure'])}</p><table>"]
+    for name, form in (("before", ".4f"), ("after", ".4f"), ("difference", "+.4f")):
+        value = each[name]
+        told = html.escape(value.get("verdict", ""))
+        found.append(
+            f"<tr><td>{name}</td><td>{value['value']:{form}}</td>"
+            f"<td>{_interval(value, form)}</td><td>{told}</td></tr>"
         )
     return [*found, "</table>"]
 

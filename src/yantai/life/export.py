@@ -22,6 +22,8 @@ from yantai.life.quantize import quality, texts_of, told_quality
 from yantai.life.settings import Export
 
 FOLDER_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+APART = {"F32": 1e-5, "F16": 2e-2, "BF16": 0.1}
+"""How far the logits of a folder may be from the model's, as a share of the largest."""
 
 
 def export(settings: Export, emit: Callable[[str], None]) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def export(settings: Export, emit: Callable[[str], None]) -> dict[str, Any]:
     if settings.to == "gguf":
         report = _as_gguf(settings, folder, model, emit)
     else:
-        report = _as_folder(settings, model)
+        report = _as_folder(settings, model, emit)
     emit(f"{settings.out}\n")
     return {"out": str(settings.out), "to": settings.to, **report}
 
@@ -64,8 +66,13 @@ def _as_gguf(
     return {"type": kind, "sha256": sha256_file(out), "bytes": out.stat().st_size, **report}
 
 
-def _as_folder(settings: Export, model: LanguageModel) -> dict[str, Any]:
-    """What `transformers`, vLLM and the builder of onnxruntime-genai read."""
+def _as_folder(
+    settings: Export, model: LanguageModel, emit: Callable[[str], None]
+) -> dict[str, Any]:
+    """What `transformers`, vLLM and the builder of onnxruntime-genai read.
+
+    It is opened again and asked what the model is asked, an adapter that was folded in, too.
+    """
     kind = settings.type or "BF16"
     if kind not in FOLDER_TYPES:
         raise UsageError(
@@ -74,7 +81,25 @@ def _as_folder(settings: Export, model: LanguageModel) -> dict[str, Any]:
     if not model.family.in_transformers:
         raise UsageError("E203", "model", "is of a family that is Yantai's own",
                          got=model.family.name)  # fmt: skip
+    told = _answers(model)
     model.network.to(FOLDER_TYPES[kind])
     model.save(settings.out)
+    again = _answers(load(settings.out, dtype="float32", device="cpu"))
+    apart = float((told - again).abs().max() / told.abs().max())
+    if apart > APART[kind]:
+        raise ModelFileError(
+            "E410", settings.out, "the folder answers otherwise than the model",
+            expected=f"logits within {APART[kind]:g} of the largest", got=f"{apart:.1e}",
+        )  # fmt: skip
+    emit(f"{kind}; opened again: logits within {apart:.1e} of the largest\n")
     weights = sorted(settings.out.glob("*.safetensors"))
-    return {"type": kind, "sha256": sha256_file(weights[0])}
+    return {"type": kind, "sha256": sha256_file(weights[0]), "apart": apart}
+
+
+@torch.inference_mode()
+def _answers(model: LanguageModel) -> torch.Tensor:
+    """Logits of two rows of ids."""
+    config, dice = model.network.config, torch.Generator().manual_seed(0)
+    ids = torch.randint(config.vocab_size, (2, min(32, config.max_positions)), generator=dice)
+    decoder_ids = ids.flip(1) if model.shape == "encoder-decoder" else None
+    return model.logits(ids, decoder_ids).float()

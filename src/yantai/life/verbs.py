@@ -182,7 +182,7 @@ def _as_table(report: dict[str, Any], against: Path | None) -> dict[str, Any]:
 
 
 OF_ALL = frozenset({"model", "data", "dtype", "device", "seed"})
-OF_HARNESS = frozenset({"harness", "harness_folder", "limit"})
+OF_HARNESS = frozenset({"harness", "harness_folder", "limit", "out"})
 OF_ROWS = frozenset(
     [
         "against",
@@ -257,6 +257,24 @@ def _in_harness(settings: Evaluate, model: LanguageModel, emit: Emit) -> dict[st
             if isinstance(value, float) and "_stderr" not in name:
                 told = interval_text(intervals[name]) if name in intervals else "no interval"
                 emit(f"{task}: {name.partition(',')[0]} {value:.4f} ({told})\n")
+    if settings.out is not None:
+        counts = [each["effective"] for each in report["n-samples"].values()]
+        metrics = {
+            f"{task}: {name.partition(',')[0]}": each
+            for task, values in report["intervals"].items()
+            for name, each in values.items()
+        }
+        page = {
+            "n": sum(counts),
+            "unit": "question",
+            "metrics": metrics,
+            "floors": {},
+            "against": {},
+        }
+        write_report(
+            settings.out, page, [], f"{settings.model}: {', '.join(report['tasks'])}", emit
+        )
+        write_json(settings.out / "report.json", report)
     return report
 
 
