@@ -185,3 +185,34 @@ def test_a_conversation_that_the_template_refuses_is_named_or_kept(task, tmp_pat
     out = tmp_path / "said.jsonl"
     told = predict(Predict(model=tmp_path / "b" / "model", data=asked, out=out), str)
     assert told["rows"] == 1 and "reply" in json.loads(out.read_text())
+
+
+@pytest.mark.slow
+def test_a_preview_spells_answers_and_writes_nothing(tmp_path, tokenizer):
+    from yantai.core.config import ModelConfig
+    from yantai.core.initialise import build
+    from yantai.families.table import family_named
+    from yantai.infer.language_model import LanguageModel
+    from yantai.training.sizes import model_fields
+
+    fields = model_fields("nano", "bert") | {"vocab_size": tokenizer.vocab_size, "layers": 1}
+    model = LanguageModel(build(ModelConfig(**fields)), family_named("bert"), tokenizer)
+    model.save(tmp_path / "model")
+    context = "Anna has a goose. Ivan has a cow."
+    rows = [
+        {"question": f"Who has a {thing}? {n}", "context": context,
+         "answers": {"text": [name], "answer_start": [context.index(name)]}}
+        for n in range(10) for name, thing in (("Anna", "goose"), ("Ivan", "cow"))
+    ]  # fmt: skip
+    rows.append(rows[0] | {"question": "Why?", "answers": {"text": [], "answer_start": []}})
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"question": "Who?"}]))
+    settings = recipe(
+        tmp_path, model=str(tmp_path / "model"), task="span", data=data, preview=21, valid=data,
+        test=data, on_bad_row="quarantine", threads=1,
+    )  # fmt: skip
+    shown = []
+    finetune(settings, shown.append)
+    text = "".join(shown)
+    assert len(shown) == 21 and not (tmp_path / "run").exists()
+    assert text.count("[Anna]") == text.count("[Ivan]") == 10 and text.count("[no answer]") == 1

@@ -9,7 +9,7 @@ model that the validation part chose; what it is compared with learned from the 
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from yantai.base.device import choose_device, prepare_process, tiny_is_zero
 from yantai.base.errors import UsageError
 from yantai.base.files import FolderLock
+from yantai.base.log import say
 from yantai.core.face import Model
 from yantai.data.examples import ExampleRows, batches_of
 from yantai.data.loader import Loader
@@ -141,17 +142,36 @@ def _preview(settings: Finetune, emit: Callable[[str], None]) -> dict[str, Any]:
     job = JOBS[settings.task](settings)
     settings = _filled(settings, job)
     with tempfile.TemporaryDirectory() as folder:  # nothing is written, bad rows neither
-        parts = parts_of(settings.model_copy(update={"out": Path(folder)}), job)
-    body = local_folder(settings.model)
-    unseen = replace(parts, test=[])
-    begun = begin(settings, job, unseen, body, choose_device(settings.device))
+        settings = settings.model_copy(update={"out": Path(folder)})
+        parts = replace(parts_of(settings, job), test=[])
+        body = local_folder(settings.model)
+        begun = begin(settings, job, parts, body, choose_device(settings.device))
+    if settings.on_bad_row == "quarantine":
+        say("note: a preview keeps no bad rows; the training does, below --out")
     shown = begun.prepared.train.examples[: settings.preview]
     names = getattr(job, "names", ()) if job.name in ("classify", "tag") else ()
     names = () if getattr(job, "several", False) else names
     colour = sys.stdout.isatty()
     for example in shown:
-        emit(shown_text(example, begun.tokenizer, names, colour=colour) + "\n")
+        text = shown_text(
+            example, begun.tokenizer, names, colour=colour,
+            spelled=_spelled(job, begun, example.ids),
+        )  # fmt: skip
+        emit(text + "\n")
     return {"preview": [as_table(example, begun.tokenizer) for example in shown]}
+
+
+def _spelled(job: Job, begun: Begun, ids: Sequence[int]) -> Callable[[int], str]:
+    """What a target is called: a piece of a text by its words, others by their number."""
+    if job.name != "span":
+        return str
+    length = begun.frame.length
+
+    def words(target: int) -> str:
+        piece = [int(id) for id in ids[target // length : target % length + 1]]
+        return begun.tokenizer.decode(piece).strip() or "no answer"
+
+    return words
 
 
 def _filled(settings: Finetune, job: Job) -> Finetune:

@@ -3,7 +3,7 @@
 Knows: examples and a tokenizer. A learned target stands behind the token that it follows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -32,7 +32,12 @@ def _pieces(ids: Any, tokenizer: Tokenizer) -> list[str]:
 
 
 def shown_text(
-    example: Example, tokenizer: Tokenizer, names: Sequence[str] = (), *, colour: bool = True
+    example: Example,
+    tokenizer: Tokenizer,
+    names: Sequence[str] = (),
+    *,
+    colour: bool = True,
+    spelled: Callable[[int], str] = str,
 ) -> str:
     """One example for a person: what is only read is faint, what is learned is green.
 
@@ -43,6 +48,7 @@ def shown_text(
         example: what is shown.
         tokenizer: whose ids these are.
         names: of labels, where targets are numbers of labels.
+        spelled: what a target without a name is called.
         colour: else what is learned stands between ⟦ and ⟧.
     """
 
@@ -65,7 +71,8 @@ def shown_text(
             pieces.append((learned, [int(id)]))
         if targets[place] != IGNORED and not predicts:
             number = int(targets[place])
-            pieces.append((True, f"[{names[number] if number < len(names) else number}]"))
+            called = names[number] if number < len(names) else spelled(number)
+            pieces.append((True, f"[{called}]"))
     if predicts and targets[-1] != IGNORED:
         pieces.append((True, [int(targets[-1])]))
     texts = (
