@@ -120,3 +120,20 @@ def test_whoever_calls_a_run_has_small_numbers_again_afterwards():
     with pytest.raises(KeyError), device.tiny_is_zero():
         raise KeyError
     assert sys.float_info.min / 2 > 0.0
+
+
+@pytest.mark.parametrize(("speeds", "found"), [((100.0, 500.0), True), ((900.0, 500.0), False)])
+def test_threads_that_wait_for_a_taken_core_are_noticed(speeds, found, monkeypatch):
+    def speed(dtype, device):
+        return speeds[torch.get_num_threads() == 1]
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(device, "product_speed", speed)
+    torch.set_num_threads(2)
+    try:
+        assert device.slower_together(torch.float32, CPU) == (speeds if found else None)
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert device.slower_together(torch.float32, CPU) is None
+    finally:
+        torch.set_num_threads(before)

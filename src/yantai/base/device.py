@@ -82,6 +82,24 @@ def product_speed(dtype: torch.dtype, device: torch.device, size: int = 1024) ->
     return 2 * size**3 / best
 
 
+def slower_together(dtype: torch.dtype, device: torch.device) -> tuple[float, float] | None:
+    """FLOP/s of all threads of this process and of one alone, where one alone is the faster.
+
+    Threads wait for each other at every operation; one whose core another program has keeps all of
+    them waiting, at a tenth of the speed and less. None where nothing is lost by them.
+    """
+    count = torch.get_num_threads()
+    if device.type != "cpu" or count == 1:
+        return None
+    together = product_speed(dtype, device)
+    torch.set_num_threads(1)
+    try:
+        alone = product_speed(dtype, device)
+    finally:
+        torch.set_num_threads(count)
+    return (together, alone) if alone > 1.2 * together else None
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where the hardware multiplies it faster, else float32."""
     if name == "auto":

@@ -17,6 +17,7 @@ from yantai.base.device import (
     choose_device,
     choose_dtype,
     describe_machine,
+    slower_together,
 )
 from yantai.base.errors import ResourceError, UsageError
 from yantai.base.files import (
@@ -140,6 +141,7 @@ def run_training(setup: Setup, loader: Loader, valid: list[Batch]) -> dict[str, 
     peak = measure_peak(model, loader.batch_size * (settings.context or 1), dtype, device)
     horizon = _horizon(settings, cost.parameters, work.tokens)
     predicted = _predict(setup, loader, cost, work, horizon, peak, dtype)
+    _say_crowded(dtype, device)
     run = _assemble(setup, loader, valid, work, peak, horizon, device)
     if getattr(settings, "resume", False):
         run.resume(settings.allow_change)
@@ -169,6 +171,17 @@ def _horizon(settings: Training, parameters: int, tokens_per_step: int) -> Horiz
         return Horizon(steps=settings.steps)
     assert tokens is not None
     return Horizon(steps=max(1, round(tokens / tokens_per_step)))
+
+
+def _say_crowded(dtype: torch.dtype, device: torch.device) -> None:
+    """Tell whoever shares the machine with another program what that costs."""
+    speeds = slower_together(dtype, device)
+    if speeds is not None:
+        together, alone = (f"{speed / 1e9:,.0f} GFLOP/s" for speed in speeds)
+        say(
+            f"note: another program has a core: {torch.get_num_threads()} threads wait for each "
+            f"other ({together}; one alone: {alone}); end it, or pass --threads 1"
+        )
 
 
 def _predict(
