@@ -124,11 +124,11 @@ def test_whoever_calls_a_run_has_small_numbers_again_afterwards():
 
 @pytest.mark.parametrize(("speeds", "found"), [((100.0, 500.0), True), ((900.0, 500.0), False)])
 def test_threads_that_wait_for_a_taken_core_are_noticed(speeds, found, monkeypatch):
-    def speed(dtype, device):
+    def speed(dtype):
         return speeds[torch.get_num_threads() == 1]
 
     before = torch.get_num_threads()
-    monkeypatch.setattr(device, "product_speed", speed)
+    monkeypatch.setattr(device, "_usual_speed", speed)
     torch.set_num_threads(2)
     try:
         assert device.slower_together(torch.float32, CPU) == (speeds if found else None)

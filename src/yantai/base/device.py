@@ -91,13 +91,24 @@ def slower_together(dtype: torch.dtype, device: torch.device) -> tuple[float, fl
     count = torch.get_num_threads()
     if device.type != "cpu" or count == 1:
         return None
-    together = product_speed(dtype, device)
+    together = _usual_speed(dtype)
     torch.set_num_threads(1)
     try:
-        alone = product_speed(dtype, device)
+        alone = _usual_speed(dtype)
     finally:
         torch.set_num_threads(count)
     return (together, alone) if alone > 1.2 * together else None
+
+
+def _usual_speed(dtype: torch.dtype, size: int = 512, seconds: float = 0.1) -> float:
+    """FLOP/s of square products one after the other, waiting included."""
+    square = torch.ones(size, size, dtype=dtype)
+    torch.mm(square, square)
+    made, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        torch.mm(square, square)
+        made += 1
+    return made * 2 * size**3 / (time.perf_counter() - began)
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
