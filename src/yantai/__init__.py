@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from yantai.base.errors import YantaiError
+from yantai.base.waiting import wait_briefly
+
+wait_briefly()  # torch is not imported yet
 
 if TYPE_CHECKING:
     from yantai.infer.answer import answer
