@@ -234,6 +234,6 @@ HIDDEN_IN_FINETUNE = frozenset(
     (
         _SELDOM + "accumulate beta columns ema label_smoothing lora_alpha lora_dropout lora_rank "
         "lora_stabilised lora_targets old_data optimizer schedule split_seed tokens "
-        "token_bytes token_kind vocab_size weight_decay"
+        "token_bytes token_kind vocab_size weight_decay shares dropout"
     ).split()
 )
