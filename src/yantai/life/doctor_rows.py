@@ -321,8 +321,8 @@ def _conversations(
         gone = {id(row) for row, _ in refused}
         rows = [row for row in rows if id(row) not in gone]
         error = refused[0][1]
-        count = counted(len(refused), "row")
-        yield ("problem", f"[{error.code}] {error.where}: {error.what}; {count} are so")
+        count = f"; so in {counted(len(refused), 'row')}"
+        yield ("problem", f"[{error.code}] {error.where}: {error.what}{count}")
     if _ignores_prompts(chat):
         line = "the template has no {% generation %} and does not end with the assistant's turn"
         yield ("note", f"{line} when asked to: the words before an answer are learned, too")
