@@ -149,10 +149,10 @@ def evaluate(settings: Evaluate, emit: Emit) -> dict[str, Any]:
     _refuse_others(settings, OF_DOCUMENTS)
     report = _on_documents(settings, model, emit)
     if settings.out is not None:
-        shown = _as_table(report, settings.against)
-        write_report(settings.out, shown, [], f"{settings.model}: documents", emit)
-        write_json(settings.out / "report.json", report)
-    return report
+        shown, worst = _as_table(report, settings.against), report.pop("worst", [])
+        write_report(settings.out, shown, worst, f"{settings.model}: documents", emit)
+        write_json(settings.out / "report.json", report | {"worst": worst})
+    return {name: value for name, value in report.items() if name != "worst"}
 
 
 def _refuse_others(settings: Evaluate, allowed: frozenset[str]) -> None:
@@ -197,6 +197,8 @@ OF_ROWS = frozenset(
         "on_bad_row",
     ]
 )
+WORST, SHOWN = 20, 400
+"""Documents of a report, and characters of each."""
 TEXT_METRICS = ("loss", "perplexity", "bits_per_byte")
 OF_DOCUMENTS = frozenset({"against", "context", "stride", "out", "text_field", "encoding"})
 
@@ -281,6 +283,7 @@ def _in_harness(settings: Evaluate, model: LanguageModel, emit: Emit) -> dict[st
 def _on_running_text(settings: Evaluate, model: LanguageModel, emit: Emit) -> dict[str, Any]:
     scored = _score(settings, model)
     report = scored.report(settings.seed)
+    report["worst"] = _worst_documents(settings, scored)
     nats, power, bits = (report["intervals"][name] for name in TEXT_METRICS)
     emit(
         f"loss {nats['value']:.4f} nats a token ({interval_text(nats)}; chance "
@@ -300,6 +303,21 @@ def _on_running_text(settings: Evaluate, model: LanguageModel, emit: Emit) -> di
         report["against"] = paired_ratio_difference(*bits, scored.document_bytes, settings.seed)
         _say_difference(settings, report["against"], "bits per byte", emit)
     return report
+
+
+def _worst_documents(settings: Evaluate, scored: TextLoss) -> list[dict[str, str]]:
+    """The documents that surprise the model most, by their bytes; read once more for a report."""
+    if settings.out is None:
+        return []
+    pairs = zip(scored.document_losses, scored.document_bytes, strict=True)
+    bits = [loss / log(2) / max(1, size) for loss, size in pairs]
+    worst = sorted(range(len(bits)), key=lambda at: -bits[at])[:WORST]
+    chosen = frozenset(worst)
+    texts = {at: each for at, each in enumerate(_documents(settings)) if at in chosen}
+    return [
+        {"text": texts[at].text[:SHOWN], "bits a byte": f"{bits[at]:.3f}", "row": texts[at].id}
+        for at in worst
+    ]
 
 
 def _say_difference(settings: Evaluate, difference: dict[str, Any], unit: str, emit: Emit) -> None:
