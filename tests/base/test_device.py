@@ -137,3 +137,35 @@ def test_threads_that_wait_for_a_taken_core_are_noticed(speeds, found, monkeypat
         assert device.slower_together(torch.float32, CPU) is None
     finally:
         torch.set_num_threads(before)
+
+
+HELPERS = """
+import os
+import torch
+from yantai.base.device import _gnu_openmp, release_threads
+
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+torch.set_num_threads(4)
+square = torch.ones(600, 600)
+torch.mm(square, square)
+torch.ones(10_000_000).add_(1)
+busy = tasks()
+told = release_threads()
+after = tasks()
+again = float(torch.ones(10_000_000).add_(1).sum())
+print(_gnu_openmp() is not None, busy, told, after, again)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc to count threads in")
+def test_helpers_end_when_the_work_is_handed_over():
+    """In a process of its own, whose threads are counted."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELPERS], capture_output=True, text=True, check=True
+    )
+    there, busy, told, after, again = done.stdout.split()
+    if there != "True":
+        pytest.skip("torch's threads are not those of GNU's OpenMP here")
+    assert told == "True" and int(after) <= int(busy) - 3 and float(again) == 2e7

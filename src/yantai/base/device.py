@@ -111,6 +111,31 @@ def _usual_speed(dtype: torch.dtype, size: int = 512, seconds: float = 0.1) -> f
     return made * 2 * size**3 / (time.perf_counter() - began)
 
 
+@functools.cache
+def _gnu_openmp() -> Any:
+    """The library of threads that torch has brought along, if it is GNU's."""
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        with contextlib.suppress(OSError, AttributeError):
+            library = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD)
+            library.omp_pause_resource_all.argtypes = [ctypes.c_int]
+            return library
+    return None
+
+
+def release_threads() -> bool:
+    """End the helpers of the thread that calls; they come again when it computes something large.
+
+    Each thread that computes has helpers of its own, and once there are more of them than cores
+    GNU's OpenMP lets all of them sleep at every wait: another thread then makes small steps at half
+    the speed. Whoever hands the work over to another thread calls this first.
+
+    Returns:
+        Whether there was anybody to ask.
+    """
+    library, soft = _gnu_openmp(), 1  # omp_pause_soft
+    return library is not None and library.omp_pause_resource_all(soft) == 0
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where the hardware multiplies it faster, else float32."""
     if name == "auto":

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from yantai.base.device import release_threads
 from yantai.base.errors import ResourceError, UsageError, YantaiError
 from yantai.core.cache import Cache
 from yantai.core.face import Model
@@ -67,6 +68,7 @@ class Engine:
         self._calls: deque[tuple[Callable[[list[Any]], list[Any]], Any, Future]] = deque()
         self._closed = False
         self._start_afresh()
+        release_threads()  # of whoever loaded the model: from now on another thread computes
         self._thread = threading.Thread(target=self._serve, name="yantai-engine", daemon=True)
         self._thread.start()
 
