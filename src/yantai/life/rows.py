@@ -109,7 +109,7 @@ def _read(settings: Finetune, job: Job, name: str, path: Path) -> list[Any]:
     )  # fmt: skip
     kept_back = sum(account.quarantined.values())
     if kept_back:
-        say(f"note: {path}: {kept_back:,} bad rows are in {quarantine}")
+        say(f"note: {path}: {counted(kept_back, 'bad row')} in {quarantine}")
     return rows
 
 
