@@ -13,7 +13,7 @@ from yantai.core.initialise import build
 from yantai.families.labels import judging
 from yantai.families.table import family_named
 from yantai.infer.language_model import LanguageModel
-from yantai.life.export import export
+from yantai.life.export import APART, export
 from yantai.life.quantize import quantise
 from yantai.life.settings import Export, Quantize
 from yantai.text.village import Village
@@ -91,6 +91,12 @@ def test_a_folder_is_opened_again_and_compared(name, tokenizer, tmp_path):
     assert "opened again: logits within" in shown[0]
     rounded = settings.model_copy(update={"out": tmp_path / "half", "type": "BF16"})
     assert 1e-5 < export(rounded, str)["apart"] < 0.1
+
+
+def test_a_folder_that_answers_otherwise_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(APART, "BF16", 1e-7)
+    with pytest.raises(ModelFileError, match="answers otherwise than the model"):
+        export(recipe(run, tmp_path / "plain", to="folder"), str)
 
 
 def test_what_cannot_be_written_is_refused(run, tmp_path):

@@ -130,6 +130,7 @@ def test_the_doctor_finds_what_would_spoil_a_run(documents, tmp_path):
         ("sise: nano\n", "[E202] {recipe}:5: sise: unknown key"),
         ("rate: 1.0e-3\nrate: 2.0e-3\n", "{recipe}:6: the key 'rate' stands twice"),
         ("search: {rate: [1.0e-3, wrong]}\n", "wrong"),
+        ("? [a, b]\n: 3\n", "unhashable key"),
     ):
         text, fine = examine(base + extra)
         assert not fine, extra

@@ -32,6 +32,7 @@ class _Asked:
     context: Any
     given: dict[str, Any]
     id: str
+    line: int | None
     place: str
 
 
@@ -135,8 +136,7 @@ def _of_squad(
 ) -> tuple[list[Question], RowAccount]:
     def describe(asked: _Asked) -> tuple[str, dict[str, Any], bytes]:
         raw = json.dumps({"context": asked.context, **asked.given}, ensure_ascii=False).encode()
-        line = asked.place.partition(":")[2].partition("[")[0]
-        return asked.place, {"id": asked.id, "line": int(line) if line else None}, raw
+        return asked.place, {"id": asked.id, "line": asked.line}, raw
 
     return sort_out(_asked(articles, path), _of_item, describe, path, folder)
 
@@ -167,8 +167,9 @@ def _asked(articles: list[Any], path: Path) -> Iterator[_Asked]:
             for place, asked in enumerate(questions):
                 given = asked if isinstance(asked, dict) else {}
                 id = str(given.get("id") or f"data[{number}].paragraphs[{part}].qas[{place}]")
-                where = f"{path.name}:{lines.get(id, '')}[{id}]"
-                yield _Asked(title, paragraph.get("context"), given, id, where)
+                line = lines.get(id)
+                where = f"{path.name}:{line or ''}[{id}]"
+                yield _Asked(title, paragraph.get("context"), given, id, line, where)
 
 
 def _of_item(asked: _Asked) -> Question:

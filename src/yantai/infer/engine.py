@@ -60,15 +60,14 @@ class Engine:
     ):
         self.model, self.slots, self.most_waiting = model, slots, waiting
         self.steps = self.guessed = 0
-        self._worth = Worth()
-        self._prefix_bytes = prefix_bytes
+        self._worth, self._prefix_bytes = Worth(), prefix_bytes
         self._news = threading.Condition()
         self._inbox: deque[Request] = deque()
         self._open: list[Request] = []
         self._calls: deque[tuple[Callable[[list[Any]], list[Any]], Any, Future]] = deque()
         self._closed = False
         self._start_afresh()
-        release_threads()  # of whoever loaded the model: from now on another thread computes
+        release_threads()  # of whoever loaded the model: another thread computes now
         self._thread = threading.Thread(target=self._serve, name="yantai-engine", daemon=True)
         self._thread.start()
 

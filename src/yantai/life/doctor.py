@@ -127,7 +127,7 @@ def _recipe(path: Path, settings: Doctor) -> list[Finding]:
 
 def _of_recipe(path: Path, values: dict[str, Any], settings: Doctor) -> list[Finding]:
     if "search" in values:  # one that `tune` tries out; it is looked at with a value of each choice
-        values = middle_of_search(path)
+        values = middle_of_search(path) | {"out": values.get("out", "out")}
     verb = values.pop("verb", "pretrain")
     if verb == "finetune":
         return _with_lines(path, examine_rows(build(Finetune, values, str(path)), str(path)))

@@ -157,12 +157,11 @@ def rows_that_fit(job: Job, frame: Frame, rows: list[Any], quarantine: Path | No
     """
     if quarantine is None or not rows:
         return rows
-    fit = _sorted_out(
-        rows, lambda row: job.unfit(frame, row), quarantine / "unfit.jsonl", "nothing to learn"
-    )
+    why = job.unfit(frame)
+    fit = _sorted_out(rows, why, quarantine / "unfit.jsonl", "nothing to learn")
     if not fit:
-        why = job.unfit(frame, rows[0])
-        raise DataError("E305", rows[0].place, f"no row is left: {why}", do="raise --context")
+        left = f"no row is left: {why(rows[0])}"
+        raise DataError("E305", rows[0].place, left, do="raise --context, or mend the rows")
     return fit
 
 

@@ -125,14 +125,15 @@ def _values_of(choice: Range | tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def middle_of_search(path: Path) -> dict[str, Any]:
-    """A recipe with the first value of each of its choices, as if nothing was searched.
+    """A recipe with the first value of each of its choices, as if nothing was searched; without
+    `out`, which a search decides itself.
 
     Raises:
         UsageError: as of `read_search`.
     """
     verb, values, space = read_search(path)
     first = {name: _values_of(choice)[0] for name, choice in space.fields.items()}
-    return {"verb": verb, **values, **first, "out": read_yaml(path).get("out", "out")}
+    return {"verb": verb, **values, **first}
 
 
 def _search(settings: Tune, base: Trial, space: Space) -> None:

@@ -1,6 +1,6 @@
 """Conversations, of which the assistant's words are learned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import log
 from pathlib import Path
 from typing import Any
@@ -52,15 +52,20 @@ class ChatJob(LanguageJob):
             Causal(smoothing=self.smoothing), _rows(frame, train, seed), _rows(frame, valid, seed)
         )
 
-    def unfit(self, frame: Frame, row: Conversation) -> str:
+    def unfit(self, frame: Frame) -> Callable[[Conversation], str]:
         """The template refuses it, or its first answer begins behind what is read."""
-        try:
-            example = _example(ChatFormat(frame.tokenizer), row)
-        except DataError as error:
-            return error.what
-        if example.teaches_within(frame.length):
-            return ""
-        return f"nothing to learn within the first {frame.length} tokens"
+        chat = ChatFormat(frame.tokenizer)
+
+        def why(row: Conversation) -> str:
+            try:
+                example = _example(chat, row)
+            except DataError as error:
+                return error.what
+            if example.teaches_within(frame.length):
+                return ""
+            return f"nothing to learn within the first {frame.length} tokens"
+
+        return why
 
     def predict(
         self, network: Model, frame: Frame, rows: Sequence[Conversation]

@@ -113,8 +113,8 @@ class Job(Protocol):
         """Rows as examples."""
         ...
 
-    def unfit(self, frame: Frame, row: Any) -> str:
-        """Why nothing of a row can be learned or scored by a model that reads so; "" if it can."""
+    def unfit(self, frame: Frame) -> Callable[[Any], str]:
+        """Of a row: why a model that reads so can learn or score nothing of it; "" if it can."""
         ...
 
     def predict(self, network: Model, frame: Frame, rows: Sequence[Any]) -> Any:
@@ -173,9 +173,9 @@ class LabelJob:
     usual_kind: Kind = "bpe"
     least_text = 0
 
-    def unfit(self, frame: Frame, row: Any) -> str:
+    def unfit(self, frame: Frame) -> Callable[[Any], str]:
         """What is left of a long one is judged."""
-        return ""
+        return lambda row: ""
 
     def look_before(self, network: Model, frame: Frame, test: Sequence[Any]) -> None:
         """A new head knows nothing."""
@@ -250,9 +250,9 @@ class LanguageJob:
             raise UsageError("E203", "dropout", "is decided by the model", do="leave it out")
         return model, family
 
-    def unfit(self, frame: Frame, row: Any) -> str:
+    def unfit(self, frame: Frame) -> Callable[[Any], str]:
         """There is room for what is to be written."""
-        return ""
+        return lambda row: ""
 
     def scores(self, rows: Sequence[Any], said: Any) -> dict[str, float]:
         """None: while training, the loss says which model is the best."""

@@ -1,7 +1,7 @@
 """Pairs of answers, of which one is preferred."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +96,19 @@ class PreferJob(LanguageJob):
             },
         }  # fmt: skip
 
-    def unfit(self, frame: Frame, row: Preference) -> str:
+    def unfit(self, frame: Frame) -> Callable[[Preference], str]:
         """The template refuses it."""
-        try:
-            _pairs(frame, [row])
-        except DataError as error:
-            return error.what
-        return ""
+        chat = ChatFormat(frame.tokenizer)
+
+        def why(row: Preference) -> str:
+            try:
+                for messages in (row.chosen, row.rejected):
+                    learned_row(chat, messages, row.place)
+            except DataError as error:
+                return error.what
+            return ""
+
+        return why
 
     def worst(self, rows: Sequence[Preference], said: NDArray[np.float64]) -> list[dict[str, str]]:
         """The rows whose rejected answer is likelier by most."""

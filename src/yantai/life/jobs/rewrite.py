@@ -1,5 +1,6 @@
 """What jobs have in common whose answer is another text: translations and summaries."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from yantai.tasks.seq2seq import asker_of
 SHOWN = 5
 
 
-class RewriteJob(PairJob):
+class RewriteJob(PairJob, ABC):
     """A source in, a target out, by encoder–decoders and by decoders alone.
 
     A job says beside what it is measured, by what, and how alike two texts are.
@@ -25,13 +26,13 @@ class RewriteJob(PairJob):
     floor: ClassVar[str]
     measure: ClassVar[Callable[..., dict[str, Any]]]
 
+    @abstractmethod
     def simply(self, sources: Sequence[str]) -> list[str]:
         """What somebody simple would write."""
-        raise NotImplementedError
 
+    @abstractmethod
     def alike(self, truth: Sequence[str], said: Sequence[str]) -> list[float]:
         """How much each text has in common with what should have been written, 0 to 1."""
-        raise NotImplementedError
 
     def prepare(
         self, frame: Frame, train: Sequence[Pair], valid: Sequence[Pair], seed: int
