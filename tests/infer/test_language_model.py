@@ -5,6 +5,7 @@ from contextlib import closing
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import yantai
 from yantai.base.errors import DataError, ModelFileError, UsageError
@@ -120,10 +121,21 @@ def test_a_score_is_the_log_probability_of_each_token(model):
 def test_saved_and_loaded_it_is_the_same_model(model, tmp_path):
     model.save(tmp_path / "m")
     again = yantai.load(tmp_path / "m")
-    assert again.eos_ids == model.eos_ids
+    assert again.eos_ids == model._turn_ends()
     assert again.generate("One", max_new_tokens=8) == model.generate("One", max_new_tokens=8)
     narrow = yantai.load(tmp_path / "m", dtype="bfloat16")
     assert narrow.logits([3, 4]).dtype == torch.bfloat16
+
+
+def test_all_that_ends_a_text_is_saved(tokenizer, tmp_path):
+    config = model_config(Pretrain(out="x", size="nano"), FAMILIES["llama"], tokenizer.vocab_size)
+    core = build(config, table="gpt2", seed=2)
+    ends = frozenset({tokenizer.eos_id, 300, 301})
+    LanguageModel(core, FAMILIES["llama"], tokenizer, ends).save(tmp_path / "model")
+    turn = tokenizer.control["<|im_end|>"]
+    assert yantai.load(tmp_path / "model").eos_ids == ends | {turn}
+    theirs = GenerationConfig.from_pretrained(tmp_path / "model")
+    assert set(theirs.eos_token_id) == ends | {turn}
 
 
 def test_chat_streams_what_it_returns_and_forgets_oldest_first(model):

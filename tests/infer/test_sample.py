@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process as theirs
 
+from yantai.base.errors import NumericsError
 from yantai.infer.row import Row
-from yantai.infer.sample import adjust, penalise_said, pick
+from yantai.infer.sample import adjust, candidates, penalise_said, pick, place_of
 from yantai.infer.settings import Generation
 
 
@@ -26,20 +27,6 @@ def test_adjusted_logits_are_those_of_transformers(seed, heat, k, p, floor, pena
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(40, generator=generator) * 3
     seen = torch.randint(0, 40, (12,), generator=generator).tolist()
-    chain = LogitsProcessorList()
-    if penalty != 1.0:
-        chain.append(theirs.RepetitionPenaltyLogitsProcessor(penalty))
-    if ngram:
-        chain.append(theirs.NoRepeatNGramLogitsProcessor(ngram))
-    if heat != 1.0:
-        chain.append(theirs.TemperatureLogitsWarper(heat))
-    if k is not None:
-        chain.append(theirs.TopKLogitsWarper(k))
-    if p is not None and p < 1.0:
-        chain.append(theirs.TopPLogitsWarper(p))
-    if floor is not None:
-        chain.append(theirs.MinPLogitsWarper(floor))
-    expected = chain(torch.tensor([seen]), logits[None].clone())[0]
     chosen = Generation(
         temperature=heat,
         top_k=k,
@@ -48,7 +35,36 @@ def test_adjusted_logits_are_those_of_transformers(seed, heat, k, p, floor, pena
         repetition_penalty=penalty,
         no_repeat_ngram_size=ngram,
     )
-    assert torch.allclose(adjust(logits.clone(), seen, chosen), expected, atol=1e-6)
+    chain = LogitsProcessorList()
+    if penalty != 1.0:
+        chain.append(theirs.RepetitionPenaltyLogitsProcessor(penalty))
+    if ngram:
+        chain.append(theirs.NoRepeatNGramLogitsProcessor(ngram))
+    expected = chain(torch.tensor([seen]), logits[None].clone())[0]
+    adjusted = adjust(logits.clone(), seen, chosen)
+    assert torch.allclose(adjusted, expected, atol=1e-6)
+    assert torch.allclose(chances(adjusted, chosen), their_chances(expected, chosen), atol=1e-6)
+
+
+def chances(logits, chosen):
+    """Float[vocab]: of all tokens."""
+    tokens, weights = candidates(logits.clone(), chosen)
+    spread = weights if tokens is None else torch.zeros(len(logits)).index_copy(0, tokens, weights)
+    return spread / spread.sum()
+
+
+def their_chances(logits, chosen):
+    """The same as transformers has it."""
+    chain = LogitsProcessorList()
+    if chosen.temperature not in (None, 1.0):
+        chain.append(theirs.TemperatureLogitsWarper(chosen.temperature))
+    if chosen.top_k is not None:
+        chain.append(theirs.TopKLogitsWarper(chosen.top_k))
+    if chosen.top_p is not None and chosen.top_p < 1.0:
+        chain.append(theirs.TopPLogitsWarper(chosen.top_p))
+    if chosen.min_p is not None:
+        chain.append(theirs.MinPLogitsWarper(chosen.min_p))
+    return chain(torch.tensor([[0]]), logits[None].clone())[0].softmax(-1)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +101,44 @@ def test_drawn_tokens_have_their_probabilities():
     assert torch.allclose(shares, logits.softmax(-1), atol=0.02)
 
 
+@pytest.mark.parametrize(
+    "heat", [0.2, 1.0, 3.0]
+)  # nearly sure, as a trained model, without opinion
+@pytest.mark.parametrize("k", [None, 1, 50, 4999, 9000])
+@pytest.mark.parametrize("p", [None, 0.01, 0.5, 0.9])
+def test_few_are_kept_of_a_large_vocabulary_as_transformers_keep_them(heat, k, p):
+    logits = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * 3
+    chosen = Generation(temperature=heat, top_k=k, top_p=p)
+    assert torch.allclose(chances(logits, chosen), their_chances(logits, chosen), atol=1e-6)
+
+
+def test_of_equal_tokens_only_so_many_are_kept_as_sum_to_p():
+    same = torch.zeros(1000)
+    assert int((chances(same, Generation(top_p=0.25)) > 0).sum()) == 250
+    assert int((chances(same, Generation(top_k=3)) > 0).sum()) == 1000  # each equals the third
+
+
+def test_a_chance_finds_the_place_where_the_running_sum_passes_it():
+    dice = torch.Generator().manual_seed(0)
+    for size in (1, 7, 256, 257, 3000):
+        weights = torch.rand(size, generator=dice) * (torch.rand(size, generator=dice) < 0.3)
+        weights[size // 2] = 0.5
+        sums = weights.double().cumsum(0)
+        for chance in [0.0, 1 - 2.0**-53, *torch.rand(200, generator=dice).tolist()]:
+            found = place_of(chance, weights)
+            assert weights[found] > 0
+            below, wanted = float(sums[found] - weights[found]), chance * float(sums[-1])
+            assert below - 1e-9 <= wanted <= float(sums[found]) + 1e-9
+
+
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf])
+def test_nothing_is_drawn_from_logits_that_are_not_finite(odd):
+    logits = torch.tensor([0.0, odd, 1.0])
+    for chosen in (Generation(temperature=1.0), Generation(top_p=0.5), Generation(top_k=2)):
+        with pytest.raises(NumericsError, match="no token can be drawn"):
+            pick(adjust(logits, [], chosen), chosen, torch.Generator())
+
+
 def test_what_was_said_is_less_likely_once_and_each_time():
     logits = torch.arange(6, dtype=torch.float32)
     found = penalise_said(logits, [4, 2, 4, 4], presence=0.5, frequency=2.0)
@@ -106,3 +160,21 @@ def test_a_bias_moves_a_token_in_and_another_out():
     assert Row([0], settings).choose(logits) == 2
     assert Row([0], settings, bias={2: -100.0}).choose(logits) == 1
     assert Row([0], settings, bias={0: 100.0}).choose(logits) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_beside_the_likeliest_of_all_rows_chooses_as_it_does_alone(dtype):
+    dice = torch.Generator().manual_seed(0)
+    settings = Generation(max_new_tokens=1)
+    moved = 0
+    for _ in range(300):
+        logits = torch.randint(-4, 5, (12,), generator=dice).to(dtype) / 2  # with many ties
+        tokens = torch.randperm(12, generator=dice)[: int(torch.randint(1, 5, (), generator=dice))]
+        added = torch.randint(-4, 5, tokens.shape, generator=dice).float() / 2
+        bias = dict(zip(tokens.tolist(), added.tolist(), strict=True))
+        row = Row([0], settings, bias=bias)
+        assert row.takes_the_likeliest
+        found = row.choose(logits, int(logits.argmax()))
+        assert found == Row([0], settings, bias=bias).choose(logits)
+        moved += found != int(logits.argmax())
+    assert 30 < moved < 270

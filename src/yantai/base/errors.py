@@ -51,7 +51,7 @@ CODES: dict[str, str] = {
     "E501": "a file could not be written",
     "E502": "no space left",
     "E503": "a file could not be read",
-    "E601": "a loss, gradient or weight is not finite",
+    "E601": "a loss, gradient, weight or logit is not finite",
     "E602": "the loss jumped and the policy is to stop",
     "E603": "a quantised model has lost more than was allowed",
     "E701": "interrupted; the state is saved",

@@ -7,6 +7,7 @@ tensors that are missing, extra or misshapen are errors that name them, before a
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from yantai.families.packed_folder import described, load_packed, unwrapped
 from yantai.families.rules import Family
 from yantai.families.table import family_of
 from yantai.families.weights import read_tensors, refuse_pickles
+from yantai.text.tokenizer import TURN_END, Tokenizer
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -182,12 +184,36 @@ def to_theirs(model: Model, family: Family) -> dict[str, Tensor]:
     return {name: tensor.contiguous().cpu() for name, tensor in theirs.items()}
 
 
+def special_ids(
+    tokenizer: Tokenizer | None, shape: str, ends: Iterable[int] = (), start_id: int | None = None
+) -> dict[str, Any]:
+    """`bos_token_id` and the like, for both config files.
+
+    A decoder's text ends where a turn ends, too, whoever opens the folder.
+
+    Args:
+        tokenizer: of the model, if it has one.
+        shape: decoder, encoder or encoder-decoder.
+        ends: tokens that end a text; none for the tokenizer's.
+        start_id: what an encoder–decoder's decoder reads first.
+    """
+    found: dict[str, Any] = {"decoder_start_token_id": start_id}
+    known: set[int | None] = set(ends)
+    if tokenizer is not None:
+        found |= {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
+        known = known or {tokenizer.eos_id}
+        known |= {tokenizer.control.get(TURN_END)} if shape == "decoder" else set()
+    ordered = sorted(id for id in known if id is not None)
+    found["eos_token_id"] = ordered[0] if len(ordered) == 1 else ordered or None
+    return {name: id for name, id in found.items() if id is not None}
+
+
 def save_folder(
     model: Model,
     family: Family,
     folder: Path,
     *,
-    special: dict[str, int] | None = None,
+    special: dict[str, Any] | None = None,
     generation: dict[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
@@ -197,7 +223,7 @@ def save_folder(
         model: what to write.
         family: whose names to use; it must be able to express the model.
         folder: usually one from `files.new_folder`, so that it appears whole.
-        special: `bos_token_id` and the like, for both config files.
+        special: of `special_ids`, for both config files.
         generation: further entries of generation_config.json.
         dtype: the type in the file; None keeps that of the weights.
     """

@@ -16,7 +16,7 @@ from yantai.base.errors import ModelFileError, UsageError
 from yantai.base.files import check_replaceable, new_folder
 from yantai.core.face import Model
 from yantai.core.mask import valid_keys
-from yantai.families.folder import save_folder
+from yantai.families.folder import save_folder, special_ids
 from yantai.families.packed_folder import forms_of, is_packed, save_packed
 from yantai.families.rules import Family
 from yantai.infer.engine import Engine
@@ -208,7 +208,7 @@ class LanguageModel:
         before = ids if isinstance(prompt, str) else []  # a conversation's answer is a beginning
         if self.shape == "encoder-decoder":
             ids, sources, before = self.first_ids(), [ids], []
-        ends = self._turn_ends()
+        ends = self.ends_of(prompt)
         decoder = self.tokenizer.stream(after=before)
         held = HoldBack(chosen.stop)
         rows = steps(self.network, [ids], chosen, ends, sources=sources)
@@ -285,6 +285,10 @@ class LanguageModel:
                 replies[number] = cut_at_stop(text, chosen.stop)
         return replies
 
+    def ends_of(self, prompt: str | Sequence[int]) -> frozenset[int]:
+        """What ends the continuation of a text, or of ids, which may be of a conversation."""
+        return self.eos_ids if isinstance(prompt, str) else self._turn_ends()
+
     def _turn_ends(self) -> frozenset[int]:
         turn_end = self.tokenizer.control.get(TURN_END)
         return self.eos_ids | ({turn_end} if turn_end is not None else set())
@@ -358,13 +362,7 @@ class LanguageModel:
         """
         check_replaceable(Path(folder))
         tokenizer = self._tokenizer
-        special = {"eos_token_id": min(self.eos_ids)} if self.eos_ids else {}
-        if self.start_id is not None:
-            special["decoder_start_token_id"] = self.start_id
-        if tokenizer is not None and tokenizer.bos_id is not None:
-            special["bos_token_id"] = tokenizer.bos_id
-        if tokenizer is not None and tokenizer.pad_id is not None:
-            special["pad_token_id"] = tokenizer.pad_id
+        special = special_ids(tokenizer, self.shape, self.eos_ids, self.start_id)
         with new_folder(Path(folder)) as temporary:
             if is_packed(self.network):
                 forms = forms_of(self.network)

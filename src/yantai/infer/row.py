@@ -63,8 +63,12 @@ class Row:
     ):
         self.ids, self.start = list(prompt), len(prompt)
         self.settings, self.stop_ids, self.guide = settings, stop_ids, guide
-        self._bias = (list(bias), list(bias.values())) if bias else None
-        self.takes_the_likeliest = self._bias is None and guide is None and settings.is_plain
+        self._biased = frozenset(bias or ())
+        self._bias: tuple[Tensor, Tensor] | None = None
+        if bias:
+            added = torch.tensor(list(bias.values()), dtype=torch.float32)
+            self._bias = torch.tensor(list(bias)), added
+        self.takes_the_likeliest = guide is None and settings.is_plain
         self.limit = settings.new_tokens(len(prompt))
         self.ended = "length" if self.limit == 0 else ""
         self._generator = torch.Generator().manual_seed(mix_seed(settings.seed, number))
@@ -81,16 +85,32 @@ class Row:
             logits: Float[vocab].
             likeliest: the token with the largest of them, if the caller knows it.
         """
-        if likeliest is None or not self.takes_the_likeliest:
+        if likeliest is None or not self.takes_the_likeliest or self._is_moved(likeliest, logits):
             likeliest = self._chosen(logits)
         return self._take(likeliest)
+
+    def _is_moved(self, likeliest: int, logits: Tensor) -> bool:
+        """Whether the bias may make another token the likeliest; without a copy of all logits."""
+        if self._bias is None:
+            return False
+        if likeliest in self._biased:
+            return True
+        index, values = self._bias_beside(logits)
+        return bool((logits[index].float() + values).max() >= logits[likeliest].float())
+
+    def _bias_beside(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and what is added to each, where the logits are."""
+        assert self._bias is not None
+        if self._bias[0].device != logits.device:
+            self._bias = (self._bias[0].to(logits.device), self._bias[1].to(logits.device))
+        return self._bias
 
     def _chosen(self, logits: Tensor) -> int:
         settings = self.settings
         chances = force(logits, self.said, self.limit, settings)
         if self._bias is not None:
-            index, values = (torch.tensor(each, device=logits.device) for each in self._bias)
-            chances = chances.float().index_add(0, index, values.float())
+            index, values = self._bias_beside(logits)
+            chances = chances.float().index_add(0, index, values)
         said = self.ids[self.start :]
         chances = penalise_said(
             chances, said, settings.presence_penalty, settings.frequency_penalty

@@ -24,6 +24,7 @@ from yantai.base.log import say
 from yantai.evaluate.compare import bootstrap, interval_text, paired_ratio_difference, ratio
 from yantai.evaluate.task_loss import task_loss
 from yantai.evaluate.text_loss import text_loss
+from yantai.families.folder import special_ids
 from yantai.families.hub import local_folder
 from yantai.families.packed_folder import is_packed, save_packed
 from yantai.families.probes import write_probes
@@ -250,9 +251,7 @@ def _write(
     outer: Form,
     report: dict[str, Any],
 ) -> None:
-    special: dict[str, Any] = {"eos_token_id": min(model.eos_ids)} if model.eos_ids else {}
-    if model.start_id is not None:
-        special["decoder_start_token_id"] = model.start_id
+    special = special_ids(model.tokenizer, model.shape, model.eos_ids, model.start_id)
     kind = {"bfloat16": torch.bfloat16, "float32": torch.float32}[settings.rest]
     with new_folder(settings.out) as temporary:
         save_packed(

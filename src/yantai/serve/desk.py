@@ -144,11 +144,12 @@ class Desk:
         given = {key: question[key] for key in SETTINGS if question.get(key) is not None}
         given |= {"max_new_tokens": asked, "seed": question.get("seed") or 0}
         settings = build(Generation, given, "request")
-        ends = self.model._turn_ends()
+        is_chat = question["do"] == "chat"
+        ends = self.model.ends_of(ids if is_chat else question["prompt"])
         left = [count]
         guides = self._guides(question.get("format"), count)
         answers = []
-        before = [] if question["do"] == "chat" else ids  # a conversation's answer is a beginning
+        before = [] if is_chat else ids  # a conversation's answer is a beginning
         for index in range(count):
             texts = _Answer(
                 index, bool(question.get("whole")), send,

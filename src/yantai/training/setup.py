@@ -33,7 +33,7 @@ from yantai.data.batch import Batch, collate
 from yantai.data.loader import Loader
 from yantai.data.pack import RowSource
 from yantai.families.adapter import save_adapter
-from yantai.families.folder import save_folder
+from yantai.families.folder import save_folder, special_ids
 from yantai.families.probes import write_probes
 from yantai.families.rules import Family
 from yantai.tasks.causal import Causal
@@ -309,17 +309,7 @@ def _open_board(folder: Path) -> Any:
 def export(setup: Setup, folder: Path) -> None:
     """Write the model folder, whole or not at all, with its part of the chain of hashes."""
     tokenizer = setup.tokenizer
-    special = {
-        f"{name}_token_id": id
-        for name, id in (
-            ("bos", tokenizer.bos_id),
-            ("eos", tokenizer.eos_id),
-            ("pad", tokenizer.pad_id),
-        )
-        if id is not None
-    }
-    if setup.start_id is not None:
-        special["decoder_start_token_id"] = setup.start_id
+    special = special_ids(tokenizer, setup.model.config.shape, start_id=setup.start_id)
     with new_folder(folder) as temporary:
         if setup.lora is not None:
             save_adapter(setup.model, setup.family, setup.lora, temporary, base=setup.base)
