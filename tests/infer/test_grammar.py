@@ -95,6 +95,7 @@ def test_a_hostile_grammar_is_refused_or_made_in_time(grammars, name):
     ("kind", "text"),
     [
         ("json_schema", {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}),
+        ("json_schema", {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}),
         ("regex", r"[^\s\S]"),
         ("regex", "(a{1000}){1000}"),
     ],

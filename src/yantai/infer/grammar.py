@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from yantai.base.errors import DataError
+from yantai.infer.endless import is_endless
 from yantai.text.tokenizer import Tokenizer
 
 KEPT = 64
@@ -76,6 +77,8 @@ class Grammars:
             schema: Any = {"type": "object"} if kind == "json_object" else text
             if len(json.dumps(schema)) > LONGEST:
                 raise self._refused("too large")
+            if is_endless(schema):
+                raise self._refused("what it requires requires itself for ever")
             try:
                 source = llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=SPACES)
             except ValueError as error:
