@@ -66,7 +66,9 @@ def test_a_whole_text_is_sent_once_at_its_end(desk):
         sent.append(client.finish())
     assert [table for table in once[:-1] if "text" in table] == once[1:2]
     assert len([table for table in pieces[:-1] if "text" in table]) > 5
-    assert once[-1].texts == pieces[-1].texts and once[-1].ends == pieces[-1].ends
+    assert len(once) == 3  # the prompt's tokens, the text with its end, the client
+    told = [[table["end"], table["tokens"], table["reused"]] for table in (once[-2], pieces[-2])]
+    assert once[-1].texts == pieces[-1].texts and told[0] == told[1]
     assert once[-1].rows == pieces[-1].rows and len(once[-1].rows) >= 30
 
 

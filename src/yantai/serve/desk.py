@@ -42,11 +42,11 @@ class _Answer:
     text: str = ""
     kept: list[dict[str, Any]] = field(default_factory=list)
 
-    def say(self) -> None:
-        """Send what has gathered."""
-        if self.text or self.kept:
+    def say(self, **last: Any) -> None:
+        """Send what has gathered, and `last` with it."""
+        if self.text or self.kept or last:
             table = {"index": self.index, "text": self.text, "logprobs": self.kept or None}
-            self.send(table | {"tokens": self.tokens})
+            self.send(table | {"tokens": self.tokens} | last)
             self.text, self.kept = "", []
 
 
@@ -250,10 +250,8 @@ class Desk:
                 texts.send({"index": texts.index, "error": as_error(own)})
             else:
                 texts.text += texts.held.feed(texts.decoder.finish()) + texts.held.finish()
-                texts.say()
                 reused = texts.request.reused if texts.request is not None else 0
-                texts.send({"index": texts.index, "end": reason, "tokens": texts.tokens,
-                            "reused": reused})  # fmt: skip
+                texts.say(end=reason, reused=reused)
             left[0] -= 1
             if left[0] == 0:
                 with self._lock:
