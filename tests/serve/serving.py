@@ -17,6 +17,7 @@ from yantai.infer.language_model import LanguageModel
 from yantai.serve.backend import LEAVING
 from yantai.serve.gate import LOOPBACK, Gate, Limits, hashed
 from yantai.serve.listener import HEADER_BYTES, DrainingServer, PatientProtocol
+from yantai.serve.meter import Meter
 from yantai.serve.routes import Service
 
 KEY = "sk-yantai-0123456789abcdef"
@@ -41,14 +42,18 @@ def made(tokenizer, family="llama", job="", **changes):
 class Running:
     """A server in a thread."""
 
-    def __init__(self, backends, *, keys=(KEY,), limits=None, grace=5, tell=lambda table: None):
-        gate = None
-        self.service = Service(backends, lambda key, tokens: gate.used(key, tokens))
+    def __init__(
+        self, backends, *, keys=(KEY,), limits=None, grace=5, tell=lambda table: None, meter=None,
+        most=1000,
+    ):  # fmt: skip
+        meter = meter or Meter()
+        self.service = Service(backends, meter)
         gate = Gate(
             self.service.app(),
             LOOPBACK,
             {hashed(key): "tester" for key in keys},
             limits or Limits(),
+            meter=meter,
             tell=lambda table: (self.service.tally.take(table), tell(table)),
         )
         self.gate = gate
@@ -56,7 +61,7 @@ class Running:
         self.socket.bind(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         config = uvicorn.Config(
-            gate, http=PatientProtocol.within(gate.limits), ws="none", lifespan="off",
+            gate, http=PatientProtocol.within(gate.limits, most), ws="none", lifespan="off",
             access_log=False, log_level="error", h11_max_incomplete_event_size=HEADER_BYTES,
         )  # fmt: skip
         self.server = DrainingServer(config, self.service, grace)

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from yantai.base.errors import DataError
-from yantai.serve.gate import LOOPBACK, Bucket, Gate, Limits, hashed, read_keys
+from yantai.serve.gate import LOOPBACK, Gate, Limits, hashed, read_keys
+from yantai.serve.meter import Meter
 
 KEY = "sk-yantai-0123456789abcdef"
 KEYS = {hashed(KEY): "me"}
@@ -146,20 +147,45 @@ def test_a_body_that_drips_is_let_go():
 
 def test_tokens_of_a_minute_come_back():
     now = [0.0]
-    gate = gate_of(limits=Limits(tokens_a_minute=60), clock=lambda: now[0])
-    assert ask(gate, headers=bearer(KEY))[0] == 200
-    gate.used("me", 90)
-    status, headers, table = ask(gate, headers=bearer(KEY))
+    meter = Meter(60, lambda: now[0])
+    gate = gate_of(meter=meter)
+    assert ask(gate, method="POST", headers=bearer(KEY))[0] == 200
+    meter.used("me", 90)
+    status, headers, table = ask(gate, method="POST", headers=bearer(KEY))
     assert (status, table["error"]["code"]) == (429, "rate_limit_exceeded")
     assert headers[b"retry-after"] == b"32"
     now[0] = 32.0
-    assert ask(gate, headers=bearer(KEY))[0] == 200
+    assert ask(gate, method="POST", headers=bearer(KEY))[0] == 200
 
 
-def test_a_bucket_never_holds_more_than_a_minute():
-    bucket = Bucket(100)
-    assert bucket.wait(0.0) == 0
-    assert bucket.wait(10_000.0) == 0 and bucket.left == 100
+def test_what_costs_no_token_is_answered_whatever_was_used():
+    meter = Meter(60, lambda: 0.0)
+    meter.used("", 1000)
+    gate = gate_of(keys={}, meter=meter)
+    for path in ("/", "/healthz", "/readyz", "/metrics", "/page/app.js", "/v1/models"):
+        assert ask(gate, path)[0] == 200
+    assert ask(gate, "/v1/completions", "POST")[0] == 429
+
+
+def test_a_body_that_nobody_reads_ends_the_connection():
+    for length, closes in ((b"100000", True), (b"0", False)):
+        given = ((b"content-length", length),)
+        status, headers, _ = ask(gate_of(), "/v1/x", "POST", given)
+        assert status == 401 and (headers.get(b"connection") == b"close") == closes
+
+
+@pytest.mark.parametrize("headers", [(), bearer(KEY)])
+def test_two_lengths_are_refused_before_anything_else(headers):
+    two = ((b"content-length", b"4"), (b"transfer-encoding", b"chunked"))
+    status, found, table = ask(gate_of(), "/v1/x", "POST", (*headers, *two))
+    assert (status, table["error"]["code"]) == (400, "two_lengths")
+    assert found[b"connection"] == b"close"
+
+
+def test_more_headers_than_anyone_needs_are_refused():
+    many = tuple((b"x", b"a") for _ in range(300))
+    status, _, table = ask(gate_of(), headers=(*bearer(KEY), *many))
+    assert (status, table["error"]["code"]) == (431, "too_many_headers")
 
 
 def test_keys_are_read_plain_or_hashed():

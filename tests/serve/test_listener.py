@@ -1,5 +1,7 @@
 """Connections within limits, and the end of a server: nothing is cut without a word."""
 
+import asyncio
+import contextlib
 import json
 import logging
 import signal
@@ -14,6 +16,8 @@ from serving import KEY, Stub
 
 from yantai.serve.gate import Limits
 from yantai.serve.listener import PatientProtocol
+from yantai.serve.run import _bound
+from yantai.serve.transport import PatientTransport
 
 HEADERS = {"authorization": f"Bearer {KEY}"}
 ASKED = {"prompt": "One", "max_tokens": 4000}
@@ -188,3 +192,100 @@ def test_a_hundred_streams_are_told_that_they_end(run_server):
     assert told == 100 and backend.open == 0
     server.thread.join(30)
     assert not server.thread.is_alive()
+
+
+def test_small_answers_leave_at_once():
+    """Or each request over a connection that is kept waits 40 ms for a confirmation (Nagle)."""
+    seen = []
+
+    class Noting(asyncio.Protocol):
+        def connection_made(self, transport):
+            client = transport.get_extra_info("socket")
+            seen.append(client.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            transport.close()
+
+    async def listen(door):
+        server = await asyncio.get_running_loop().create_server(Noting, sock=door)
+        reader, writer = await asyncio.open_connection(*door.getsockname()[:2])
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+
+    with _bound("127.0.0.1", 0) as door:
+        asyncio.run(listen(door))
+    assert seen == [1]
+
+
+def test_head_and_body_leave_as_one_piece_and_large_ones_at_once():
+    loop, inner = Mock(), Mock()
+    inner.is_closing.return_value, inner.get_write_buffer_size.return_value = False, 5
+    outer = PatientTransport(inner, loop, lambda: False)
+    outer.write(b"head ")
+    outer.write(b"")
+    outer.write(b"body")
+    assert not inner.write.called and outer.get_write_buffer_size() == 14
+    (flush,) = (call.args[0] for call in loop.call_soon.call_args_list)
+    flush()
+    flush()
+    inner.write.assert_called_once_with(b"head body")
+    outer.write(b"x" * 70_000)
+    assert inner.write.call_count == 2 and outer.get_write_buffer_size() == 5
+    outer.write(b"last")
+    outer.close()
+    assert inner.write.call_args.args == (b"last",) and inner.close.called
+
+
+def refused_while_sending(server, size=50_000_000):
+    """A client without a key that sends on and on; what it is told."""
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n\r\n"
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    client.sendall(head.encode())
+    return client
+
+
+def test_who_is_refused_while_sending_reads_why(run_server):
+    """A connection that is closed with bytes on their way is reset, and the answer is lost."""
+    server = run_server({"small": Stub("complete")})
+    with refused_while_sending(server) as client:
+        time.sleep(0.2)
+        for _ in range(100):
+            client.sendall(b"x" * 65_536)
+        said = all_of(client)
+    assert b" 401 " in said and b"connection: close" in said and b"invalid_api_key" in said
+
+
+def test_a_body_that_drips_behind_a_refusal_is_not_waited_for(run_server, monkeypatch):
+    monkeypatch.setattr("yantai.serve.transport.LINGER_SECONDS", 0.3)
+    server = run_server({"small": Stub("complete")})
+    with refused_while_sending(server) as client:
+        assert b" 401 " in all_of(client)  # our side of it is closed
+        client.sendall(b"x")
+        until(lambda: not server.server.server_state.connections)
+
+
+def test_a_pipelined_request_behind_a_refusal_is_not_answered(run_server):
+    server = run_server({"small": Stub("complete")})
+    head = "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    two = "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    good = f"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall((head + two + good).encode())
+        said = all_of(client)
+    assert said.count(b"HTTP/1.1 ") == 1 and b" 400 " in said and b"two_lengths" in said
+
+
+def test_where_all_places_are_taken_the_oldest_goes_that_asks_nothing(run_server):
+    backend = Stub("complete", pieces=["word "] * 4000, pause=0.02)
+    server = run_server({"small": backend}, most=4)
+    with streamed(server) as lines:
+        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(9)]
+        until(lambda: len(server.server.server_state.connections) == 4)
+        for gone in idle[:6]:
+            with contextlib.suppress(ConnectionResetError):
+                assert gone.recv(1) == b""
+        with httpx.Client() as client:
+            assert client.get(f"{server.url}/healthz").status_code == 200
+        assert "word" in next(line for line in lines if line)  # it goes on
+        for each in idle:
+            each.close()

@@ -16,7 +16,6 @@ from serving import KEY, made
 
 from yantai.core.config import Labels
 from yantai.serve.desk import Desk
-from yantai.serve.gate import Limits
 from yantai.serve.local import LocalBackend
 from yantai.text.tokenizer import Tokenizer
 
@@ -200,7 +199,7 @@ def test_other_paths_and_methods_are_no_secret_doors(server):
 
 
 def test_too_many_are_told_to_wait(run_server, model):
-    server = run_server({"small": LocalBackend(Desk(model))}, limits=Limits(tokens_a_minute=20))
+    server = run_server({"small": LocalBackend(Desk(model))}, meter=Meter(20))
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as client:
         client.chat.completions.create(model="small", messages=TALK, max_tokens=20)
         with pytest.raises(openai.RateLimitError) as caught:

@@ -59,6 +59,7 @@ CODES: dict[str, str] = {
     "E802": "a worker process died",
     "E803": "the engine has failed or is closed",
     "E804": "too many requests are waiting",
+    "E805": "a self-test found something that does not hold",
 }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from yantai.base.pulse import pulse
 from yantai.infer.reader import Reader, Rereader
 from yantai.infer.sample import adjust, force
 from yantai.infer.settings import Generation
@@ -131,6 +132,7 @@ def beam_search(
             tokens += [beam.ids[-1] for beam in search.running] + [0] * spare
         if not left:
             break
+        pulse()
         reader.take(rows, same_memory=left == alive)
         alive, logits = left, reader.one_more(tokens)
     return [

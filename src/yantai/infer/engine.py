@@ -14,7 +14,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from yantai.base.device import release_threads
 from yantai.base.errors import ResourceError, UsageError, YantaiError
 from yantai.core.cache import Cache
 from yantai.core.face import Model
+from yantai.infer.calls import Answer, Call, Calls
 from yantai.infer.generate import check_room
 from yantai.infer.guesses import MOST, Echo, Worth
 from yantai.infer.prefixes import Prefixes
@@ -36,8 +36,6 @@ from yantai.infer.slots import CacheSlots, OneSlot, slots_of
 BESIDE = 128
 """Tokens of prompts that are read between two steps of the others."""
 PREFIX_BYTES = 256 << 20
-TOGETHER = 32
-"""Calls of one kind that are answered as one batch."""
 
 
 class Engine:
@@ -64,7 +62,7 @@ class Engine:
         self._news = threading.Condition()
         self._inbox: deque[Request] = deque()
         self._open: list[Request] = []
-        self._calls: deque[tuple[Callable[[list[Any]], list[Any]], Any, Future]] = deque()
+        self._calls = Calls()
         self._closed = False
         self._start_afresh()
         release_threads()  # of whoever loaded the model: another thread computes now
@@ -139,20 +137,14 @@ class Engine:
         finally:
             request.cancel()
 
-    def call(self, answer: Callable[[list[Any]], list[Any]], item: Any) -> Future:
-        """Let the engine's thread answer something else; calls of one kind become one batch.
-
-        Args:
-            answer: items → as many answers; the same object for calls that may stand together.
-            item: what is asked.
-        """
-        future: Future = Future()
+    def call(self, answer: Answer, item: Any) -> Call:
+        """Let the engine's thread answer something else; arguments as of `Calls.add`."""
         with self._news:
             if self._closed:
                 raise ResourceError("E803", "engine", "is closed")
-            self._calls.append((answer, item, future))
+            call = self._calls.add(answer, item)
             self._news.notify()
-        return future
+        return call
 
     @property
     def at_once(self) -> int | None:
@@ -211,23 +203,32 @@ class Engine:
                 self._news.wait_for(lambda: self._closed or self._has_work())
                 if self._closed:
                     break
-            try:
-                with torch.inference_mode():
-                    self._answer_calls()
-                    self._step()
-            except Exception as error:  # whatever a model raises, the next request is served
-                traceback.print_exc()
-                failed = [*self._active, *([self._reading.request] if self._reading else [])]
-                self._start_afresh()
-                for request in failed:
-                    request.error = error
-                    request.end("failed")
+            with torch.inference_mode():
+                self._calls.answer_some(self._between_steps)
+                self._turn()
             self.steps += 1
         left = [*self._active, *self._inbox]
         for request in left + ([self._reading.request] if self._reading else []):
             request.end("cancelled")
-        for _, _, future in self._calls:
-            future.cancel()
+        self._calls.cancel()
+
+    def _between_steps(self) -> None:
+        """In the middle of a call: it goes on, and who is being continued does so, too."""
+        self.steps += 1
+        if self._active or self._inbox or self._reading is not None:
+            self._turn()
+
+    def _turn(self) -> None:
+        """A step; whatever a model raises, the next request is served."""
+        try:
+            self._step()
+        except Exception as error:
+            traceback.print_exc()
+            failed = [*self._active, *([self._reading.request] if self._reading else [])]
+            self._start_afresh()
+            for request in failed:
+                request.error = error
+                request.end("failed")
 
     def _has_work(self) -> bool:
         at_work = self._active or self._reading is not None
@@ -379,22 +380,3 @@ class Engine:
             if place < len(self._active):
                 self._active[place] = last
             request.end(request.row.ended)
-
-    def _answer_calls(self) -> None:
-        """The oldest call, and those that may stand beside it."""
-        with self._news:
-            if not self._calls:
-                return
-            answer = self._calls[0][0]
-            same = [call for call in self._calls if call[0] is answer][:TOGETHER]
-            for call in same:
-                self._calls.remove(call)
-        wanted = [call for call in same if call[2].set_running_or_notify_cancel()]
-        try:
-            answers = answer([item for _, item, _ in wanted])
-        except Exception as error:  # it is the asker's
-            for _, _, future in wanted:
-                future.set_exception(error)
-            return
-        for (_, _, future), found in zip(wanted, answers, strict=True):
-            future.set_result(found)

@@ -11,6 +11,7 @@ import torch
 from yantai.adapt.quantize import lay_out
 from yantai.base.errors import UsageError
 from yantai.base.pages import LargePages
+from yantai.base.pulse import pulse
 from yantai.core.face import Model
 from yantai.core.layers import Joint, Linear, itself
 from yantai.core.mask import Mask
@@ -128,6 +129,7 @@ def steps(
         if len(left) < len(alive):  # whoever has ended has no further positions
             reader.take(left)
             alive = [alive[place] for place in left]
+        pulse()
         logits = reader.one_more([rows[number].ids[-1] for number in alive])
 
 

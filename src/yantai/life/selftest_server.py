@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+from yantai.base.descriptors import allow_files
+from yantai.base.errors import ResourceError
 from yantai.life.selftest_attacks import Seen, crowd, deaf, leavers, malformed, slow
 from yantai.life.selftest_floods import flood, long_prompts
 from yantai.life.selftest_requests import SECONDS, Target, received
@@ -27,7 +29,8 @@ BODY_SECONDS, WRITE_SECONDS = 30.0, 30.0
 """The server's own deadlines."""
 GRACE = 15.0
 WAITING = 64
-REPEAT = "yantai selftest --only server --seed"
+FILES = 2048
+"""That are open at once: clients, and the server's own."""
 
 
 def attack_server(
@@ -49,11 +52,17 @@ def attack_server(
     model = _model(folder)
     figures: dict[str, Any] = {}
     failures: list[dict[str, str]] = []
+    repeat = f"yantai selftest --only server --requests {requests} --clients {clients} "
+    repeat += f"--kills {kills} --seed {seed}"
+    if (allowed := allow_files(FILES)) < FILES:
+        raise ResourceError(
+            "E801", "selftest", "too few files may be open", expected=FILES, got=allowed,
+            do="raise the hard limit (ulimit -Hn), or attack from another machine",
+        )  # fmt: skip
 
     def note(name: str, seen: Seen) -> None:
         figures[name] = sum(seen.answers.values())
         figures.update({key: round(value, 1) for key, value in seen.figures.items()})
-        repeat = f"{REPEAT} {seed}"
         failures.extend({"what": f"{name}: {each}", "repeat": repeat} for each in seen.failures)
 
     with running(model, folder) as (process, target):

@@ -9,7 +9,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from yantai.base.errors import UsageError
+from yantai.base.errors import ResourceError, UsageError
 from yantai.base.files import FolderLock, check_replaceable, new_folder, read_json, write_json
 from yantai.base.log import counted
 from yantai.evaluate.compare import interval_text, paired_ratio_difference
@@ -344,5 +344,15 @@ def _on_task(settings: Evaluate, model: LanguageModel) -> TaskLoss:
 
 
 def selftest(settings: Selftest, emit: Emit) -> dict[str, Any]:
-    """`yantai selftest`."""
-    return faults.selftest(settings, lambda line: emit(line + "\n"))
+    """`yantai selftest`.
+
+    Raises:
+        ResourceError: something did not hold; the report says what.
+    """
+    found = faults.selftest(settings, lambda line: emit(line + "\n"))
+    if not found["passed"]:
+        raise ResourceError(
+            "E805", "selftest", "not everything held", got=f"{len(found['failures'])} failed",
+            do="repeat it by the commands above, or see `failures` of --json",
+        ).with_report(found)  # fmt: skip
+    return found

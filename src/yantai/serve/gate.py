@@ -10,11 +10,12 @@ import hmac
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from yantai.base.errors import DataError
 from yantai.serve.backend import LEAVING
+from yantai.serve.meter import Meter
 from yantai.serve.schema import UNAVAILABLE, ApiError, api_error, unavailable
 
 Scope = MutableMapping[str, Any]
@@ -58,35 +59,6 @@ def read_keys(text: str, where: str) -> dict[str, str]:
     return found
 
 
-@dataclass
-class Bucket:
-    """Tokens that may still be used, filled evenly over time.
-
-    Attributes:
-        a_minute: how many come in.
-        left: how many there are; may fall below 0 by one answer.
-        seen: when they were counted.
-    """
-
-    a_minute: float
-    left: float = field(init=False)
-    seen: float | None = None
-
-    def __post_init__(self) -> None:
-        self.left = self.a_minute
-
-    def wait(self, now: float) -> float:
-        """Seconds until anything may be used; 0 for now."""
-        if self.seen is not None:
-            self.left = min(self.a_minute, self.left + (now - self.seen) * self.a_minute / 60)
-        self.seen = now
-        return 0.0 if self.left > 0 else (1 - self.left) * 60 / self.a_minute
-
-    def take(self, tokens: int) -> None:
-        """Used."""
-        self.left -= tokens
-
-
 @dataclass(frozen=True)
 class Limits:
     """What a client may do.
@@ -95,13 +67,11 @@ class Limits:
         body_bytes: of a request.
         body_seconds: until all of it is there.
         write_seconds: until a client has taken some of what was sent.
-        tokens_a_minute: of each key, prompts and answers together; None for any number.
     """
 
     body_bytes: int = 4 << 20
     body_seconds: float = 30.0
     write_seconds: float = 30.0
-    tokens_a_minute: int | None = None
 
 
 class Gate:
@@ -112,6 +82,7 @@ class Gate:
         hosts: names by which the server may be called, without ports.
         keys: names by hashes; empty where none is needed.
         limits: see there.
+        meter: of the tokens that keys use.
         clock: seconds, for tests.
         tell: is told of each request when it has ended.
     """
@@ -122,13 +93,14 @@ class Gate:
         hosts: Iterable[str],
         keys: dict[str, str],
         limits: Limits,
+        meter: Meter | None = None,
         clock: Callable[[], float] = time.monotonic,
         tell: Callable[[dict[str, Any]], None] = lambda table: None,
     ):
         self.tell = tell
         self.app, self.keys, self.limits, self.clock = app, keys, limits, clock
         self.hosts = frozenset(name.lower() for name in hosts)
-        self.buckets: dict[str, Bucket] = {}
+        self.meter = meter or Meter()
         self._bodies: set[asyncio.Timeout] = set()
         self._leaves = self._drains = False
 
@@ -160,14 +132,15 @@ class Gate:
 
     async def _answer(self, scope: Scope, receive: Receive, sending: Send) -> None:
         try:
+            _check_framing(scope)
             self._check_host(scope)
             scope["state"] = {"key": self._check_key(scope)}
-            self._check_rate(scope["state"]["key"])
+            self._check_rate(scope)
             if self._drains and scope["method"] not in ("GET", "HEAD"):
                 raise unavailable("is shutting down")  # before its body is read
             body = await self._body(scope, receive)
         except ApiError as error:
-            await refuse(sending, error)
+            await refuse(sending, error, closes=_has_body(scope))
             return
         except TimeoutError:
             if self._leaves:
@@ -198,15 +171,6 @@ class Gate:
         for deadline in self._bodies:
             if not deadline.expired():
                 deadline.reschedule(asyncio.get_running_loop().time())
-
-    def used(self, key: str, tokens: int) -> None:
-        """Count tokens of a key."""
-        if self.limits.tokens_a_minute is not None:
-            self._bucket(key).take(tokens)
-
-    def _bucket(self, key: str) -> Bucket:
-        assert self.limits.tokens_a_minute is not None
-        return self.buckets.setdefault(key, Bucket(self.limits.tokens_a_minute))
 
     def _check_host(self, scope: Scope) -> None:
         """A page of somebody else may lead a browser here by a name of its own."""
@@ -242,24 +206,14 @@ class Gate:
             )  # fmt: skip
         return found
 
-    def _check_rate(self, key: str) -> None:
-        if self.limits.tokens_a_minute is None:
-            return
-        seconds = self._bucket(key).wait(self.clock())
-        if seconds:
-            raise ApiError(
-                429, f"over {self.limits.tokens_a_minute:,} tokens a minute",
-                code="rate_limit_exceeded", kind="rate_limit_error", wait=int(seconds) + 1,
-            )  # fmt: skip
+    def _check_rate(self, scope: Scope) -> None:
+        """Of questions; what costs no token is answered whatever a key has used."""
+        if scope["method"] not in ("GET", "HEAD"):
+            self.meter.check(scope["state"]["key"])
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """All of it, within size and time."""
         headers = dict(scope["headers"])
-        if b"content-length" in headers and b"transfer-encoding" in headers:
-            raise ApiError(
-                400, "its length is told twice, by Content-Length and by Transfer-Encoding",
-                param="Transfer-Encoding", code=TWO_LENGTHS,
-            )  # fmt: skip
         if scope["method"] in ("POST", "PUT", "PATCH"):
             kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
             if kind != b"application/json":
@@ -291,17 +245,43 @@ class Gate:
 
 TWO_LENGTHS = "two_lengths"
 """Whoever stands between may have read the other one: nothing more comes over this connection."""
+MOST_HEADERS = 200
 
 
-async def refuse(send: Send, error: ApiError) -> None:
-    """Answer with an error."""
+def _has_body(scope: Scope) -> bool:
+    """Whether something comes behind the headers."""
+    headers = dict(scope["headers"])
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+
+
+def _check_framing(scope: Scope) -> None:
+    """Before all else: whether it is clear where this request ends and the next one begins."""
+    headers = dict(scope["headers"])
+    if b"content-length" in headers and b"transfer-encoding" in headers:
+        raise ApiError(
+            400, "its length is told twice, by Content-Length and by Transfer-Encoding",
+            param="Transfer-Encoding", code=TWO_LENGTHS,
+        )  # fmt: skip
+    if len(scope["headers"]) > MOST_HEADERS:
+        raise ApiError(431, f"more than {MOST_HEADERS} headers", code="too_many_headers")
+
+
+async def refuse(send: Send, error: ApiError, *, closes: bool = False) -> None:
+    """Answer with an error.
+
+    Args:
+        send: of ASGI.
+        error: what is wrong.
+        closes: nothing more is read from this connection.
+    """
     body = json.dumps(error.body(), ensure_ascii=False).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if error.wait is not None:
         headers.append((b"retry-after", str(error.wait).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.status in (408, 413) or error.code in (TWO_LENGTHS, UNAVAILABLE, LEAVING["code"]):
+    last = (TWO_LENGTHS, UNAVAILABLE, LEAVING["code"])
+    if closes or error.status in (408, 413, 431) or error.code in last:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -6,11 +6,11 @@ Knows: what a model can be asked once for each text, and how much of a text it r
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from yantai.base.errors import DataError, ModelFileError, ResourceError, YantaiError
 from yantai.infer.answer import answer
+from yantai.infer.calls import Call
 from yantai.infer.classify import classify
 from yantai.infer.embed import vectors
 from yantai.infer.engine import Engine
@@ -39,7 +39,7 @@ class JobDesk:
 
     def __init__(self, model: LanguageModel, engine: Engine):
         self.model, self.engine = model, engine
-        self._open: dict[int, list[Future]] = {}
+        self._open: dict[int, list[Call]] = {}
         self._lock = threading.Lock()
         # made once: calls of the same object may stand in one batch
         self._answerers: dict[str, Callable[[list[Any]], list[Any]]] = {
@@ -104,11 +104,11 @@ class JobDesk:
         self._call(id, "echo", [(ids, top, first)], len(ids), send)
 
     def cancel(self, id: int) -> None:
-        """Whoever asked has gone: what was not begun is left undone."""
+        """Whoever asked has gone: what was not begun is left undone, the rest ends soon."""
         with self._lock:
-            futures = self._open.pop(id, [])
-        for future in futures:
-            future.cancel()
+            calls = self._open.pop(id, [])
+        for call in calls:
+            call.abandon()
 
     @staticmethod
     def _too_long(where: str, most: int, size: int, do: str) -> DataError:

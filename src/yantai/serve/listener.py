@@ -18,12 +18,36 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from yantai.serve.gate import Limits
 from yantai.serve.routes import Service
 from yantai.serve.schema import ApiError
+from yantai.serve.transport import PatientTransport
 
 HEADER_SECONDS, HEADER_BYTES = 10.0, 65_536
 LEAST_BYTES = 16_384
 """That a client has to take of what waits for it, in `Limits.write_seconds`, or all of it."""
+MOST_CONNECTIONS = 16_384
 LAST_SECONDS = 1.0
 """After the time of grace: until an answer has said that it ends here."""
+
+
+class Idle:
+    """Connections that ask nothing at the moment, the oldest first."""
+
+    def __init__(self) -> None:
+        self._there: dict[Any, None] = {}
+
+    def add(self, one: Any) -> None:
+        """It asks nothing from now on."""
+        self._there.pop(one, None)
+        self._there[one] = None
+
+    def discard(self, one: Any) -> None:
+        """It asks, or is gone."""
+        self._there.pop(one, None)
+
+    def end_oldest(self, otherwise: Any) -> None:
+        """Make room: who has asked nothing for longest goes; where all ask something, the other."""
+        one = next(iter(self._there), otherwise)
+        self.discard(one)
+        one.transport.abort()
 
 
 class PatientProtocol(H11Protocol):
@@ -34,27 +58,41 @@ class PatientProtocol(H11Protocol):
     """
 
     write_seconds = Limits().write_seconds
+    most, idle = MOST_CONNECTIONS, Idle()
     _alarm: Any = None
     _unread: Any = None
     _waiting = 0
 
     @classmethod
-    def within(cls, limits: Limits) -> "type[PatientProtocol]":
-        """The same with limits of its own."""
-        return type("LimitedProtocol", (cls,), {"write_seconds": limits.write_seconds})
+    def within(cls, limits: Limits, most: int = MOST_CONNECTIONS) -> "type[PatientProtocol]":
+        """The same with limits of its own.
+
+        Args:
+            limits: of which it has the time for writing.
+            most: connections at once. For a further one the oldest goes that asks nothing.
+        """
+        own = {"write_seconds": limits.write_seconds, "most": most, "idle": Idle()}
+        return type("LimitedProtocol", (cls,), own)
 
     def connection_made(self, transport: Any) -> None:
         """The time for the first headers begins."""
-        super().connection_made(transport)
+        patient: Any = PatientTransport(transport, self.loop, self._still_sends)
+        super().connection_made(patient)
+        if len(self.connections) > self.most:
+            self.idle.end_oldest(otherwise=self)
+        self.idle.add(self)
         self._alarm = self.loop.call_later(HEADER_SECONDS, self._let_go)
 
     def data_received(self, data: bytes) -> None:
         """The first bytes of a further request begin its time, its last header ends it."""
+        if self.transport.is_closing():  # nobody reads that any more
+            return
         if self._alarm is None and self.conn.their_state is h11.IDLE:
             self._alarm = self.loop.call_later(HEADER_SECONDS, self._let_go)
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._alarm = _disarmed(self._alarm)
+            self.idle.discard(self)
 
     def pause_writing(self) -> None:
         """Much was sent and not taken: the time for that begins."""
@@ -72,6 +110,8 @@ class PatientProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """What is left of an answer has its time, too."""
         super().on_response_complete()
+        if self.conn.their_state is h11.IDLE:
+            self.idle.add(self)
         if self.transport.get_write_buffer_size():
             self._watch()
 
@@ -94,7 +134,12 @@ class PatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """There is nobody to wait for."""
         self._alarm, self._unread = _disarmed(self._alarm), _disarmed(self._unread)
+        self.idle.discard(self)
+        self.transport.lost()  # ty: ignore[missing-attribute]
         super().connection_lost(exc)
+
+    def _still_sends(self) -> bool:
+        return self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
 
     def _watch(self) -> None:
         if self._unread is None:

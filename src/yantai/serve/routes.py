@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from yantai.serve.about import About
 from yantai.serve.backend import Backend
+from yantai.serve.meter import Meter
 from yantai.serve.pages import page_routes
 from yantai.serve.schema import (
     ApiError,
@@ -30,9 +31,9 @@ from yantai.serve.schema import (
 from yantai.serve.shapes import vectors
 from yantai.serve.tally import Tally
 from yantai.serve.texts import TextRoutes
+from yantai.serve.together import together
 
 JOBS = ("classify", "tag", "answer", "translate", "summarize")
-Used = Callable[[str, int], None]
 
 
 class Service:
@@ -40,18 +41,18 @@ class Service:
 
     Args:
         backends: by the names that clients know; the first one answers where none is named.
-        used: is told how many tokens a key has used.
+        meter: of the tokens that keys use.
         curves: where the figures of a model's training are, by its name.
     """
 
     def __init__(
         self,
         backends: dict[str, Backend],
-        used: Used = lambda key, tokens: None,
+        meter: Meter | None = None,
         curves: dict[str, Path] | None = None,
     ):
         assert backends, "a server without a model"
-        self.backends, self.used, self.logs = backends, used, curves or {}
+        self.backends, self.meter, self.logs = backends, meter or Meter(), curves or {}
         self.is_draining = False
         self.started = int(time.time())
         self.tally = Tally()
@@ -77,7 +78,9 @@ class Service:
             for path, handler in table.items()
         ] + page_routes()
         handlers: Any = {HTTPException: self._no_route, Exception: self._broken}
-        return Starlette(routes=routes, exception_handlers=handlers)
+        served = Starlette(routes=routes, exception_handlers=handlers)
+        served.router.redirect_slashes = False
+        return served
 
     # ------------------------------------------------------------ what every route shares
 
@@ -91,6 +94,7 @@ class Service:
             try:
                 return await handler(request)
             except ApiError as error:
+                self._refund(request)
                 headers = {"retry-after": str(error.wait)} if error.wait is not None else None
                 return JSONResponse(error.body(), error.status, headers)
 
@@ -129,13 +133,30 @@ class Service:
             raise unavailable("is shutting down" if self.is_draining else "makes no progress")
         return name, backend
 
-    def count(self, request: Request, prompt: int, said: int) -> None:
-        """Tokens of a request."""
+    def claim(self, request: Request, tokens: int) -> None:
+        """Set aside tokens that may be said to a request, until they are counted.
+
+        Raises:
+            ApiError: 429, its key has used too many.
+        """
+        state = request.scope.setdefault("state", {})
+        self.meter.claim(state.get("key", ""), tokens)
+        state["claimed"] = tokens
+
+    def count(self, request: Request, prompt: int, said: int, *, whole: bool = True) -> None:
+        """Tokens of a request; of one that nobody waited for (not `whole`) its claim was said."""
         self.tokens["prompt"] += prompt
         self.tokens["said"] += said
         state = request.scope.setdefault("state", {})
         state |= {"prompt_tokens": prompt, "tokens": said}
-        self.used(state.get("key", ""), prompt + said)
+        self.meter.used(state.get("key", ""), prompt + said)
+        if whole:
+            self._refund(request)
+
+    def _refund(self, request: Request) -> None:
+        """What was claimed was not said, or is counted by itself."""
+        state = request.scope.get("state", {})
+        self.meter.used(state.get("key", ""), -state.pop("claimed", 0))
 
     # ------------------------------------------------------------ jobs
 
@@ -149,7 +170,10 @@ class Service:
                 400, "texts are embedded, not ids: those of another tokenizer would mean something "
                 "else (langchain: check_embedding_ctx_length=False)", param="input",
             )  # fmt: skip
-        answers, table = await self.answers(backend, {"do": "embed", "input": texts})
+        found = await self._asked(request, backend, {"do": "embed", "input": texts})
+        if found is None:
+            return Response(status_code=499)
+        answers, table = found
         tokens = table["prompt_tokens"]
         self.count(request, tokens, 0)
         return JSONResponse(vectors(answers, asked.encoding_format == "base64", name, tokens))
@@ -169,7 +193,11 @@ class Service:
             if len(asks) != len(texts):
                 raise ApiError(400, "one question for each text", param="question")
             question["question"] = asks
-        answers, table = await self.answers(backend, question | {"truncate": bool(asked.truncate)})
+        question |= {"truncate": bool(asked.truncate)}
+        found = await self._asked(request, backend, question)
+        if found is None:
+            return Response(status_code=499)
+        answers, table = found
         tokens, cut = table["prompt_tokens"], set(table.get("cut", ()))
         self.count(request, tokens, 0)
         data = [
@@ -178,6 +206,13 @@ class Service:
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "model": name, "data": data, "usage": usage})
+
+    async def _asked(
+        self, request: Request, backend: Backend, question: dict[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]] | None:
+        """The same as `answers`, or None where the client has gone meanwhile."""
+        found = await together(request, [self.answers(backend, question)], 1)
+        return None if found is None else found[0]
 
     async def answers(
         self, backend: Backend, question: dict[str, Any]

@@ -15,14 +15,24 @@ from typing import Any
 
 import uvicorn
 
+from yantai.base.descriptors import allow_files
 from yantai.base.errors import UsageError
 from yantai.base.log import say
 from yantai.serve.gate import LOOPBACK, Gate, Limits, read_keys
-from yantai.serve.listener import HEADER_BYTES, DrainingServer, PatientProtocol
+from yantai.serve.listener import (
+    HEADER_BYTES,
+    MOST_CONNECTIONS,
+    DrainingServer,
+    PatientProtocol,
+)
 from yantai.serve.log import RequestLog
+from yantai.serve.meter import Meter
 from yantai.serve.process import ProcessBackend
 from yantai.serve.routes import Service
 from yantai.serve.settings import Serve
+
+OTHER_FILES = 32
+"""That a server has open beside its connections."""
 
 
 def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
@@ -46,12 +56,10 @@ def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
             do="give --api-key-file, or --host 127.0.0.1",
         )  # fmt: skip
     backends: dict[str, Any] = _backends(settings)
-    limits = Limits(body_bytes=settings.max_body_bytes, tokens_a_minute=settings.tokens_per_minute)
-    gate: Gate | None = None
+    limits = Limits(body_bytes=settings.max_body_bytes)
+    meter = Meter(settings.tokens_per_minute)
     curves = {_name_of(path): _log_of(Path(path).resolve()) for path in settings.models}
-    service = Service(
-        backends, lambda key, tokens: gate.used(key, tokens) if gate else None, curves
-    )
+    service = Service(backends, meter, curves)
     hosts = {*LOOPBACK, settings.host, *settings.allow_host}
     log = RequestLog(errors_only=settings.log == "errors")
 
@@ -59,10 +67,14 @@ def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
         service.tally.take(table)
         log.tell(table)
 
-    gate = Gate(service.app(), hosts, keys, limits, tell=tell)
+    gate = Gate(service.app(), hosts, keys, limits, meter=meter, tell=tell)
+    # as many as are accepted in one turn of the loop are not counted yet
+    files = allow_files()
+    turn = min(256, files // 4)
     config = uvicorn.Config(
-        gate, host=settings.host, port=settings.port, http=PatientProtocol.within(limits),
-        ws="none", lifespan="off", access_log=False, log_level="warning", server_header=False,
+        gate, host=settings.host, port=settings.port, backlog=turn,
+        http=PatientProtocol.within(limits, most_connections(files, turn)), ws="none",
+        lifespan="off", access_log=False, log_level="warning", server_header=False,
         h11_max_incomplete_event_size=HEADER_BYTES, timeout_keep_alive=15,
     )  # fmt: skip
     door = _bound(settings.host, settings.port)
@@ -78,6 +90,19 @@ def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
         asyncio.run(_serve(server, backends, door))
     log.close()
     return {"answered": service.tally.answers.total(), "tokens": service.tokens}
+
+
+def most_connections(files: int, turn: int) -> int:
+    """At once, so that none is missing for models, logs and the page.
+
+    Args:
+        files: that may be open.
+        turn: connections that are accepted before the first of them is counted.
+
+    >>> most_connections(1024, 256), most_connections(65_536, 256), most_connections(128, 32)
+    (736, 16384, 64)
+    """
+    return max(1, min(MOST_CONNECTIONS, files - turn - OTHER_FILES))
 
 
 async def _serve(
@@ -116,7 +141,8 @@ def _bound(host: str, port: int) -> socket.socket:
         kind, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        door = socket.socket(kind)
+        # named TCP, so that what asyncio accepts there sends small pieces at once (TCP_NODELAY)
+        door = socket.socket(kind, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             door.bind(address)

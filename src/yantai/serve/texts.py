@@ -6,10 +6,10 @@ Knows: OpenAI's shapes of both, and how several prompts become one answer.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -26,12 +26,12 @@ from yantai.serve.schema import (
     asked_of,
 )
 from yantai.serve.shapes import Choice, Frame, event
+from yantai.serve.together import together
 
-T = TypeVar("T")
-LOOK_SECONDS = 0.2
-"""How often it is seen whether a client that waits for a whole answer is still there."""
 SLOTS = 16
 """Of a backend that does not say how many it continues at once."""
+USUAL_ANSWER = 256
+"""Tokens that are set aside for an answer in a chat whose client does not say how many."""
 USUAL_TOKENS = 16
 """Of a completion whose client does not say how many; OpenAI's number."""
 
@@ -131,11 +131,14 @@ class TextRoutes:
 
     async def _write(self, request: Request, order: Order, asked: Sampling) -> Response:
         """One or several prompts, each with its texts, whole or as they come."""
+        asked_for = order.questions[0]["max_new_tokens"] if order.questions else 0
+        each = asked_for or (USUAL_ANSWER if order.frame.chat else USUAL_TOKENS)
+        self.service.claim(request, each * order.count * len(order.questions))
         echoed: list[int] = []
         work = [self._echo(order, each, echoed) for each in order.echoes]
-        found = await _together(request, work, order.side_by_side)
+        found = await together(request, work, order.side_by_side)
         if found is None:
-            self.service.count(request, sum(echoed), 0)
+            self.service.count(request, sum(echoed), 0, whole=False)
             return Response(status_code=499)
         begun = [choice for choice, _ in found for _ in range(order.count)]
         if not getattr(asked, "echo", True):  # it was only counted
@@ -244,13 +247,13 @@ class TextRoutes:
                         choices[table["index"]].take(table)
             return choices, prompt, reused
 
-        found = None
         try:
-            found = await _together(request, map(collect, order.questions), order.side_by_side)
-        finally:
-            if found is None:
-                self.service.count(request, read, 0)
+            found = await together(request, map(collect, order.questions), order.side_by_side)
+        except ApiError:
+            self.service.count(request, read, 0)
+            raise
         if found is None:
+            self.service.count(request, read, 0, whole=False)
             return Response(status_code=499)
         choices = [choice for group, _, _ in found for choice in group]
         for choice, before in zip(choices, begun, strict=bool(begun)):
@@ -258,41 +261,6 @@ class TextRoutes:
         prompt = sum(tokens for _, tokens, _ in found)
         self.service.count(request, prompt, sum(choice.tokens for choice in choices))
         return JSONResponse(order.frame.whole(choices, prompt, max(each[2] for each in found)))
-
-
-async def _together(
-    request: Request, work: Iterable[Coroutine[Any, Any, T]], most: int
-) -> list[T] | None:
-    """What several questions give, so many at once; None where the client has gone meanwhile.
-
-    Raises:
-        ApiError: one of them did; nothing of the others goes on.
-    """
-    free = asyncio.Semaphore(most)
-
-    async def one(each: Coroutine[Any, Any, T]) -> T:
-        async with free:
-            return await each
-
-    waiting = list(work)
-    tasks = [asyncio.create_task(one(each)) for each in waiting]
-    left = set(tasks)
-    try:
-        while left:
-            done, left = await asyncio.wait(
-                left, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_EXCEPTION
-            )
-            for task in done:
-                task.result()  # an error of one is the answer to all
-            if left and await request.is_disconnected():
-                return None
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for each in waiting:
-            each.close()  # of one that was not begun
-    return [task.result() for task in tasks]
 
 
 async def _merged(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from yantai.base.pulse import pulse
 from yantai.core.face import Model
 from yantai.data.batch import IGNORED
 from yantai.data.examples import ExampleRows, batches_of
@@ -58,6 +59,7 @@ def _targets_of(
     """Of the targets of a batch: the example, ln p, and whether none was likelier."""
     device = next(model.parameters()).device
     for start, each in enumerate(batches_of(rows, batch)):
+        pulse()
         moved = each.to(device)
         known = moved.targets != IGNORED
         hidden, aims = read(model, moved)[known], moved.targets[known]

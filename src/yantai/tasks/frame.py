@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from yantai.base.pulse import pulse
 from yantai.core.config import Labels
 from yantai.core.face import Model
 from yantai.data.batch import IGNORED
@@ -101,6 +102,7 @@ def logits_at(model: Model, rows: ExampleRows, count: int, batch: int = 8) -> Te
     found = torch.empty(count, len(model.config.head.names))
     device = next(model.parameters()).device
     for each in batches_of(rows, batch):
+        pulse()
         moved = each.to(device)
         places = moved.targets != IGNORED
         found[each.targets[places.cpu()]] = (

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from yantai.base.pulse import pulse
 from yantai.core.face import Model
 from yantai.core.mask import Mask, same_document
 from yantai.data.batch import Batch
@@ -83,6 +84,7 @@ def text_vectors(model: Model, frame: Frame, texts: Sequence[str]) -> Float[Tens
     found = torch.empty(len(texts), model.config.dim)
     device = next(model.parameters()).device
     for each in batches_of(rows, max(1, BATCH_TOKENS // length)):
+        pulse()
         vectors = Similar().vectors(model, each.to(device)).cpu()
         first = torch.ones_like(each.documents, dtype=torch.bool)
         first[:, 1:] = each.documents[:, 1:] != each.documents[:, :-1]

@@ -6,20 +6,28 @@ export function useKey(text) {
   sessionStorage.setItem("key", text);
 }
 
+export const hasKey = () => key !== "";
+
+// `code` says what went wrong, where the server has a name for it.
 export class Refused extends Error {
-  constructor(status, message) {
+  constructor(status, message, code) {
     super(message);
     this.status = status;
+    this.code = code;
   }
+}
+
+function lost(error) {
+  throw error.name === "AbortError" ? error : new Refused(0, error.message, "unreachable");
 }
 
 async function ask(path, options = {}) {
   const headers = { ...(options.body ? { "content-type": "application/json" } : {}) };
   if (key) headers.authorization = `Bearer ${key}`;
-  const answer = await fetch(path, { ...options, headers });
+  const answer = await fetch(path, { ...options, headers }).catch(lost);
   if (!answer.ok) {
     const table = await answer.json().catch(() => null);
-    throw new Refused(answer.status, table?.error?.message || `${answer.status}`);
+    throw new Refused(answer.status, table?.error?.message || `${answer.status}`, table?.error?.code);
   }
   return answer;
 }
@@ -38,7 +46,8 @@ export async function* stream(path, body, signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch(lost);
+    signal.throwIfAborted();
     if (done) return;
     rest += value;
     let end;
@@ -48,7 +57,7 @@ export async function* stream(path, body, signal) {
       const data = line.replace(/^data: ?/, "");
       if (data === "[DONE]") return;
       const table = JSON.parse(data);
-      if (table.error) throw new Refused(500, table.error.message);
+      if (table.error) throw new Refused(500, table.error.message, table.error.code);
       yield table;
     }
   }

@@ -1,15 +1,15 @@
 // The page: tabs for what the chosen model can do. Text of models is only ever text, never HTML.
-import { Refused, get, useKey } from "./api.js";
+import { get, hasKey, useKey } from "./api.js";
 import { card, curves } from "./about.js";
 import { chat, complete } from "./chat.js";
 import { compare, job } from "./jobs.js";
-import { language, say, turn } from "./words.js";
+import { language, reason, say, turn } from "./words.js";
 
 const TABS = {
   chat, complete, translate: job("translate"), summarize: job("summarize"), classify: job("classify"),
   tag: job("tag"), span: job("span"), embed: compare, card, curves,
 };
-const state = { models: [], model: null, tab: "" };
+const state = { models: [], model: null, tab: "", error: null };
 const by = (id) => document.getElementById(id);
 
 export function status(text, bad = false) {
@@ -30,9 +30,14 @@ export function element(name, given = {}, ...children) {
 }
 
 export function told(error) {
-  if (error.name === "AbortError") return status(say("stopped"));
-  if (error instanceof Refused && error.status === 401) by("key").click();
-  return status(say("failed", { message: error.message }), true);
+  if (error.status === 401) askKey(say("error_invalid_api_key"));
+  status(reason(error), error.name !== "AbortError");
+}
+
+function askKey(note = "") {
+  by("key").hidden = false;
+  by("key-note").textContent = note;
+  if (!by("ask-key").open) by("ask-key").showModal();
 }
 
 function words() {
@@ -44,9 +49,7 @@ function words() {
 }
 
 function tabs() {
-  const taught = (name) => name !== "embed" || state.model.task === "embed" || state.model.shape === "encoder";
-  const can = [...state.model.can.filter((name) => name in TABS && taught(name)), "card", "curves"];
-  const order = Object.keys(TABS).filter((name) => can.includes(name));
+  const can = [...state.model.can, "card", "curves"], order = Object.keys(TABS).filter((name) => can.includes(name));
   if (!order.includes(state.tab)) state.tab = order[0];
   by("tabs").replaceChildren(
     ...order.map((name) =>
@@ -55,10 +58,11 @@ function tabs() {
         "aria-controls": "main", tabindex: name === state.tab ? "0" : "-1",
         onclick: () => choose(name),
         onkeydown: (event) => {
-          const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-          if (!step) return;
-          choose(order[(order.indexOf(name) + step + order.length) % order.length]);
-          by(`tab-${state.tab}`).focus();
+          const here = order.indexOf(name);
+          const next = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: -1 }[event.key];
+          if (next === undefined) return;
+          event.preventDefault();
+          choose(order.at(next % order.length));
         },
       }, say(name)),
     ),
@@ -70,15 +74,27 @@ function tabs() {
 function choose(name) {
   state.tab = name;
   show();
+  by(`tab-${name}`).focus();
 }
 
 function show() {
   words();
-  if (!state.model) return;
-  tabs();
   status("");
   by("main").replaceChildren();
+  by("pick").hidden = by("tabs").hidden = !state.model;
+  if (!state.model) return state.error && closed(state.error);
+  tabs();
   TABS[state.tab](by("main"), state.model);
+  by(`tab-${state.tab}`).scrollIntoView({ block: "nearest", inline: "nearest" });
+}
+
+// Instead of a tab, while no model is known.
+function closed(error) {
+  const locked = error.status === 401;
+  by("main").append(element("div", { class: "empty" },
+    element("p", {}, locked ? say("needKey") : reason(error)),
+    element("button", { class: "main", type: "button", onclick: () => (locked ? askKey() : begin()) },
+      say(locked ? "giveKey" : "retry"))));
 }
 
 async function begin() {
@@ -87,12 +103,16 @@ async function begin() {
     state.models = (await get("/v1/models")).data;
     by("key").hidden = true;
   } catch (error) {
-    by("key").hidden = false;
+    state.error = error;
+    if (!state.model) show();
+    if (error.status === 401 && !hasKey()) return askKey();
     return told(error);
   }
   by("model").replaceChildren(...state.models.map((each) => element("option", { value: each.id }, each.id)));
-  state.model = state.models[0];
+  state.model = state.models.find((each) => each.id === state.model?.id) ?? state.models[0];
+  by("model").value = state.model.id;
   show();
+  if (document.activeElement === document.body) by("main").querySelector("textarea")?.focus();
 }
 
 by("language").addEventListener("click", () => { turn(); show(); });
@@ -100,11 +120,13 @@ by("model").addEventListener("change", (event) => {
   state.model = state.models.find((each) => each.id === event.target.value);
   show();
 });
-by("key").addEventListener("click", () => { if (!by("ask-key").open) by("ask-key").showModal(); });
+by("key").addEventListener("click", () => askKey());
 by("ask-key").addEventListener("close", () => {
   if (by("ask-key").returnValue !== "ok") return;
-  useKey(by("key-text").value.trim());
+  const key = by("key-text").value.trim();
   by("key-text").value = "";
+  if (!/^[!-~]+$/.test(key)) return askKey(say("oddKey")); // a header holds nothing else
+  useKey(key);
   begin();
 });
 begin();
