@@ -87,14 +87,21 @@ class Running:
 
 
 class Stub:
-    """A backend that says what it was made to say."""
+    """A backend that says what it was made to say.
 
-    def __init__(self, *can, pieces=("你好，", "world"), pause=0.0, answers=(), slow=0.0, **facts):
+    Args:
+        refuse: given a question, the error that is its answer, or None.
+    """
+
+    def __init__(
+        self, *can, pieces=("你好，", "world"), pause=0.0, answers=(), slow=0.0,
+        refuse=lambda question: None, **facts,
+    ):  # fmt: skip
         self.facts = {"can": list(can), "family": "llama", "shape": "decoder", "task": "",
                       "parameters": 12_345, "weights": "float32", "context": 96,
                       "vocabulary": 1024} | facts  # fmt: skip
         self.pieces, self.pause, self.answers = pieces, pause, list(answers)
-        self.slow = slow
+        self.slow, self.refuse = slow, refuse
         self.asked, self.cancelled, self.open = [], 0, 0
         self.is_ready, self.figures, self.desk, self.leaving = True, {}, self, False
 
@@ -108,6 +115,9 @@ class Stub:
     async def ask(self, question):
         self.asked.append(question)
         await asyncio.sleep(self.slow)
+        if error := self.refuse(question):
+            yield {"error": error}
+            return
         if question["do"] == "echo":
             yield {"answers": [{"text": "", "rows": None}], "prompt_tokens": 3, "end": "stop"}
             return

@@ -193,3 +193,28 @@ def test_others_have_their_turn_while_a_long_body_is_read(entries, turns):
         return len(found.prompt), bool(seen)
 
     assert asyncio.run(ask()) == (entries, turns)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        (b"1", None, "the body is a number, not an object"),
+        (b'{"prompt": "a", "n": 1, "n": 2}', "n", "there twice"),
+        (b'{"prompt": "a", "best_of": 3}', "best_of", "not supported"),
+        (b'{"prompt": "a", "stream_options": {}}', "stream_options", "needs stream"),
+        (b'{"prompt": "a", "suffix": "b"}', "suffix", "not supported here"),
+        (b'{"prompt": "a", "promt": "b"}', "promt", "did you mean 'prompt'"),
+        (b"\xff", None, "not UTF-8"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_field_and_say_what_it_is(body, param, words):
+    with pytest.raises(ApiError) as refused:
+        read_request(body, CompletionRequest)
+    assert refused.value.param == param and words in refused.value.message
+
+
+@pytest.mark.parametrize("message", [5, "x", [1]])
+def test_no_name_of_ours_is_in_an_error(message):
+    with pytest.raises(ApiError) as refused:
+        read_request(json.dumps({"messages": [message]}).encode(), ChatRequest)
+    assert refused.value.message == "messages[0]: should be an object"

@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import struct
+import threading
 import time
 from functools import partial
 from importlib import resources
@@ -14,9 +15,11 @@ import openai
 import pytest
 from serving import KEY, made
 
+from yantai.base.pulse import pulse
 from yantai.core.config import Labels
 from yantai.serve.desk import Desk
 from yantai.serve.local import LocalBackend
+from yantai.serve.meter import Meter
 from yantai.text.tokenizer import Tokenizer
 
 TALK = [{"role": "user", "content": "Who are you?"}]
@@ -395,3 +398,41 @@ def test_what_is_no_http_behind_an_answer_is_no_fault(server, caplog):
         while client.recv(65536):
             pass
     assert not caplog.records
+
+
+def test_a_text_without_end_is_not_read_piece_by_piece_either(run_server, tokenizer):
+    finder = made(tokenizer, "bert", job="span", head=Labels(names=("start", "end")))
+    server = run_server({"small": LocalBackend(Desk(finder))})
+    body = {"model": "small", "input": "a goose " * 60_000, "question": "who?"}
+    headers = {"authorization": f"Bearer {KEY}"}
+    answer = httpx.post(f"{server.url}/v1/answer", json=body, headers=headers, timeout=60)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
+    assert error["param"] == "input"
+
+
+def test_a_client_that_goes_stops_its_jobs_too(run_server, model):
+    backend = LocalBackend(Desk(model))
+    server, jobs = run_server({"small": backend}), backend.desk.jobs
+    steps, ended = [], threading.Event()
+
+    def endless(texts):
+        try:
+            while len(steps) < 3000:
+                steps.append(len(texts))
+                time.sleep(0.01)
+                pulse()
+        finally:
+            ended.set()
+        return texts
+
+    jobs._answerers["embed"] = endless
+    body = {"model": "small", "input": ["Ivan"] * 100}
+    headers = {"authorization": f"Bearer {KEY}"}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/embeddings", json=body, headers=headers, timeout=0.5)
+    assert ended.wait(20) and len(steps) < 2000
+    until = time.monotonic() + 20
+    while backend.figures["calls"] or jobs._open:
+        assert time.monotonic() < until, "what nobody waits for is still in line"
+        time.sleep(0.01)

@@ -25,6 +25,8 @@ Send = Callable[[dict[str, Any]], None]
 REWRITES = ["translate", "summarize"]
 LONGEST_WORD = 100
 """Characters: so long may a word be that a WordPiece vocabulary does not know."""
+PIECES = 64
+"""Of the model's context: so long may a text be that is read piece by piece."""
 STATUS = {"E804": 429, "E803": 503, "E407": 400}
 """What an error of ours is over HTTP, where it is not the client's own fault."""
 
@@ -54,6 +56,11 @@ class JobDesk:
         longest = max(LONGEST_WORD, self.model.tokenizer.longest)
         return self.model.network.config.max_positions * longest
 
+    @property
+    def most_tokens(self) -> int:
+        """Of a text that is read piece by piece."""
+        return PIECES * self.model.network.config.max_positions
+
     def ask(self, id: int, question: Mapping[str, Any], send: Send) -> None:
         """One item a text.
 
@@ -74,6 +81,9 @@ class JobDesk:
             ("question", asked, question_room(self.model.frame)),
         ):
             for place, size in enumerate(self._sizes(several, most)):
+                if most is None and size > self.most_tokens:
+                    name = f"{where}[{place}]" if len(several) > 1 else where
+                    raise self._too_long(name, self.most_tokens, size, "embed")
                 if most is not None and size > most:
                     cut.add(place)
                     if not question.get("truncate"):
@@ -120,7 +130,8 @@ class JobDesk:
     def _sizes(self, texts: Sequence[str], most: int | None) -> list[int]:
         """Their tokens; of one whose beginning alone is too long, those of that."""
         count = self.model.tokenizer.encode_batch
-        heads = list(texts) if most is None else [text[: self.most_characters] for text in texts]
+        longest = self.most_characters * (PIECES if most is None else 1)
+        heads = [text[:longest] for text in texts]
         sizes = [len(ids) for ids in count(heads)]
         for place, (text, head) in enumerate(zip(texts, heads, strict=True)):
             if most is not None and len(head) < len(text) and sizes[place] <= most:
@@ -203,4 +214,7 @@ def as_error(error: BaseException) -> dict[str, Any]:
     status = STATUS.get(error.code, 500 if isinstance(error, ModelFileError) else 400)
     too_long = error.code == "E312" and "context" in error.what
     code = "context_length_exceeded" if too_long else error.code
+    if status != 400:  # no field of theirs is wrong
+        said = "too many requests are open; ask again" if status == 429 else str(error)
+        return {"status": status, "message": said, "code": code, "param": None}
     return {"status": status, "message": str(error), "code": code, "param": error.where}

@@ -22,6 +22,7 @@ from pydantic import (
 from starlette.requests import Request
 
 from yantai.base.config import nearest
+from yantai.serve.texture import too_many
 from yantai.text.reading_json import BadRow, parse_object
 
 MOST_STOPS, LONGEST_STOP = 16, 200
@@ -256,7 +257,14 @@ class CompletionRequest(Sampling):
     echo: Flag | None = None
     logprobs: Whole | None = Field(None, ge=0, le=5)
     best_of: Whole | None = Field(None, ge=1, le=MOST_CHOICES)
-    suffix: Literal[""] | None = None
+    suffix: str | None = None
+
+    @field_validator("suffix")
+    @classmethod
+    def _no_suffix(cls, value: str | None) -> str | None:
+        if value:
+            raise ValueError("is not supported here")
+        return value
 
     @field_validator("prompt")
     @classmethod
@@ -334,10 +342,16 @@ def read_request(body: bytes, shape: type[_Shape]) -> Any:
     Raises:
         ApiError: 400, with the field in `param`.
     """
+    if (much := too_many(body)) is not None:
+        raise ApiError(400, f"the body has {much}", code="body_too_complex")
     try:
         table = parse_object(body.decode("utf-8"), whole=True)
-    except (BadRow, UnicodeDecodeError) as error:
-        raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
+    except BadRow as error:
+        what = str(error).replace("the row", "the body")
+        said = what if error.code == "E304" else f"the body is not JSON: {what}"
+        raise ApiError(400, said, param=error.field, code="invalid_json") from error
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not UTF-8: {error}", code="invalid_json") from error
     for name in NOT_HERE:
         if table.get(name) in (None, [], "none", "auto") and name in table:
             del table[name]
@@ -345,6 +359,9 @@ def read_request(body: bytes, shape: type[_Shape]) -> Any:
             raise ApiError(
                 400, f"{name} is not supported here", param=name, code="unsupported_parameter"
             )
+    for name in table:
+        if name not in shape.model_fields:  # before anybody looks at a thousand of them
+            raise _unknown(name, name, shape)
     try:
         return shape.model_validate(table)
     except ValidationError as error:
@@ -372,13 +389,27 @@ def _told(error: ValidationError, shape: type[_Shape]) -> ApiError:
     where = ""
     for part in path:
         where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
-    said = first["msg"].removeprefix("Value error, ")
-    code = None
     if first["type"] == "extra_forbidden":
-        guess = nearest(str(path[-1]), list(shape.model_fields))
-        said = "unknown field" + (f", did you mean {guess!r}?" if guess else "")
-        code = "unknown_parameter"
-    return ApiError(400, f"{where}: {said}" if where else said, param=where or None, code=code)
+        return _unknown(where, str(path[-1]), shape)
+    said = PLAINER.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    if not where and (name := said.split(" ")[0]) in shape.model_fields:
+        return ApiError(400, said, param=name)
+    return ApiError(400, f"{where}: {said}" if where else said, param=where or None)
+
+
+PLAINER = {
+    "none_required": "is not supported here", "model_type": "should be an object",
+    "model_attributes_type": "should be an object", "dict_type": "should be an object",
+}  # fmt: skip
+"""Than pydantic says it, by its types of error."""
+
+
+def _unknown(where: str, name: str, shape: type[_Shape]) -> ApiError:
+    """A field that nobody reads."""
+    guess = nearest(name, list(shape.model_fields))
+    said = "unknown field" + (f", did you mean {guess!r}?" if guess else "")
+    where = where[:200]
+    return ApiError(400, f"{where}: {said}", param=where, code="unknown_parameter")
 
 
 def api_error(error: dict[str, Any]) -> ApiError:

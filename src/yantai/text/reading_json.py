@@ -13,7 +13,8 @@ from yantai.text.reading import MAGIC
 
 MAX_DEPTH = 100
 
-_KINDS = {dict: "an object", list: "an array", str: "a string", float: "a number"}
+_KINDS = {dict: "an object", list: "an array", str: "a string", float: "a number",
+          int: "a number"}  # fmt: skip
 # Strings are stepped over; one without an end stops the count, as it hides what follows.
 _MARKS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]|[\]}]|"', re.DOTALL)
 
@@ -28,6 +29,7 @@ class BadRow(Exception):  # noqa: N818 - stays inside the reader, which stops or
         got: what was found instead.
         do: the flag that helps, before `--on-bad-row quarantine`.
         at: the first bad byte of the row, for bytes that cannot be decoded.
+        field: the name of the field that is wrong, if it is one.
     """
 
     def __init__(
@@ -39,10 +41,11 @@ class BadRow(Exception):  # noqa: N818 - stays inside the reader, which stops or
         got: str | None = None,
         do: str | None = None,
         at: int | None = None,
+        field: str | None = None,
     ):
         super().__init__(what or reason)
         self.code, self.reason, self.what = code, reason, what or reason
-        self.got, self.do, self.at = got, do, at
+        self.got, self.do, self.at, self.field = got, do, at, field
 
 
 def decode(raw: bytes, encoding: str) -> str:
@@ -128,7 +131,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for key, _ in pairs:
             if key in seen:
                 what = f"the key {key[:40]!r} is there twice"
-                raise BadRow("E301", "duplicate key", what)
+                raise BadRow("E301", "duplicate key", what, field=key[:100])
             seen.add(key)
     return fields
 

@@ -96,19 +96,19 @@ function drawn(lines, width) {
     svg.append(make("line", { class: "grid", x1: left, x2: width - right, y1: y(loss), y2: y(loss) }));
     svg.append(make("text", { x: left - 8, y: y(loss) + 4, "text-anchor": "end" }, loss.toFixed(digits)));
   }
-  for (const step of ticks(0, last, Math.max(2, Math.floor(width / 110)), 1).at) {
+  for (const step of ticks(0, last, Math.max(4, Math.floor(width / 90)), 1).at) {
     const text = step.toLocaleString("en");
     svg.append(make("text", { x: x(step), y: height - bottom + 18, "text-anchor": "middle" }, text));
   }
   svg.append(make("text", { x: 12, y: 20 }, say("loss")));
   svg.append(make("text", { x: (left + width - right) / 2, y: height - 10, "text-anchor": "middle" }, say("step")));
-  const named = Object.entries(lines).filter(([, points]) => points.length);
-  named.forEach(([name, points], place) => {
+  const legend = make("text", { x: width - right, y: 20, "text-anchor": "end" });
+  for (const [name, points] of Object.entries(lines).filter(([, points]) => points.length)) {
     const path = points.map(([step, loss]) => `${x(step).toFixed(1)},${y(loss).toFixed(1)}`).join(" ");
     svg.append(make("polyline", { class: name, points: path }));
-    const end = width - right - 136 * (named.length - 1 - place);
-    svg.append(make("line", { class: name, x1: end - 124, x2: end - 104, y1: 16, y2: 16, "stroke-width": 2 }));
-    svg.append(make("text", { x: end - 98, y: 20 }, `${say(name)} ${points.at(-1)[1].toFixed(3)}`));
-  });
+    legend.append(make("tspan", { class: name, dx: legend.firstChild ? 14 : 0 }, "—"));
+    legend.append(make("tspan", { dx: 5 }, `${say(name)} ${points.at(-1)[1].toFixed(3)}`));
+  }
+  svg.append(legend);
   return svg;
 }

@@ -69,6 +69,7 @@ async function converse(model, history, put, signal) {
   const system = kept.settings.system.trim();
   let left = kept.left.model === model.id ? kept.left.count : 0;
   for (;;) {
+    signal.throwIfAborted();
     const messages = [...(system ? [{ role: "system", content: system }] : []), ...history.slice(left)];
     const body = { model: model.id, messages, ...sampling() };
     try {
