@@ -163,3 +163,39 @@ def test_rounded_weights_may_answer_a_little_otherwise_and_no_more(folder):
     with pytest.raises(ModelFileError, match="answers otherwise") as caught:
         yantai.load(folder, dtype="bfloat16", probes=True)
     assert caught.value.code == "E410"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_no_probe_sees_is_told_by_the_files(folder, dtype):
+    """A row of the embedding that no probe reads, an eps that a rounded type hides."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1.1e-6}))
+    with pytest.raises(ModelFileError, match=r"config\.json: is not the file") as caught:
+        yantai.load(folder, dtype=dtype, probes=True)
+    assert caught.value.code == "E410"
+    (folder / "config.json").write_text(json.dumps(config))
+    model = yantai.load(folder, dtype="float32")
+    read = {id for row in json.loads((folder / PROBES).read_text())["rows"] for id in row["ids"]}
+    unread = next(id for id in range(model.network.config.vocab_size) if id not in read)
+    with torch.no_grad():
+        model.network.embed.tokens.weight[unread] += 0.01
+    save_folder(model.network, family_named("llama"), folder)
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: is not the file|otherwise"):
+        yantai.load(folder, dtype=dtype, probes=True)
+
+
+def test_another_end_of_texts_is_named(folder):
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": 7}))
+    with pytest.raises(ModelFileError, match="texts end elsewhere"):
+        opened(folder)
+
+
+def test_probes_that_a_receipt_lists_are_missed(folder):
+    (folder / "receipt.json").write_text(json.dumps({"outputs": {PROBES: "00"}}))
+    assert opened(folder)
+    (folder / PROBES).unlink()
+    with pytest.raises(ModelFileError, match="is gone"):
+        opened(folder)
+    (folder / "receipt.json").unlink()
+    assert opened(folder)

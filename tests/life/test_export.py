@@ -1,6 +1,7 @@
 """A model for other programs: the file, the folder, and what their use costs."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from yantai.core.initialise import build
 from yantai.families.labels import judging
 from yantai.families.table import family_named
 from yantai.infer.language_model import LanguageModel
-from yantai.life.export import APART, export
+from yantai.life.export import APART, FILE_APART, export
 from yantai.life.quantize import quantise
 from yantai.life.settings import Export, Quantize
 from yantai.text.village import Village
@@ -95,7 +96,7 @@ def test_a_folder_is_opened_again_and_compared(name, tokenizer, tmp_path):
 
 def test_a_folder_that_answers_otherwise_is_refused(run, tmp_path, monkeypatch):
     monkeypatch.setitem(APART, "BF16", 1e-7)
-    with pytest.raises(ModelFileError, match="answers otherwise than the model"):
+    with pytest.raises(ModelFileError, match="would answer otherwise than the model"):
         export(recipe(run, tmp_path / "plain", to="folder"), str)
 
 
@@ -119,3 +120,44 @@ def test_what_cannot_be_written_is_refused(run, tmp_path):
     (tmp_path / "other" / "probes.json").write_text(probes)
     refused("answers otherwise", ModelFileError, model=str(tmp_path / "other"))
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("to", "name"), [("gguf", "m.gguf"), ("folder", "plain")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ModelFileError])
+def test_what_was_not_compared_to_its_end_has_no_name(run, tmp_path, monkeypatch, to, name, error):
+    def stopped(*arguments):
+        if error is KeyboardInterrupt:
+            raise error
+        raise error("E410", "x", "planted")
+
+    monkeypatch.setattr("yantai.life.export._apart", stopped)
+    with pytest.raises(error):
+        export(recipe(run, tmp_path / "o" / name, to=to), str)
+    assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_neither_the_model_nor_another_file_is_replaced(run, tmp_path):
+    shutil.copytree(run / "run" / "model", tmp_path / "m")
+    (tmp_path / "notes.gguf").write_text("my notes")
+    for out, to in (("m", "folder"), ("notes.gguf", "gguf")):
+        with pytest.raises(UsageError, match=r"is the model itself|is another file"):
+            export(recipe(run, tmp_path / out, to=to, model=str(tmp_path / "m")), str)
+    assert (tmp_path / "notes.gguf").read_text() == "my notes"
+    assert yantai.load(tmp_path / "m", probes=True)
+
+
+def test_a_folder_takes_probes_along(run, tmp_path):
+    export(recipe(run, tmp_path / "plain", to="folder"), str)
+    assert yantai.load(tmp_path / "plain", probes=True)
+    (tmp_path / "plain" / "config.json").write_text(
+        (tmp_path / "plain" / "config.json").read_text().replace("1e-06", "1e-05")
+    )
+    with pytest.raises(ModelFileError, match="not the file that was written"):
+        yantai.load(tmp_path / "plain", probes=True)
+
+
+def test_a_file_that_answers_otherwise_is_not_kept(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(FILE_APART, "Q4_0", 1e-6)
+    with pytest.raises(ModelFileError, match="nothing was written"):
+        export(recipe(run, tmp_path / "m.gguf", type="Q4_0"), str)
+    assert list(tmp_path.iterdir()) == []

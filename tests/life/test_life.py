@@ -153,13 +153,15 @@ def test_a_conversation_survives_an_error_and_forgets_on_reset(tokenizer, capsys
 
     fields = model_fields("nano", "llama") | {"vocab_size": tokenizer.vocab_size}
     model = LanguageModel(build(ModelConfig(**fields)), FAMILIES["llama"], tokenizer)
-    lines = ["hello", "word " * 2000, "", "/reset", "你好", "/exit", "never"]
+    lines = ["hello", "word " * 2000, "", "a\udcff", "/reset", "/help", "/resett", "你好", "/exit",
+             "never"]  # fmt: skip
     told = []
     messages = converse(model, lines, told.append, settings={"max_new_tokens": 3})
     assert [message["content"] for message in messages[:1]] == ["你好"]
     assert len(messages) == 2
     err = capsys.readouterr().err
-    assert "too long" in err
+    assert "too long" in err and "character 2: bytes that are not valid UTF-8" in err
+    assert "no command /resett. /reset starts over" in err
     assert "a new conversation" in err
 
 

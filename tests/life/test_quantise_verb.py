@@ -1,6 +1,7 @@
 """A model in fewer bits: the folder, what it costs, and when it is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -95,6 +96,43 @@ def test_what_loses_too_much_is_not_written(run, tmp_path):
         quantise(settings, str)
     assert "down" in str(caught.value)
     assert not (tmp_path / "small").exists()
+
+
+def test_a_few_large_columns_are_caught_though_the_loss_does_not_rise(run, tmp_path):
+    """They spoil the groups that they are in, in eight bits, too."""
+    model = yantai.load(run / "run" / "model", dtype="float32")
+    with torch.no_grad():
+        for block in model.network.decoder.blocks:
+            mlp = block.mlp.part
+            mlp.down.weight[:, ::40] *= 100.0
+            mlp.up.parts[-1].weight[::40] /= 100.0  # what it computes stays the same
+    model.save(tmp_path / "spoiled")
+    settings = recipe(run, tmp_path / "small", model=str(tmp_path / "spoiled"), max_loss_increase=9)
+    with pytest.raises(
+        NumericsError, match=r"down: the matrix is too far off.* at most 5%"
+    ) as told:
+        quantise(settings, str)
+    assert told.value.report["worst_matrices"] and not (tmp_path / "small").exists()
+    quantise(settings.model_copy(update={"max_matrix_error": 1.0}), str)
+    assert (tmp_path / "small" / "quality.json").is_file()
+
+
+def test_what_has_no_effect_or_would_replace_the_model_is_refused(run, tmp_path):
+    with pytest.raises(UsageError, match="calibrate: has no effect in 8 bits"):
+        quantise(recipe(run, tmp_path / "small", calibrate=(run / "book.txt",)), str)
+    shutil.copytree(run / "run" / "model", tmp_path / "m")
+    own = recipe(run, tmp_path / "x" / ".." / "m", model=str(tmp_path / "m"))
+    before = (tmp_path / "m" / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="is the model itself"):
+        quantise(own, str)
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
+
+
+def test_others_may_read_what_is_written(run, tmp_path):
+    quantise(recipe(run, tmp_path / "small"), str)
+    for folder in (tmp_path / "small", run / "run" / "model"):
+        modes = {path.stat().st_mode for path in folder.iterdir()}
+        assert len(modes) == 1  # weights like everything else
 
 
 def test_without_a_text_its_own_run_is_read(run, tmp_path):

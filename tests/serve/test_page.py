@@ -404,4 +404,5 @@ def test_a_wrong_key_is_told_and_a_right_one_opens(open_page):
     page.locator("#key-text").fill(KEY)
     page.keyboard.press("Enter")
     playwright.expect(page.get_by_role("tab").first).to_have_text("Chat")
+    playwright.expect(page.get_by_label("Your message")).to_be_focused()
     assert KEY not in page.content()

@@ -16,6 +16,7 @@ a tensor, or the path of a field. The command line prints it behind `error[E312]
 traceback unless `--debug` is given, and exits with the status.
 """
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 CODES: dict[str, str] = {
@@ -129,6 +130,22 @@ class YantaiError(Exception):
             self.got,
             self.do,
         )
+
+    def table(self) -> dict[str, str | None]:
+        """For another process, which makes the same of it with `error_of`."""
+        said = {"expected": self.expected, "got": self.got, "do": self.do}
+        texts = {name: None if each is None else str(each) for name, each in said.items()}
+        return {"code": self.code, "where": self.where, "what": self.what} | texts
+
+
+def error_of(table: Mapping[str, Any]) -> YantaiError:
+    """What `YantaiError.table` was made of.
+
+    >>> error_of(UsageError("E201", "n", "too large", got=5).table())
+    UsageError('n: too large; got 5')
+    """
+    kinds = {str(kind.exit_status): kind for kind in YantaiError.__subclasses__()}
+    return kinds[table["code"][1]](**table)
 
 
 def _rebuild(kind, code, where, what, expected, got, do):

@@ -39,6 +39,9 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def storage_error(error: OSError, path: Path, needed: int | None = None) -> StorageError:
     """Turn an `OSError` of a write into the line that names the mount, the need and the room."""
     name = errno.errorcode.get(error.errno or 0, "unknown")
+    if error.errno is None and "requested and" in str(error):  # numpy's word for a full disk
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        name = "ENOSPC"
     if error.errno in _NO_SPACE:
         mount = _mount_of(path)
         return StorageError(
@@ -126,6 +129,36 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], None]) 
             size = None if callable(content) else len(content)
             raise storage_error(error, path, size) from error
         raise
+
+
+@contextlib.contextmanager
+def new_file(final: Path) -> Generator[Path]:
+    """Write a file under a temporary name, look at it, and only then give it its real one.
+
+    Raises:
+        StorageError: the disk refused; what stood there stands.
+    """
+    temporary = final.with_name(f"{TEMPORARY}{os.getpid()}-{final.name}")
+    try:
+        yield temporary
+        temporary.replace(final)
+        fsync_folder(final.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise storage_error(error, final) from error
+        raise
+
+
+def refuse_itself(out: Path, source: Path) -> None:
+    """What is made of a model does not take its place.
+
+    Raises:
+        UsageError: it would.
+    """
+    if out.resolve() == source.resolve():
+        raise UsageError("E204", out, "is the model itself", do="choose another name")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,6 +7,7 @@ tensors that are missing, extra or misshapen are errors that name them, before a
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -236,5 +237,6 @@ def save_folder(
     write_json(folder / CONFIG, config)
     write_json(folder / GENERATION, (special or {}) | (generation or {}))
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # it is readable for its owner alone
     with (folder / WEIGHTS).open("rb") as file:
         os.fsync(file.fileno())

@@ -6,6 +6,7 @@ quantisation that it does not know it only warns, and goes on with weights that 
 """
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def save_packed(
     write_json(folder / "generation_config.json", special)
     path = folder / "model.safetensors"
     save_file({name: each.contiguous().cpu() for name, each in tensors.items()}, path)
+    shutil.copymode(folder / "config.json", path)  # it is readable for its owner alone
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

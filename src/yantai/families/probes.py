@@ -3,7 +3,11 @@
 Knows: a few fixed texts and conversations, their ids, and what the model says behind the last one.
 
     FOLDER/probes.json  {"dtype": "float32", "tokenizer": its hash,
-                         "rows": [{"text"|"messages", "ids", "best", "logits"}]}
+                         "rows": [{"text"|"messages", "ids", "best", "logits"}],
+                         "files": {name: SHA-256}, "ends": ids that end a text}
+
+Logits tell a model that computes otherwise, the hashes of weights and configuration one that was
+changed where no probe looks, or by less than a rounded type shows.
 """
 
 from pathlib import Path
@@ -13,9 +17,9 @@ import torch
 from torch import Tensor
 
 from yantai.base.errors import ModelFileError, YantaiError
-from yantai.base.files import write_json
+from yantai.base.files import sha256_file, write_json
 from yantai.core.face import Model
-from yantai.families.folder import read_model_json
+from yantai.families.folder import CONFIG, GENERATION, read_model_json
 from yantai.families.packed_folder import is_packed
 from yantai.text.chat import ChatFormat
 from yantai.text.tokenizer import Tokenizer
@@ -43,6 +47,10 @@ TOLERANCE = 1e-3
 """Of logits in float32 on whatever processor, as a share of the largest one (at least 1)."""
 ROUNDED = 0.1
 """The same where types or codes round them."""
+TAKE_IT_ALL = (
+    "yantai verify the run; take the folder that the training wrote (a model that was changed on "
+    "purpose has neither probes.json nor receipt.json)"
+)
 
 
 def probes_of(network: Model, tokenizer: Tokenizer, start_id: int | None = None) -> dict[str, Any]:
@@ -65,7 +73,8 @@ def write_probes(
     folder: Path, network: Model, tokenizer: Tokenizer, start_id: int | None = None
 ) -> None:
     """Put them beside the weights."""
-    write_json(folder / PROBES, probes_of(network, tokenizer, start_id))
+    own = {"files": _hashes(folder), "ends": _ends_of(folder)}
+    write_json(folder / PROBES, probes_of(network, tokenizer, start_id) | own)
 
 
 def check_probes(
@@ -79,11 +88,13 @@ def check_probes(
 
     Raises:
         ModelFileError: E405, the vocabulary or the ids of a text are others now; E410, logits
-            differ by more than `TOLERANCE`, rounded ones by more than `ROUNDED`, or the file of
-            probes is no such file.
+            differ by more than `TOLERANCE`, rounded ones by more than `ROUNDED`, weights or
+            configuration are other files now, or the file of probes is no such file, or is gone.
     """
     path = folder / PROBES
     if not path.is_file():
+        if _is_listed(folder):
+            raise ModelFileError("E410", path, "is gone", do=TAKE_IT_ALL)
         return None
     table = read_model_json(path)
     worst, exact = 0.0, table.get("dtype") == _type_of(network) == "float32"
@@ -104,7 +115,7 @@ def check_probes(
             raise ModelFileError(
                 "E410", where, f"the model answers otherwise than when it was trained (id "
                 f"{best[place]})", expected=f"{then[place]:.4f}", got=f"{now[place]:.4f}",
-                do="yantai verify the run; take the folder that the training wrote",
+                do=TAKE_IT_ALL,
             )  # fmt: skip
         worst = max(worst, difference)
     if table.get("tokenizer") not in (None, tokenizer.hash):
@@ -113,7 +124,45 @@ def check_probes(
             expected=str(table["tokenizer"])[:12], got=tokenizer.hash[:12],
             do="take the tokenizer that the training wrote",
         )  # fmt: skip
+    _same_files(folder, table)
     return worst
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Of what a model is made of."""
+    paths = [*sorted(folder.glob("*.safetensors")), folder / CONFIG]
+    return {path.name: sha256_file(path) for path in paths if path.is_file()}
+
+
+def _ends_of(folder: Path) -> Any:
+    """What ends a text, as the folder says."""
+    path = folder / GENERATION
+    table = read_model_json(path) if path.is_file() else {}
+    return table.get("eos_token_id") if isinstance(table, dict) else None
+
+
+def _is_listed(folder: Path) -> bool:
+    """Whether whoever wrote the folder left probes in it."""
+    path = folder / "receipt.json"
+    table = read_model_json(path) if path.is_file() else {}
+    outputs = table.get("outputs") if isinstance(table, dict) else None
+    return isinstance(outputs, dict) and PROBES in outputs
+
+
+def _same_files(folder: Path, table: dict[str, Any]) -> None:
+    files = table.get("files")
+    now = _hashes(folder) if isinstance(files, dict) and files else {}
+    for name, then in (files or {}).items() if now else ():
+        if now.get(name) != then:
+            raise ModelFileError(
+                "E410", folder / name, "is not the file that was written with the model",
+                expected=str(then)[:12], got=str(now.get(name))[:12], do=TAKE_IT_ALL,
+            )  # fmt: skip
+    if "ends" in table and table["ends"] != (ends := _ends_of(folder)):
+        raise ModelFileError(
+            "E410", f"{folder / GENERATION}:eos_token_id", "texts end elsewhere than when the "
+            "model was trained", expected=table["ends"], got=ends, do=TAKE_IT_ALL,
+        )  # fmt: skip
 
 
 def _asked(tokenizer: Tokenizer) -> list[dict[str, Any]]:
@@ -189,7 +238,7 @@ def _shown(tokenizer: Tokenizer, ids: list[int], place: int) -> str:
 def _checked(table: Any, path: Path) -> list[dict[str, Any]]:
     """The rows of a file that anybody may have written."""
     rows = table.get("rows") if isinstance(table, dict) else None
-    if not isinstance(rows, list) or not isinstance(table.get("dtype"), str):
+    if not rows or not isinstance(rows, list) or not isinstance(table.get("dtype"), str):
         raise ModelFileError("E410", path, "not a file of probes", do="delete it, or train again")
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not _is_row(row):

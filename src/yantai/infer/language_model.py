@@ -361,13 +361,17 @@ class LanguageModel:
             UsageError: a file or a folder with other things has that name.
         """
         check_replaceable(Path(folder))
+        with new_folder(Path(folder)) as temporary:
+            self.write_into(temporary)
+
+    def write_into(self, folder: Path) -> None:
+        """The same into an existing folder."""
         tokenizer = self._tokenizer
         special = special_ids(tokenizer, self.shape, self.eos_ids, self.start_id)
-        with new_folder(Path(folder)) as temporary:
-            if is_packed(self.network):
-                forms = forms_of(self.network)
-                save_packed(self.network, self.family, temporary, *forms, special=special)
-            else:
-                save_folder(self.network, self.family, temporary, special=special)
-            if tokenizer is not None:
-                tokenizer.save(temporary)
+        if is_packed(self.network):
+            forms = forms_of(self.network)
+            save_packed(self.network, self.family, folder, *forms, special=special)
+        else:
+            save_folder(self.network, self.family, folder, special=special)
+        if tokenizer is not None:
+            tokenizer.save(folder)

@@ -4,6 +4,7 @@ Knows: lines in, pieces of text out, the conversation so far. What happens when 
 context is the policy of `text/chat.py`.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
@@ -18,12 +19,16 @@ from yantai.life.settings import Chat
 
 PROMPT = "› "
 
+HELP = "/reset starts over, /exit or Ctrl-D ends, Ctrl-C stops an answer."
+COMMAND = re.compile("/[a-z]+")
+"""A line of such a word alone is no message."""
+
 
 def chat(settings: Chat, emit: Callable[[str], None]) -> dict[str, Any]:
     """`yantai chat`: returns the messages at the end."""
     model = load(settings.model, dtype=settings.dtype, device=settings.device, probes=True)
     if sys.stdin.isatty():
-        say("Type a message. /reset starts over, /exit or Ctrl-D ends.")
+        say(f"Type a message. {HELP}")
     asked = {"max_new_tokens": settings.max_new_tokens, "seed": settings.seed}
     for name in ("temperature", "top_p"):
         if getattr(settings, name) is not None:
@@ -82,6 +87,9 @@ def _conversation(
             say("(a new conversation)")
             continue
         if not line.strip():
+            continue
+        if COMMAND.fullmatch(line.strip()):
+            say(HELP if line.strip() == "/help" else f"no command {line.strip()}. {HELP}")
             continue
         messages.append({"role": "user", "content": line})
         reply = ""

@@ -11,11 +11,19 @@ import torch
 
 from yantai.base.device import prepare_process
 from yantai.base.errors import ModelFileError, UsageError
-from yantai.base.files import make_folder, sha256_file
+from yantai.base.files import (
+    check_replaceable,
+    make_folder,
+    new_file,
+    new_folder,
+    refuse_itself,
+    sha256_file,
+)
 from yantai.families.gguf import read_gguf, write_gguf
+from yantai.families.gguf_file import MAGIC
 from yantai.families.hub import local_folder
 from yantai.families.packed_folder import is_packed
-from yantai.families.probes import probes_of
+from yantai.families.probes import probes_of, write_probes
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
 from yantai.life.quantize import quality, texts_of, told_quality
@@ -24,6 +32,8 @@ from yantai.life.settings import Export
 FOLDER_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 APART = {"F32": 1e-5, "F16": 2e-2, "BF16": 0.1}
 """How far the logits of a folder may be from the model's, as a share of the largest."""
+FILE_APART = APART | {"Q8_0": 0.2, "Q4_0": 2.0}
+"""The same of a file; four bits answer what they answer, and the report says how well."""
 
 
 def export(settings: Export, emit: Callable[[str], None]) -> dict[str, Any]:
@@ -35,6 +45,7 @@ def export(settings: Export, emit: Callable[[str], None]) -> dict[str, Any]:
     """
     prepare_process(None)
     folder = local_folder(settings.model)
+    refuse_itself(settings.out, folder)
     model = load(folder, dtype="float32", device="cpu", probes=True)
     if is_packed(model.network):
         raise UsageError("E203", "model", "is packed", do="give the one it was made from")
@@ -52,18 +63,25 @@ def _as_gguf(
     out = settings.out
     if out.is_dir():
         raise UsageError("E204", out, "is a folder", do="name a file, such as model.gguf")
+    if out.is_file():
+        with out.open("rb") as there:
+            if there.read(len(MAGIC)) not in (MAGIC, b""):
+                raise UsageError("E204", out, "is another file", do="choose another name")
     kind = settings.type or "F16"
     make_folder(out.parent)
-    write_gguf(out, model.network, model.family, model.tokenizer, kind)
-    network, family, tokenizer = read_gguf(out, dtype=torch.float32)
-    again = LanguageModel(network, family, tokenizer, model.eos_ids)
-    pairs = [probes_of(each.network, each.tokenizer)["rows"] for each in (model, again)]
-    if [row["ids"] for row in pairs[0]] != [row["ids"] for row in pairs[1]]:
-        raise ModelFileError("E410", out, "the file gives other ids than the model")
-    texts, source = texts_of(settings.data, folder)
-    report = {"text": source, **quality(model, again, texts, settings.seed)}
+    with new_file(out) as written:
+        write_gguf(written, model.network, model.family, model.tokenizer, kind)
+        network, family, tokenizer = read_gguf(written, dtype=torch.float32)
+        again = LanguageModel(network, family, tokenizer, model.eos_ids)
+        pairs = [probes_of(each.network, each.tokenizer)["rows"] for each in (model, again)]
+        if [row["ids"] for row in pairs[0]] != [row["ids"] for row in pairs[1]]:
+            raise ModelFileError("E410", out, "the file gives other ids than the model")
+        apart = _apart(out, _answers(model), _answers(again), FILE_APART[kind])
+        texts, source = texts_of(settings.data, folder)
+        report = {"text": source, **quality(model, again, texts, settings.seed)}
     emit("\n".join([f"{kind}; read: {source}", *told_quality(report)]) + "\n")
-    return {"type": kind, "sha256": sha256_file(out), "bytes": out.stat().st_size, **report}
+    facts = {"sha256": sha256_file(out), "bytes": out.stat().st_size, "apart": apart}
+    return {"type": kind, **facts, **report}
 
 
 def _as_folder(
@@ -81,19 +99,32 @@ def _as_folder(
     if not model.family.in_transformers:
         raise UsageError("E203", "model", "is of a family that is Yantai's own",
                          got=model.family.name)  # fmt: skip
+    check_replaceable(settings.out)
     told = _answers(model)
     model.network.to(FOLDER_TYPES[kind])
-    model.save(settings.out)
-    again = _answers(load(settings.out, dtype="float32", device="cpu"))
-    apart = float((told - again).abs().max() / told.abs().max())
-    if apart > APART[kind]:
-        raise ModelFileError(
-            "E410", settings.out, "the folder answers otherwise than the model",
-            expected=f"logits within {APART[kind]:g} of the largest", got=f"{apart:.1e}",
-        )  # fmt: skip
+    with new_folder(settings.out) as written:
+        model.write_into(written)
+        write_probes(written, model.network, model.tokenizer, model.start_id)
+        again = _answers(load(written, dtype="float32", device="cpu"))
+        apart = _apart(settings.out, told, again, APART[kind])
     emit(f"{kind}; opened again: logits within {apart:.1e} of the largest\n")
     weights = sorted(settings.out.glob("*.safetensors"))
     return {"type": kind, "sha256": sha256_file(weights[0]), "apart": apart}
+
+
+def _apart(out: Path, told: torch.Tensor, again: torch.Tensor, allowed: float) -> float:
+    """How far two answers are from each other, as a share of the largest logit.
+
+    Raises:
+        ModelFileError: farther than is allowed.
+    """
+    apart = float((told - again).abs().max() / told.abs().max())
+    if not apart <= allowed:
+        raise ModelFileError(
+            "E410", out, "would answer otherwise than the model; nothing was written",
+            expected=f"logits within {allowed:g} of the largest", got=f"{apart:.1e}",
+        )  # fmt: skip
+    return apart
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ Knows: a model before and after, texts. Nothing is written if it loses more than
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import log
 from pathlib import Path
@@ -19,7 +19,13 @@ from yantai.adapt.packed import Form
 from yantai.adapt.quantize import Packing, input_squares, packed_modules, quantize, unpacked_error
 from yantai.base.device import prepare_process, tiny_is_zero
 from yantai.base.errors import NumericsError, UsageError
-from yantai.base.files import check_replaceable, new_folder, read_json, write_json
+from yantai.base.files import (
+    check_replaceable,
+    new_folder,
+    read_json,
+    refuse_itself,
+    write_json,
+)
 from yantai.base.log import say
 from yantai.evaluate.compare import bootstrap, interval_text, paired_ratio_difference, ratio
 from yantai.evaluate.task_loss import task_loss
@@ -42,6 +48,8 @@ PIECES, TOKENS = 64, 512
 """Pages of text at most, and tokens of each whose predictions are compared."""
 MOST_PAGES = 100_000
 WORST = 5
+OFF = {8: 0.05, 4: 0.2}
+"""How far a matrix may be off: a normal one is by 0.6 % in eight bits, by 10 % in four."""
 
 
 @tiny_is_zero()
@@ -52,9 +60,13 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
         UsageError: the model is packed already, or no matrix of it can be.
         NumericsError: E603, it loses more than was allowed.
     """
+    if settings.calibrate and settings.bits == 8:
+        raise UsageError("E203", "calibrate", "has no effect in 8 bits, whose scales are exact",
+                         do="leave it out, or give --bits 4")  # fmt: skip
     check_replaceable(settings.out)
     prepare_process(settings.threads)
     folder = local_folder(settings.model)
+    refuse_itself(settings.out, folder)
     before = load(folder, dtype="float32", device=settings.device, probes=True)
     if is_packed(before.network):
         raise UsageError("E203", "model", "is packed already", do="give the one it was made from")
@@ -90,17 +102,41 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
     worst = sorted(errors, key=lambda name: -errors[name])[:WORST]
     report["worst_matrices"] = {name: round(errors[name], 5) for name in worst}
     emit(_told(report, packing))
+    forms = {name: module.form for name, module in packed_modules(after.network)}
+    _refuse(settings, report, errors, forms)
+    _write(settings, folder, after, inner, outer, report)
+    emit(f"{settings.out}\n")
+    return {"model": str(settings.out), **report}
+
+
+def _refuse(
+    settings: Quantize,
+    report: dict[str, Any],
+    errors: Mapping[str, float],
+    forms: Mapping[str, Form],
+) -> None:
+    """Too much of the loss, or of a matrix: a few outlying columns spoil all groups they are in.
+
+    Raises:
+        NumericsError: E603.
+    """
+    worst = max(errors, key=lambda name: errors[name])
     rise = report["loss"]["difference"]["value"] / max(1e-9, report["loss"]["before"]["value"])
     if rise > settings.max_loss_increase:
         raise NumericsError(
             "E603", "loss", "too much is lost; nothing was written",
-            expected=f"at most {settings.max_loss_increase:.1%} more", got=f"{rise:.1%}; the worst "
-            f"matrix is {worst[0]}, {errors[worst[0]]:.0%} off",
+            expected=f"at most {settings.max_loss_increase:.3%} more", got=f"{rise:.3%}; the worst "
+            f"matrix is {worst}, {errors[worst]:.0%} off",
             do="more bits, a smaller --group, --calibrate, or --max-loss-increase",
         ).with_report(report)  # fmt: skip
-    _write(settings, folder, after, inner, outer, report)
-    emit(f"{settings.out}\n")
-    return {"model": str(settings.out), **report}
+    own = {name: settings.max_matrix_error or OFF[forms[name].bits] for name in errors}
+    name = max(errors, key=lambda name: errors[name] / own[name])
+    if errors[name] > own[name]:
+        raise NumericsError(
+            "E603", name, "the matrix is too far off; nothing was written. A few columns that are "
+            "much larger than the others spoil their groups", expected=f"at most {own[name]:.0%}",
+            got=f"{errors[name]:.0%}", do="a smaller --group, or --max-matrix-error",
+        ).with_report(report)  # fmt: skip
 
 
 def texts_of(data: Sequence[Path], folder: Path) -> tuple[list[Document], str]:

@@ -123,6 +123,9 @@ class Quantize(Config):
     max_loss_increase: float = Field(
         0.05, ge=0, description="refuse if the loss rises by more than this share"
     )
+    max_matrix_error: float | None = Field(
+        None, gt=0, description="refuse if a matrix is farther off; 0.05, in 4 bits 0.2"
+    )
     rest: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="type of what is not packed: norms, biases"
     )

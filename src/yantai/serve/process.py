@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Any
 
-from yantai.base.errors import ModelFileError, ResourceError
+from yantai.base.errors import ResourceError, YantaiError, error_of
 from yantai.base.log import say
 from yantai.serve.backend import LEAVING, MOST_UNREAD, UNREAD
 
@@ -63,7 +63,7 @@ class ProcessBackend:
         """Begin the worker and wait until it has the model.
 
         Raises:
-            ModelFileError, ResourceError: it cannot.
+            YantaiError: it cannot; whatever kept it from opening the model.
         """
         await self._begin()
         for work in (self._watch(),):
@@ -120,7 +120,7 @@ class ProcessBackend:
         if "ready" not in table:
             self._kill()
             if "failed" in table:
-                raise ModelFileError("E401", self.settings["model"], table["failed"])
+                raise error_of(table["failed"])
             raise ResourceError("E802", "worker", "ended before it was ready")
         self.facts = table["ready"]
         self._heard = self._moved = self.clock()
@@ -170,7 +170,7 @@ class ProcessBackend:
             await asyncio.sleep(PAUSES[min(failures, len(PAUSES) - 1)])
             failures, since = failures + 1, None
             self.restarts += 1
-            with suppress(ModelFileError, ResourceError, OSError):
+            with suppress(YantaiError, OSError):
                 await self._begin()
 
     async def _send(self, table: dict[str, Any]) -> bool:

@@ -60,7 +60,7 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
         )  # fmt: skip
         give_back_memory()
     except YantaiError as error:
-        send({"failed": str(error), "code": error.code})
+        send({"failed": error.table()})
         return
     send({"ready": desk.describe()})
 

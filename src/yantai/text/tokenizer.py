@@ -22,7 +22,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
-from yantai.base.errors import ModelFileError
+from yantai.base.errors import ModelFileError, UsageError
 from yantai.base.files import write_atomic, write_json
 from yantai.text.checked import check_tokenizer
 from yantai.text.classic import read_classic, read_settings
@@ -229,8 +229,24 @@ class Tokenizer:
         return Tokenizer(backend, dict(self.settings))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, and of nothing but the text."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        """The ids of a text, and of nothing but the text.
+
+        Raises:
+            UsageError: it has half of a surrogate pair, as bytes that are no UTF-8 become.
+        """
+        return self._encoded(text, add_special_tokens=False)
+
+    def _encoded(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError as error:
+            odd = next(
+                (place for place, each in enumerate(text) if "\ud800" <= each <= "\udfff"), 0
+            )
+            raise UsageError(
+                "E201", f"text:character {odd + 1}", "bytes that are not valid UTF-8, or half of a "
+                "surrogate pair", do="mend the text, or the encoding of the terminal",
+            ) from error  # fmt: skip
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, on all cores."""
@@ -243,8 +259,12 @@ class Tokenizer:
         return encoding.ids, encoding.offsets
 
     def prompt(self, text: str) -> list[int]:
-        """The ids of a text with the special tokens that its beginning takes (one BOS, if any)."""
-        return self._backend.encode(text, add_special_tokens=True).ids
+        """The ids of a text with the special tokens that its beginning takes (one BOS, if any).
+
+        Raises:
+            UsageError: as of `encode`.
+        """
+        return self._encoded(text, add_special_tokens=True)
 
     def decode(
         self, ids: Sequence[int], *, skip_special: bool = True, after: Sequence[int] = ()

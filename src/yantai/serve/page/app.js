@@ -35,7 +35,7 @@ export function told(error) {
 }
 
 function askKey(note = "") {
-  by("key").hidden = false;
+  by("key").hidden = !state.model; // else the page itself offers it
   by("key-note").textContent = note;
   if (!by("ask-key").open) by("ask-key").showModal();
 }
@@ -112,7 +112,7 @@ async function begin() {
   state.model = state.models.find((each) => each.id === state.model?.id) ?? state.models[0];
   by("model").value = state.model.id;
   show();
-  if (document.activeElement === document.body) by("main").querySelector("textarea")?.focus();
+  if (document.activeElement === document.body) by("main").querySelector("form textarea")?.focus();
 }
 
 by("language").addEventListener("click", () => { turn(); show(); });
