@@ -160,7 +160,7 @@ def test_a_conversation_survives_an_error_and_forgets_on_reset(tokenizer, capsys
     assert [message["content"] for message in messages[:1]] == ["你好"]
     assert len(messages) == 2
     err = capsys.readouterr().err
-    assert "too long" in err and "character 2: bytes that are not valid UTF-8" in err
+    assert "too long" in err and "text: has bytes that are not valid UTF-8" in err
     assert "no command /resett. /reset starts over" in err
     assert "a new conversation" in err
 

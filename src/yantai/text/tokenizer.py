@@ -240,12 +240,9 @@ class Tokenizer:
         try:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except TypeError as error:
-            odd = next(
-                (place for place, each in enumerate(text) if "\ud800" <= each <= "\udfff"), 0
-            )
             raise UsageError(
-                "E201", f"text:character {odd + 1}", "bytes that are not valid UTF-8, or half of a "
-                "surrogate pair", do="mend the text, or the encoding of the terminal",
+                "E201", "text", "has bytes that are not valid UTF-8, or half of a surrogate pair",
+                do="mend it, or the encoding of the terminal",
             ) from error  # fmt: skip
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
