@@ -1,7 +1,7 @@
 """Serving on a CPU: many clients at once, what the server costs beside the engine, what it keeps.
 
 Contenders, random Llama weights, greedy, 32 tokens read and 64 written for each of 16 clients: the
-engine, in bfloat16 and packed in 8 bits; the same behind `yantai serve` and its HTTP;
+engine, in bfloat16 and packed in 8 bits, and drawing its tokens (temperature 0.8, top-p 0.95); the same behind `yantai serve` and its HTTP;
 `transformers.generate`, one after the other; llama.cpp with all sixteen in one batch, without a
 server. All ask for as much and llama.cpp ends all at once, so that its round is what each of its
 clients waits; of the engine 19 of 20 are waited for (p95), in the same unit. Then, of the server
@@ -45,8 +45,8 @@ def prompts(vocab, count=CLIENTS, length=PROMPT):
     return torch.randint(3, vocab, (count, length), generator=dice).tolist()
 
 
-def engine(folder, asked, bits=0):
-    """All at once, without a server."""
+def engine(folder, asked, bits=0, **drawn):
+    """All at once, without a server; greedy, or drawn as told."""
     from yantai.adapt.packed import Form
     from yantai.adapt.quantize import quantize
     from yantai.infer.engine import Engine
@@ -61,12 +61,18 @@ def engine(folder, asked, bits=0):
     made = Engine(network, slots=CLIENTS, prefix_bytes=0)
 
     def step():
-        requests = [Request(ids, Generation(max_new_tokens=NEW)) for ids in asked]
+        settings = Generation(max_new_tokens=NEW, **drawn)
+        requests = [Request(ids, settings) for ids in asked]
         made.submit_all(requests)
         for request in requests:
             request.wait(600)
 
     return step
+
+
+def drawing(folder, asked):
+    """The same with the settings of a chat."""
+    return engine(folder, asked, temperature=0.8, top_p=0.95)
 
 
 def slowest(folder, asked):
@@ -195,11 +201,13 @@ def main(rounds=5):
             makers = {
                 "engine": (engine, given),
                 "engine, 8 bits": (engine, (*given, 8)),
+                "engine, drawn": (drawing, given),
                 "engine, p95": (slowest, given),
                 "served": (served, given),
                 "transformers": (hugging_face, (folder, given[1][:FEW], NEW), FEW * NEW),
             }
-            goals = [("served", "engine", 0.95), ("served", "transformers", 3.0)]
+            goals = [("served", "engine", 0.95), ("served", "transformers", 3.0),
+                     ("engine, drawn", "engine", None)]  # fmt: skip
             if there("llama_cpp"):
                 for ours, kind in (("engine", "BF16"), ("engine, 8 bits", "Q8_0")):
                     made = (llama_cpp_step, (folder, kind, given[1], NEW))
