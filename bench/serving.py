@@ -1,18 +1,20 @@
 """Serving on a CPU: many clients at once, what the server costs beside the engine, what it keeps.
 
 Contenders, random Llama weights, greedy, 32 tokens read and 64 written for each of 16 clients: the
-engine, in bfloat16 and packed in 8 bits, and drawing its tokens (temperature 0.8, top-p 0.95); the same behind `yantai serve` and its HTTP;
-`transformers.generate`, one after the other; llama.cpp with all sixteen in one batch, without a
-server. All ask for as much and llama.cpp ends all at once, so that its round is what each of its
-clients waits; of the engine 19 of 20 are waited for (p95), in the same unit. Then, of the server
-alone: the first token of a prompt of 400 tokens that it has read before and of one that it has not,
-the seconds until it is ready, and the memory of its engine's process.
+engine, in bfloat16 and packed in 8 bits, and drawing its tokens (temperature 0.8, top-p 0.95); the
+same behind `yantai serve` and its HTTP; `transformers.generate`, one after the other; llama.cpp
+with all sixteen in one batch, without a server. All ask for as much and llama.cpp ends all at once,
+so that its round is what each of its clients waits; of the engine 19 of 20 are waited for (p95), in
+the same unit. Then, of the server alone: the first token of a prompt of 400 tokens that it has read
+before and of one that it has not, the seconds until it is ready, and the memory of its engine's
+process.
 
     python -m bench serving
 """
 
 import atexit
 import http.client
+import itertools
 import json
 import re
 import statistics
@@ -152,11 +154,12 @@ class Server:
 
 def served(folder, asked):
     """All at once, each over its own connection."""
-    server = Server(folder)
+    server, rounds = Server(folder), itertools.count(3)
     atexit.register(server.close)
 
     def step():
-        threads = [threading.Thread(target=server.ask, args=(ids,)) for ids in asked]
+        first = next(rounds)  # nothing of it was read before, as for the engine
+        threads = [threading.Thread(target=server.ask, args=([first, *ids[1:]],)) for ids in asked]
         for thread in threads:
             thread.start()
         for thread in threads:

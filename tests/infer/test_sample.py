@@ -8,8 +8,9 @@ from transformers import LogitsProcessorList
 from transformers.generation import logits_process as theirs
 
 from yantai.base.errors import NumericsError
+from yantai.infer.native.draw import Ask
 from yantai.infer.row import Row
-from yantai.infer.sample import adjust, candidates, penalise_said, pick, place_of
+from yantai.infer.sample import adjust, chances, draw, next_chance, penalise_said, place_of
 from yantai.infer.settings import Generation
 
 
@@ -43,14 +44,13 @@ def test_adjusted_logits_are_those_of_transformers(seed, heat, k, p, floor, pena
     expected = chain(torch.tensor([seen]), logits[None].clone())[0]
     adjusted = adjust(logits.clone(), seen, chosen)
     assert torch.allclose(adjusted, expected, atol=1e-6)
-    assert torch.allclose(chances(adjusted, chosen), their_chances(expected, chosen), atol=1e-6)
+    assert torch.allclose(our_chances(adjusted, chosen), their_chances(expected, chosen), atol=1e-6)
 
 
-def chances(logits, chosen):
-    """Float[vocab]: of all tokens."""
-    tokens, weights = candidates(logits.clone(), chosen)
-    spread = weights if tokens is None else torch.zeros(len(logits)).index_copy(0, tokens, weights)
-    return spread / spread.sum()
+def our_chances(logits, chosen):
+    """Float[vocab]."""
+    weights = chances(logits.clone(), chosen)
+    return weights / weights.sum()
 
 
 def their_chances(logits, chosen):
@@ -96,7 +96,7 @@ def test_drawn_tokens_have_their_probabilities():
     logits = torch.tensor([1.0, 2.0, 3.0, -torch.inf])
     generator = torch.Generator().manual_seed(0)
     chosen = Generation(do_sample=True)
-    draws = torch.tensor([pick(logits, chosen, generator) for _ in range(6000)])
+    draws = torch.tensor([draw(Ask(logits, chosen, next_chance(generator))) for _ in range(6000)])
     shares = torch.bincount(draws, minlength=4) / 6000
     assert torch.allclose(shares, logits.softmax(-1), atol=0.02)
 
@@ -109,13 +109,13 @@ def test_drawn_tokens_have_their_probabilities():
 def test_few_are_kept_of_a_large_vocabulary_as_transformers_keep_them(heat, k, p):
     logits = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * 3
     chosen = Generation(temperature=heat, top_k=k, top_p=p)
-    assert torch.allclose(chances(logits, chosen), their_chances(logits, chosen), atol=1e-6)
+    assert torch.allclose(our_chances(logits, chosen), their_chances(logits, chosen), atol=1e-6)
 
 
 def test_of_equal_tokens_only_so_many_are_kept_as_sum_to_p():
     same = torch.zeros(1000)
-    assert int((chances(same, Generation(top_p=0.25)) > 0).sum()) == 250
-    assert int((chances(same, Generation(top_k=3)) > 0).sum()) == 1000  # each equals the third
+    assert int((our_chances(same, Generation(top_p=0.25)) > 0).sum()) == 250
+    assert int((our_chances(same, Generation(top_k=3)) > 0).sum()) == 1000  # each equals the third
 
 
 def test_a_chance_finds_the_place_where_the_running_sum_passes_it():
@@ -136,7 +136,7 @@ def test_nothing_is_drawn_from_logits_that_are_not_finite(odd):
     logits = torch.tensor([0.0, odd, 1.0])
     for chosen in (Generation(temperature=1.0), Generation(top_p=0.5), Generation(top_k=2)):
         with pytest.raises(NumericsError, match="no token can be drawn"):
-            pick(adjust(logits, [], chosen), chosen, torch.Generator())
+            draw(Ask(logits, chosen, 0.5))
 
 
 def test_what_was_said_is_less_likely_once_and_each_time():

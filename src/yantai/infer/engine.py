@@ -29,7 +29,7 @@ from yantai.infer.guesses import MOST, Echo, Worth
 from yantai.infer.prefixes import Prefixes
 from yantai.infer.reader import PREFILL_CHUNK
 from yantai.infer.request import Reading, Request
-from yantai.infer.row import Row, likeliest
+from yantai.infer.row import Row, next_tokens
 from yantai.infer.settings import Generation
 from yantai.infer.slots import CacheSlots, OneSlot, slots_of
 
@@ -267,7 +267,7 @@ class Engine:
         logits = self._slots.step([request.row.ids[-1] for request in self._active])
         if len(self._active) == 1:
             self._worth.plain(time.perf_counter() - began)
-        known = likeliest(logits, [request.row for request in self._active])
+        known = next_tokens(logits, [request.row for request in self._active])
         for request, row, token in list(zip(self._active, logits, known, strict=True)):
             self._tell(request, row, token)
 
@@ -340,9 +340,9 @@ class Engine:
         self._slots.join(cache)
         self._active.append(request)
 
-    def _tell(self, request: Request, logits: Tensor, likeliest: int | None = None) -> None:
+    def _tell(self, request: Request, logits: Tensor, known: int | None = None) -> None:
         try:
-            token = request.row.choose(logits, likeliest)
+            token = request.row.choose(logits, known)
             if request.on_token(token, logits) and not request.row.ended:
                 request.row.ended = "stop"
         except Exception as error:  # of this request alone: a listener, a grammar

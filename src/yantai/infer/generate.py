@@ -19,7 +19,7 @@ from yantai.core.stack import Memory
 from yantai.infer.beam import beam_search
 from yantai.infer.native.step import native_step
 from yantai.infer.reader import Reader, Rereader, Rows, encode_rows
-from yantai.infer.row import Row, likeliest
+from yantai.infer.row import Row, next_tokens
 from yantai.infer.settings import Generation
 
 
@@ -118,7 +118,7 @@ def steps(
         logits = logits[alive]
         reader.take(alive)
     while True:
-        known = likeliest(logits, [rows[number] for number in alive])
+        known = next_tokens(logits, [rows[number] for number in alive])
         chosen: list[int | None] = [None] * len(rows)
         for place, number in enumerate(alive):
             chosen[number] = rows[number].choose(logits[place], known[place])

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from yantai.base.device import mix_seed
-from yantai.infer.sample import adjust, force, penalise_said, pick
+from yantai.infer.native.draw import Ask, draw_rows
+from yantai.infer.sample import adjust, draw, force, next_chance, penalise_said
 from yantai.infer.settings import Generation
 
 
@@ -28,16 +29,25 @@ class Guide(Protocol):
         ...
 
 
-def likeliest(logits: Tensor, rows: Sequence["Row"]) -> Sequence[int | None]:
-    """The likeliest token of each row, found for all at once; Nones where nobody takes it.
+def next_tokens(logits: Tensor, rows: Sequence["Row"]) -> Sequence[int | None]:
+    """What `Row.choose` may take, found for all rows at once; None where a row finds it alone.
 
     Args:
         logits: Float[row, vocab].
-        rows: as many.
+        rows: as many; each is told what was found before it is asked again.
     """
-    if not any(row.takes_the_likeliest for row in rows):
-        return [None] * len(rows)
-    return logits.argmax(dim=1).tolist()
+    found: list[int | None] = [None] * len(rows)
+    if any(row.takes_the_likeliest for row in rows):
+        known = logits.argmax(dim=1).tolist()
+        found = [
+            id if row.takes_the_likeliest else None for id, row in zip(known, rows, strict=True)
+        ]
+    drawing = [place for place, row in enumerate(rows) if row.draws_alone]
+    if len(drawing) > 1:
+        drawn = draw_rows([rows[place].ask(logits[place]) for place in drawing])
+        for place, token in zip(drawing, drawn or (), strict=False):
+            found[place] = token if token >= 0 else None
+    return found
 
 
 class Row:
@@ -69,8 +79,11 @@ class Row:
             added = torch.tensor(list(bias.values()), dtype=torch.float32)
             self._bias = torch.tensor(list(bias)), added
         self.takes_the_likeliest = guide is None and settings.is_plain
+        free = guide is None and not bias and not settings.minds_what_was_said
+        self.draws_alone = settings.samples and free
         self.limit = settings.new_tokens(len(prompt))
         self.ended = "length" if self.limit == 0 else ""
+        self._chance: float | None = None
         self._generator = torch.Generator().manual_seed(mix_seed(settings.seed, number))
 
     @property
@@ -78,16 +91,23 @@ class Row:
         """New tokens so far."""
         return len(self.ids) - self.start
 
-    def choose(self, logits: Tensor, likeliest: int | None = None) -> int:
+    def choose(self, logits: Tensor, known: int | None = None) -> int:
         """Take the next token from the logits behind the newest, and see whether it is the last.
 
         Args:
             logits: Float[vocab].
-            likeliest: the token with the largest of them, if the caller knows it.
+            known: what `next_tokens` found for this row.
         """
-        if likeliest is None or not self.takes_the_likeliest or self._is_moved(likeliest, logits):
-            likeliest = self._chosen(logits)
-        return self._take(likeliest)
+        if known is None or (not self.draws_alone and self._is_moved(known, logits)):
+            known = self._chosen(logits)
+        self._chance = None
+        return self._take(known)
+
+    def ask(self, logits: Tensor) -> Ask:
+        """What the next token is drawn from, and by which number; the same until it is chosen."""
+        if self._chance is None:
+            self._chance = next_chance(self._generator)
+        return Ask(logits, self.settings, self._chance)
 
     def _is_moved(self, likeliest: int, logits: Tensor) -> bool:
         """Whether the bias may make another token the likeliest; without a copy of all logits."""
@@ -117,7 +137,8 @@ class Row:
         )
         if self.guide is not None:
             chances = self.guide.allowed(chances)
-        return pick(adjust(chances, self.ids, settings), settings, self._generator)
+        chances = adjust(chances, self.ids, settings)
+        return draw(self.ask(chances)) if settings.samples else int(chances.argmax())
 
     def _take(self, token: int) -> int:
         self.ids.append(token)

@@ -13,12 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from yantai.base.errors import NumericsError
+from yantai.infer.native.draw import Ask, draw_rows
 from yantai.infer.settings import Generation
 
 Row = Float[Tensor, "vocab"]
 
-NEAR = (1e-2, 1e-4, 0.0)
-"""Beside the likeliest token: tokens at least so likely are looked at first, at last all."""
+LEAST, BINS = 20.0, 2048
+"""Logarithms below the likeliest that are told apart, and in how many bins."""
 BLOCK = 256
 """Weights whose sum is taken at once."""
 
@@ -78,26 +79,28 @@ def adjust(logits: Row, seen: list[int], settings: Generation) -> Row:
     return forbid_repeated_ngrams(logits, seen, settings.no_repeat_ngram_size)
 
 
-def pick(logits: Row, settings: Generation, generator: torch.Generator) -> int:
-    """The likeliest token, or a drawn one: the same for the same generator in any batch.
+def draw(asked: Ask) -> int:
+    """A token, by the compiled part where there is one.
 
     Raises:
-        NumericsError: a token is to be drawn from logits that are not finite.
+        NumericsError: the logits are not finite.
     """
-    if not settings.samples:
-        return int(logits.argmax())
-    tokens, weights = candidates(logits, settings)
-    chance = float(torch.rand((), generator=generator, dtype=torch.float64))
-    place = place_of(chance, weights)
-    return place if tokens is None else int(tokens[place])
+    drawn = draw_rows([asked])
+    if drawn is None or drawn[0] < 0:
+        return place_of(asked.chance, chances(asked.logits, asked.settings))
+    return drawn[0]
 
 
-def candidates(logits: Row, settings: Generation) -> tuple[Tensor | None, Tensor]:
-    """Tokens that may be drawn, None for all, and their chances beside that of the likeliest.
+def next_chance(generator: torch.Generator) -> float:
+    """What decides the next token that is drawn: from 0 to 1, without 1."""
+    return float(torch.rand((), generator=generator, dtype=torch.float64))
 
-    Of few tokens the likeliest comes first. Top-k keeps those equal to the k-th, too; top-p the
-    fewest whose probabilities sum to p (arXiv 1904.09751); min-p those at least so likely beside
-    the likeliest (arXiv 2407.01082).
+
+def chances(logits: Row, settings: Generation) -> Row:
+    """How likely each token is beside the likeliest; 0 for what is not drawn.
+
+    Top-k keeps those equal to the k-th, too; top-p the fewest whose probabilities sum to p
+    (arXiv 1904.09751); min-p those at least so likely beside the likeliest (arXiv 2407.01082).
 
     Raises:
         NumericsError: the logits are not finite.
@@ -109,32 +112,36 @@ def candidates(logits: Row, settings: Generation) -> tuple[Tensor | None, Tensor
     if settings.temperature not in (None, 1.0):
         weights /= settings.temperature
     weights.exp_()
-    floor, p = settings.min_p or 0.0, 1.0 if settings.top_p is None else settings.top_p
-    if settings.top_k is None and p == 1.0:
-        return None, weights.masked_fill_(weights < floor, 0.0) if floor else weights
-    tokens, few = _likeliest(weights, settings.top_k, p)
-    if settings.top_k is not None:
-        last = few[min(settings.top_k, len(few)) - 1]
-        few = few[few >= last]
-    if p < 1.0:
-        whole = few.sum() if settings.top_k is not None else weights.sum()
-        few = few[: 1 + int((few.cumsum(0)[:-1] < p * whole).sum())]
-    few = few[few >= floor]
-    return tokens[: len(few)], few
+    if settings.top_k is not None and settings.top_k < len(weights):
+        weights.masked_fill_(weights < weights.topk(settings.top_k).values[-1], 0.0)
+    if settings.top_p is not None and settings.top_p < 1.0:
+        keep_top_p(weights, settings.top_p)
+    if settings.min_p:
+        weights.masked_fill_(weights < settings.min_p, 0.0)
+    return weights
 
 
-def _likeliest(weights: Row, k: int | None, p: float) -> tuple[Tensor, Tensor]:
-    """The first tokens by weight, and their weights: at least k, or a share of p.
+def keep_top_p(weights: Row, p: float) -> None:
+    """Set to 0 all but the largest that sum to a share of p.
 
-    To look for the few that matter near the likeliest is many times faster than to sort them all.
+    A vocabulary is not sorted for that: it is counted how much lies in each of many bins of
+    logarithms, and only the bin in which the sum passes p is looked at closely.
+
+    Args:
+        weights: from 0 to 1, the largest is 1.
+        p: below 1.
     """
-    for least in NEAR:
-        tokens = (weights >= least).nonzero()[:, 0]
-        near = weights[tokens]
-        if len(near) >= k if k is not None else bool(near.sum() >= p * weights.sum()):
-            break
-    few, order = near.sort(descending=True)
-    return tokens[order], few
+    below = weights.log().neg_().clamp_(max=LEAST)
+    bins = (below * (BINS / max(float(below.max()), 1e-6))).long()  # 0 for the largest
+    mass = torch.bincount(bins, weights, minlength=BINS + 1).double().cumsum(0)
+    wanted = p * float(mass[-1])
+    last = int((mass < wanted).sum())
+    inside = (bins == last).nonzero()[:, 0]
+    values, order = weights[inside].sort(descending=True, stable=True)
+    before = float(mass[last - 1]) if last else 0.0
+    kept = 1 + int((before + values.double().cumsum(0)[:-1] < wanted).sum())
+    weights.masked_fill_(bins > last, 0.0)
+    weights[inside[order[kept:]]] = 0.0
 
 
 def place_of(chance: float, weights: Row) -> int:

@@ -80,9 +80,14 @@ class Generation(Config):
     @property
     def is_plain(self) -> bool:
         """Whether every token is the one with the largest logit, whatever was said before."""
+        return not (self.samples or self.minds_what_was_said)
+
+    @property
+    def minds_what_was_said(self) -> bool:
+        """Whether logits are changed by what was said before, or by how much."""
         changed = self.presence_penalty or self.frequency_penalty or self.no_repeat_ngram_size
         forced = self.forced_first_id is not None or self.forced_last_id is not None
-        return not (self.samples or changed or forced or self.repetition_penalty != 1.0)
+        return bool(changed) or forced or self.repetition_penalty != 1.0
 
     def new_tokens(self, prompt_length: int) -> int:
         """How many tokens to add to a prompt."""
