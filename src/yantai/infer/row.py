@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from yantai.base.device import mix_seed
-from yantai.infer.native.draw import Ask, draw_rows
+from yantai.infer.native.draw import Ask, draw_rows, likeliest_rows
 from yantai.infer.sample import adjust, draw, force, next_chance, penalise_said
 from yantai.infer.settings import Generation
 
@@ -38,7 +38,7 @@ def next_tokens(logits: Tensor, rows: Sequence["Row"]) -> Sequence[int | None]:
     """
     found: list[int | None] = [None] * len(rows)
     if any(row.takes_the_likeliest for row in rows):
-        known = logits.argmax(dim=1).tolist()
+        known = likeliest_rows(logits)
         found = [
             id if row.takes_the_likeliest else None for id, row in zip(known, rows, strict=True)
         ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from yantai.infer.native import draw as native
-from yantai.infer.native.draw import Ask, draw_rows
+from yantai.infer.native.draw import Ask, draw_rows, likeliest_rows
 from yantai.infer.row import Row, next_tokens
 from yantai.infer.sample import chances, place_of
 from yantai.infer.settings import Generation
@@ -96,3 +96,15 @@ def test_rows_of_a_batch_say_what_each_says_alone(monkeypatch, there):
             row.choose(own, token)
             other.choose(own)
     assert [row.ids for row in together] == [row.ids for row in alone]
+
+
+@pytest.mark.parametrize("vocab", [1, 15, 16, 17, 1000])
+def test_the_likeliest_is_the_one_that_torch_finds(vocab):
+    dice = torch.Generator().manual_seed(vocab)
+    for _ in range(50):
+        logits = torch.randint(-3, 4, (5, vocab), generator=dice).float()  # with many ties
+        logits[1, vocab // 2] = torch.nan
+        logits[2] = -torch.inf
+        assert likeliest_rows(logits) == logits.argmax(dim=1).tolist()
+    wide = torch.randn(3, vocab).double()
+    assert likeliest_rows(wide) == wide.argmax(dim=1).tolist()

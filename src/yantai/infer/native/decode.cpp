@@ -112,6 +112,9 @@ void look_back_all(const Model& m, const Step& s, const Layer& layer, int64_t nu
 template <class T>
 void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
     const Scratch at = divide(m, s);
+#ifdef MANY_ROWS
+    [[maybe_unused]] const Tiles tiles;
+#endif
     float* own = at.own + thread * own_floats(m, s);
     float* heads_own = own + s.rows * m.dim;
     const int64_t inner = m.heads * m.head_dim, kv_inner = m.kv_heads * m.head_dim;

@@ -1,4 +1,4 @@
-// Tokens drawn from logits: chances beside the likeliest, what is kept of them, and one of them.
+// Tokens chosen from logits: the likeliest, or one that is drawn by chances beside the likeliest.
 //
 // Whoever samples as a chat does would wait longer for it than for a small model: a vocabulary is
 // sorted for it elsewhere. Here it is read four times. What is kept is found by counting: numbers
@@ -152,6 +152,29 @@ void draw(Draw& d) {
 }  // namespace
 
 extern "C" {
+
+// The first of the largest logits of each row; where one is no number, the first of these.
+void likeliest_rows(const float* logits, int64_t count, int64_t vocab, int64_t* tokens) {
+    for (int64_t row = 0; row < count; row++) {
+        const float* x = logits + row * vocab;
+        const float top = largest(x, vocab);
+        int64_t i = 0;
+        if (top == top) {
+            const Vec tops = all(top);
+            for (; i + LANES <= vocab; i += LANES) {
+                const Int same = load(x + i) == tops;
+                int32_t lanes[LANES], any = 0;
+                std::memcpy(lanes, &same, sizeof same);
+                for (int lane = 0; lane < LANES; lane++) any |= lanes[lane];
+                if (any) break;
+            }
+            while (x[i] != top) i++;
+        } else {
+            while (x[i] == x[i]) i++;
+        }
+        tokens[row] = i;
+    }
+}
 
 // Each row by itself.
 void draw_rows(Draw* rows, int64_t count, int64_t threads) {

@@ -1,4 +1,4 @@
-"""Tokens drawn by the compiled part, for several rows at once.
+"""Tokens chosen by the compiled part, for several rows at once.
 
 Knows: what `draw.cpp` is given. Where it cannot be made there is None, and torch draws
 (`infer/sample.py`), with the same numbers of the generators and the same rules.
@@ -66,6 +66,21 @@ def draw_rows(asked: Sequence[Ask]) -> list[int] | None:
         row.min_p, row.chance = settings.min_p or 0.0, chance
     loaded.draw_rows(ctypes.byref(rows), WHOLE(len(asked)), WHOLE(torch.get_num_threads()))
     return [row.token for row in rows]
+
+
+def likeliest_rows(logits: Tensor) -> list[int]:
+    """The first of the largest logits of each row, as torch's argmax finds it.
+
+    Args:
+        logits: Float[row, vocab].
+    """
+    loaded = library(SOURCE) if _is_plain(logits) else None
+    if loaded is None:
+        return logits.argmax(dim=1).tolist()
+    rows, vocab = logits.shape
+    tokens = (WHOLE * rows)()
+    loaded.likeliest_rows(POINTER(logits.data_ptr()), WHOLE(rows), WHOLE(vocab), tokens)
+    return list(tokens)
 
 
 def _is_plain(logits: Tensor) -> bool:

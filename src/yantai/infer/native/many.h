@@ -2,12 +2,17 @@
 //
 // A processor that multiplies pairs of bfloat16 does 32 at a time where it does 16 of float32. Sums
 // stay float32; the vectors are rounded to bfloat16, as torch rounds them, and codes become the
-// nearest bfloat16 numbers. So from MANY rows on a row's result differs by that rounding from what
+// nearest bfloat16 numbers. One that has registers for matrices (AMX) multiplies 16 rows by 16 at once. So from MANY rows on a row's result differs by that rounding from what
 // it is alone, and from TURNED on by the order of additions.
 
 #pragma once
 
 #include "lanes.h"
+
+#ifdef __AMX_BF16__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)
 #define MANY_ROWS 1
@@ -27,9 +32,9 @@ struct Narrow {
     Room<uint16_t> numbers;
     int64_t width = 0;
 
-    uint16_t* room(int64_t rows, int64_t columns) {
+    uint16_t* room(int64_t rows, int64_t columns) {  // of whole tiles
         width = padded(columns);
-        return numbers.of(rows * width);
+        return numbers.of((rows + HALF - 1) / HALF * HALF * width);
     }
 
     void take(const float* x, int64_t rows, int64_t columns) {
@@ -203,10 +208,88 @@ inline void turned_dots(const __m512i* band, int64_t columns, const float* bias,
         }
 }
 
+#ifdef __AMX_BF16__
+
+// Whether this process may use the registers for matrices: Linux wants to be asked.
+inline bool has_tiles() {
+    constexpr long ASK_FOR_PERMISSION = 0x1023, TILE_DATA = 18;
+    static const bool granted = syscall(SYS_arch_prctl, ASK_FOR_PERMISSION, TILE_DATA) == 0;
+    return granted;
+}
+
+// Eight registers of 16 rows of 64 bytes, for as long as it lives.
+struct Tiles {
+    Tiles() {
+        if (!has_tiles()) return;
+        struct alignas(64) {
+            uint8_t palette = 1, start = 0, none[14] = {};
+            uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+            uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+        } form;
+        _tile_loadconfig(&form);
+    }
+    ~Tiles() {
+        if (has_tiles()) _tile_release();
+    }
+};
+
+// Products of a turned band with 16 · BLOCKS vectors: a turned square is a register as it lies there.
+// Of `count` vectors the outputs are used.
+template <int BLOCKS, int HALVES, class Use>
+inline void tiled_dots(const __m512i* band, int64_t columns, const float* bias, int64_t start,
+                       int64_t stop, const Narrow& x, int64_t first, int64_t count, Ahead& ahead,
+                       Use& use) {
+    const int64_t pairs = padded(columns) / 2;
+    const uint16_t* rows = x.row(first);
+    _tile_zero(0);
+    if (HALVES > 1) _tile_zero(1);
+    if (BLOCKS > 1) _tile_zero(2);
+    if (BLOCKS > 1 && HALVES > 1) _tile_zero(3);
+    for (int64_t at = 0; at < pairs; at += HALF) {
+        for (int line = 0; line < 8 * HALVES; line++) ahead.one();
+        _tile_loadd(4, rows + 2 * at, 2 * x.width);
+        if (BLOCKS > 1) _tile_loadd(5, rows + HALF * x.width + 2 * at, 2 * x.width);
+        _tile_loadd(6, band + at, 64);
+        if (HALVES > 1) _tile_loadd(7, band + pairs + at, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        if (HALVES > 1) _tile_dpbf16ps(1, 4, 7);
+        if (BLOCKS > 1) _tile_dpbf16ps(2, 5, 6);
+        if (BLOCKS > 1 && HALVES > 1) _tile_dpbf16ps(3, 5, 7);
+    }
+    alignas(64) float out[BLOCKS][HALVES][HALF][HALF];
+    _tile_stored(0, out[0][0], 64);
+    if (HALVES > 1) _tile_stored(1, out[0][HALVES - 1], 64);
+    if (BLOCKS > 1) _tile_stored(2, out[BLOCKS - 1][0], 64);
+    if (BLOCKS > 1 && HALVES > 1) _tile_stored(3, out[BLOCKS - 1][HALVES - 1], 64);
+    for (int64_t r = 0; r < count; r++)
+        for (int h = 0; h < HALVES; h++) {
+            const float* own = out[r / HALF][h][r % HALF];
+            const int64_t from = start + h * HALF, outputs = std::min(stop - from, HALF);
+            for (int64_t i = 0; i < outputs; i++)
+                use(first + r, from + i, own[i] + (bias ? bias[from + i] : 0.0f));
+        }
+}
+
+#else
+
+struct Tiles {};
+
+#endif
+
 template <int HALVES, class Use>
 inline void turned_band(const __m512i* band, int64_t columns, const float* bias, int64_t start,
                         int64_t stop, const Narrow& x, int64_t rows, Use& use, Ahead ahead = {}) {
     int64_t row = 0;
+#ifdef __AMX_BF16__
+    if (has_tiles()) {
+        for (; row + HALF < rows; row += 2 * HALF)
+            tiled_dots<2, HALVES>(band, columns, bias, start, stop, x, row,
+                                  std::min(rows - row, 2 * HALF), ahead, use);
+        if (row < rows)
+            tiled_dots<1, HALVES>(band, columns, bias, start, stop, x, row, rows - row, ahead, use);
+        return;
+    }
+#endif
     for (; row + 8 <= rows; row += 8)
         turned_dots<8, HALVES>(band, columns, bias, start, stop, x, row, ahead, use);
     for (; row + 4 <= rows; row += 4)

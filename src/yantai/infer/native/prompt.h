@@ -31,6 +31,8 @@ inline const __m512i* turned_values(const uint16_t* values, int64_t count, int64
                 _mm512_or_si512(_mm512_cvtepu16_epi32(even),
                                 _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
         }
+        for (int64_t pair = (count + 1) / 2; pair < pairs; pair++)  // read by whole squares
+            to[half * pairs + pair] = _mm512_setzero_si512();
     }
     return to;
 }
