@@ -94,6 +94,12 @@ inline float one(uint16_t x) {
 
 inline void put(float* to, float x) { *to = x; }
 
+inline void put(float* to, Vec x) { store(to, x); }
+
+inline void raise(float* to, float x) { *to += x; }
+
+inline void raise(float* to, Vec x) { store(to, load(to) + x); }
+
 inline void put(uint16_t* to, float x) {  // to nearest, ties to even; what is no number stays so
     uint32_t bits;
     std::memcpy(&bits, &x, sizeof bits);

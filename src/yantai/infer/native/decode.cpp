@@ -124,7 +124,7 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
                       m.dim);
         return own;
     };
-    auto add = [&](int64_t row, int64_t i, float value) { at.x[row * m.dim + i] += value; };
+    auto add = [&](int64_t row, int64_t i, auto value) { raise(at.x + row * m.dim + i, value); };
     const Share dim = share(m.dim, thread, threads, LANES);
     const Share vocab = share(m.vocab, thread, threads, LANES);
     with_weights<T>(m.tokens, [&](const auto& tokens) {
@@ -142,8 +142,8 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         const float* x = normed(layer.before_attention);
         const Share part = share(inner + 2 * kv_inner, thread, threads, LANES);
         product<T>(layer.qkv, part.from, part.to, x, s.rows, s.alone,
-                   [&](int64_t row, int64_t i, float y) {
-                       at.qkv[row * (inner + 2 * kv_inner) + i] = y;
+                   [&](int64_t row, int64_t i, auto y) {
+                       put(at.qkv + row * (inner + 2 * kv_inner) + i, y);
                    });
         fetch<T>(layer.out, dim.from, dim.to);
         BARRIER
@@ -163,11 +163,11 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         x = normed(layer.before_mlp);
         product<T>(
             layer.up, wide.from, wide.to, x, s.rows, s.alone,
-            [&](int64_t row, int64_t i, float y) { at.first[row * m.hidden + i] = y; });
+            [&](int64_t row, int64_t i, auto y) { put(at.first + row * m.hidden + i, y); });
         if (m.is_gated)
             product<T>(layer.up, m.hidden + wide.from, m.hidden + wide.to, x, s.rows, s.alone,
-                       [&](int64_t row, int64_t i, float y) {
-                           at.wide[row * m.hidden + i - m.hidden] = y;
+                       [&](int64_t row, int64_t i, auto y) {
+                           put(at.wide + row * m.hidden + i - m.hidden, y);
                        });
         for (int64_t row = 0; row < s.rows; row++) {
             const int64_t from = row * m.hidden + wide.from;
@@ -187,7 +187,7 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
     }
     const float* x = normed(m.last) + (s.rows - s.said) * m.dim;
     product<T>(m.head, vocab.from, vocab.to, x, s.said, s.alone,
-               [&](int64_t row, int64_t i, float y) { s.logits[row * m.vocab + i] = y; });
+               [&](int64_t row, int64_t i, auto y) { put(s.logits + row * m.vocab + i, y); });
     if (m.softcap)
         for (int64_t row = 0; row < s.said; row++)
             cap(s.logits + row * m.vocab + vocab.from, vocab.to - vocab.from, m.softcap);

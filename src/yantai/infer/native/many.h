@@ -177,6 +177,18 @@ struct Ahead {
     }
 };
 
+// Outputs of a row that lie side by side: as a register, where there are as many.
+template <class Use>
+inline void tell(const float* out, const float* bias, int64_t from, int64_t count, int64_t row,
+                 Use& use) {
+    static_assert(HALF == LANES, "a register of outputs");
+    if (count == HALF)
+        use(row, from, load(out) + (bias ? load(bias + from) : Vec{}));
+    else
+        for (int64_t i = 0; i < count; i++)
+            use(row, from + i, out[i] + (bias ? bias[from + i] : 0.0f));
+}
+
 // Products of a turned band with ROWS vectors: the outputs of a row lie side by side.
 template <int ROWS, int HALVES, class Use>
 inline void turned_dots(const __m512i* band, int64_t columns, const float* bias, int64_t start,
@@ -202,9 +214,8 @@ inline void turned_dots(const __m512i* band, int64_t columns, const float* bias,
         for (int h = 0; h < HALVES; h++) {
             float out[HALF];
             _mm512_storeu_ps(out, total[r][h]);
-            const int64_t from = start + h * HALF, count = std::min(stop - from, HALF);
-            for (int64_t i = 0; i < count; i++)
-                use(first + r, from + i, out[i] + (bias ? bias[from + i] : 0.0f));
+            const int64_t from = start + h * HALF;
+            tell(out, bias, from, std::min(stop - from, HALF), first + r, use);
         }
 }
 
@@ -265,8 +276,7 @@ inline void tiled_dots(const __m512i* band, int64_t columns, const float* bias, 
         for (int h = 0; h < HALVES; h++) {
             const float* own = out[r / HALF][h][r % HALF];
             const int64_t from = start + h * HALF, outputs = std::min(stop - from, HALF);
-            for (int64_t i = 0; i < outputs; i++)
-                use(first + r, from + i, own[i] + (bias ? bias[from + i] : 0.0f));
+            tell(own, bias, from, outputs, first + r, use);
         }
 }
 

@@ -63,7 +63,7 @@ void look_back_together(const Model& m, const Step& s, const Layer& layer, int64
     const uint16_t* keys = keys_of<uint16_t>(m, s, number, row, kv) + first * n;
     const uint16_t* values = keys + s.room * m.kv_heads * s.length * n;
     float* scores = room.of(rows * count);
-    auto note = [&](int64_t i, int64_t t, float score) { scores[i * count + t] = score; };
+    auto note = [&](int64_t i, int64_t t, auto score) { put(scores + i * count + t, score); };
     for (int64_t start = 0; start < count; start += BAND) {
         const int64_t stop = std::min(start + BAND, count);
         const __m512i* band = turned(Rows{keys + start * n, n}, stop - start, n, squares);
@@ -83,8 +83,8 @@ void look_back_together(const Model& m, const Step& s, const Layer& layer, int64
     shares.take(scores, rows, count);
     const __m512i* band = turned_values(values, count, n, squares);
     const int64_t pairs = padded(count) / 2;
-    auto gathered = [&](int64_t i, int64_t j, float value) {
-        at.mixed[((row + i / group) * m.heads + kv * group + i % group) * n + j] = value;
+    auto gathered = [&](int64_t i, int64_t j, auto value) {
+        put(at.mixed + ((row + i / group) * m.heads + kv * group + i % group) * n + j, value);
     };
     int64_t done = 0;
     for (; done + HALF < n; done += 2 * HALF)
