@@ -58,6 +58,14 @@ def test_a_batch_that_nobody_waits_for_ends_at_its_next_step():
     assert done[-1] == 6 and left.cancelled() and all(call.done() for call in waiting)
 
 
+def test_an_answer_too_few_is_the_askers_and_nobody_elses():
+    calls = Calls()
+    short = [calls.add(lambda items: items[1:], 1)]
+    calls.answer_some(lambda: None)
+    with pytest.raises(ValueError, match="shorter"):
+        short[0].result(0)
+
+
 def test_a_pulse_of_what_works_in_between_is_none():
     seen = []
 

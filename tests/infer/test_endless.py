@@ -45,10 +45,12 @@ ENDING = {
             "c": of(["y"], y={"type": "integer"}),
         },
     },
+    "a name by its pattern": {"type": "object", "required": ["a"], "additionalProperties": SELF,
+                              "patternProperties": {"^a$": {"type": "string"}}},
     "another document": {"$ref": "https://example.org/schema"},
     "a place that is not there": {"$ref": "#/$defs/none"},
     "an escaped name": {"$ref": "#/$defs/a~1b~0", "$defs": {"a/b~": {"type": "string"}}},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ENDLESS)

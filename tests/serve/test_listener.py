@@ -31,15 +31,23 @@ def until(condition, seconds=60):
         time.sleep(0.02)
 
 
-def deaf_client(port, room=2048, **changes):
-    """Asks and takes nothing."""
+def ask(client, **changes):
+    """A question over a connection."""
     body = json.dumps(ASKED | changes).encode()
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
-    client.connect(("127.0.0.1", port))
     head = (f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n")  # fmt: skip
     client.sendall(head.encode() + body)
+
+
+def deaf_client(port, room=2048, path="", **changes):
+    """Asks and takes nothing; with a path only for that."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    client.connect(("127.0.0.1", port))
+    if path:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    else:
+        ask(client, **changes)
     return client
 
 
@@ -81,6 +89,7 @@ def test_the_rest_of_an_answer_has_its_time_too(complete):
     transport.get_write_buffer_size.return_value = 100
     protocol = object.__new__(PatientProtocol)
     protocol.loop, protocol.transport, protocol.flow = Mock(), transport, Mock()
+    protocol._patient = transport
     protocol.loop.call_later = lambda seconds, call: calls.append(call) or Mock()
     protocol.cycle = Mock(response_complete=complete)
     protocol.resume_writing()
@@ -289,3 +298,45 @@ def test_where_all_places_are_taken_the_oldest_goes_that_asks_nothing(run_server
         assert "word" in next(line for line in lines if line)  # it goes on
         for each in idle:
             each.close()
+
+
+def test_who_reads_everything_is_never_let_go(run_server):
+    """Answers are gathered for a turn of the loop; that they wait there is nobody's fault."""
+    server = run_server({"small": Stub("complete")}, limits=Limits(write_seconds=0.05))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        began, answers = time.monotonic(), 0
+        while time.monotonic() < began + 2:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            said = client.recv(65_536)
+            assert b" 200 " in said, f"closed after {answers} answers"
+            answers += 1
+    assert answers > 40
+
+
+def test_a_large_answer_behind_a_small_one_is_not_cut(run_server):
+    backend = Stub("complete", pieces=["x" * 65_536] * 250)
+    server = run_server({"small": backend}, limits=Limits(write_seconds=2.0))
+    size, last = 0, b""
+    with deaf_client(server.port, room=1 << 20, path="/healthz") as client:
+        assert b" 200 " in client.recv(65_536)
+        time.sleep(1.0)
+        ask(client, stream=False)
+        began = time.monotonic()
+        while not last.endswith(b"}}"):
+            time.sleep(0.05)
+            last = client.recv(1 << 18)
+            assert last, f"closed after {size:,} bytes"
+            size += len(last)
+    assert size > 250 * 65_536 and time.monotonic() - began > 1.5
+
+
+def test_who_only_sends_what_nobody_reads_goes_first(run_server):
+    server = run_server({"small": Stub("complete")}, most=4)
+    refused = [refused_while_sending(server) for _ in range(4)]
+    for each in refused:
+        assert b" 401 " in each.recv(65_536)
+    for _ in range(8):  # newcomers are served, though all places are taken
+        with httpx.Client() as client:
+            assert client.get(f"{server.url}/healthz").status_code == 200
+    for each in refused:
+        each.close()

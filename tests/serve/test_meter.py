@@ -24,6 +24,14 @@ def test_many_at_once_get_no_more_than_one_after_the_other():
     meter.claim("me", 60)
 
 
+def test_one_claim_is_no_more_than_a_minute():
+    now = [0.0]
+    meter = Meter(100, lambda: now[0])
+    assert meter.claim("me", 100_000) == 100
+    now[0] = 1.0
+    meter.check("me")
+
+
 def test_without_a_limit_nothing_is_counted():
     meter = Meter()
     meter.claim("me", 10**9)

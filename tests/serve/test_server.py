@@ -412,8 +412,8 @@ def test_a_text_without_end_is_not_read_piece_by_piece_either(run_server, tokeni
 
 
 def test_a_client_that_goes_stops_its_jobs_too(run_server, model):
-    backend = LocalBackend(Desk(model))
-    server, jobs = run_server({"small": backend}), backend.desk.jobs
+    backend, meter = LocalBackend(Desk(model)), Meter(1000, lambda: 0.0)
+    server, jobs = run_server({"small": backend}, meter=meter), backend.desk.jobs
     steps, ended = [], threading.Event()
 
     def endless(texts):
@@ -432,6 +432,7 @@ def test_a_client_that_goes_stops_its_jobs_too(run_server, model):
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/v1/embeddings", json=body, headers=headers, timeout=0.5)
     assert ended.wait(20) and len(steps) < 2000
+    assert meter._bucket("tester", 1000).left == 1000 - 200  # what it was about is used up
     until = time.monotonic() + 20
     while backend.figures["calls"] or jobs._open:
         assert time.monotonic() < until, "what nobody waits for is still in line"

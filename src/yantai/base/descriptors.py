@@ -21,5 +21,8 @@ def allow_files(wanted: int = MANY) -> int:
     allowed = wanted if hard == unlimited else min(wanted, hard)
     if soft == unlimited or soft >= allowed:
         return wanted if soft == unlimited else soft
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, ValueError):  # a kernel may allow less than it says
+        return soft
     return allowed

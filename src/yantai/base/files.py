@@ -141,14 +141,14 @@ def new_file(final: Path) -> Generator[Path]:
     temporary = final.with_name(f"{TEMPORARY}{os.getpid()}-{final.name}")
     try:
         yield temporary
-        temporary.replace(final)
-        fsync_folder(final.parent)
-    except BaseException as error:
+        try:
+            temporary.replace(final)
+            fsync_folder(final.parent)
+        except OSError as error:
+            raise storage_error(error, final) from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise storage_error(error, final) from error
-        raise
 
 
 def refuse_itself(out: Path, source: Path) -> None:

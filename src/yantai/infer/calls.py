@@ -74,11 +74,12 @@ class Calls:
         try:
             with pulsing(look):
                 answers = wanted[0].answer([call.item for call in wanted])
+            pairs = list(zip(wanted, answers, strict=True))
         except Exception as error:  # it is the asker's
             for call in wanted:
                 call.set_exception(error)
             return
-        for call, found in zip(wanted, answers, strict=True):
+        for call, found in pairs:
             call.set_result(found)
 
     def cancel(self) -> None:

@@ -89,6 +89,8 @@ class _Search:
         )
 
     def _object_ends(self, node: dict[str, Any], depth: int) -> bool:
+        if "patternProperties" in node:
+            return True
         own, others = node.get("properties"), node.get("additionalProperties", True)
         own = own if isinstance(own, dict) else {}
         required = [name for name in _list(node, "required") if isinstance(name, str)]

@@ -225,10 +225,11 @@ class Engine:
         except Exception as error:
             traceback.print_exc()
             failed = [*self._active, *([self._reading.request] if self._reading else [])]
-            self._start_afresh()
+            self._active, self._reading = [], None
             for request in failed:
                 request.error = error
                 request.end("failed")
+            self._start_afresh()
 
     def _has_work(self) -> bool:
         at_work = self._active or self._reading is not None

@@ -109,13 +109,13 @@ def chances(logits: Row, settings: Generation) -> Row:
     if not math.isfinite(largest):
         raise NumericsError("E601", "logits", "no token can be drawn from them", got=largest)
     weights = logits - largest
-    if settings.temperature not in (None, 1.0):
-        weights /= settings.temperature
+    if settings.heat != 1.0:
+        weights /= settings.heat
     weights.exp_()
     if settings.top_k is not None and settings.top_k < len(weights):
         weights.masked_fill_(weights < weights.topk(settings.top_k).values[-1], 0.0)
-    if settings.top_p is not None and settings.top_p < 1.0:
-        keep_top_p(weights, settings.top_p)
+    if settings.share < 1.0:
+        keep_top_p(weights, settings.share)
     if settings.min_p:
         weights.masked_fill_(weights < settings.min_p, 0.0)
     return weights

@@ -12,6 +12,9 @@ from yantai.base.config import Config
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
+COLDEST, SMALLEST = 1e-4, 1e-6
+"""Of temperature and top-p: below these all is drawn as at them, which float32 can still tell."""
+
 
 class Generation(Config):
     """Settings of one generation; a setting that could have no effect is an error."""
@@ -76,6 +79,16 @@ class Generation(Config):
         if self.temperature == 0:
             return False
         return bool(self.do_sample) or any(getattr(self, name) is not None for name in SAMPLING)
+
+    @property
+    def heat(self) -> float:
+        """By which logits are divided where tokens are drawn."""
+        return 1.0 if self.temperature is None else max(self.temperature, COLDEST)
+
+    @property
+    def share(self) -> float:
+        """Of all chances, that the tokens have together among which is drawn."""
+        return 1.0 if self.top_p is None else max(self.top_p, SMALLEST)
 
     @property
     def is_plain(self) -> bool:

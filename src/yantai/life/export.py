@@ -69,6 +69,7 @@ def _as_gguf(
                 raise UsageError("E204", out, "is another file", do="choose another name")
     kind = settings.type or "F16"
     make_folder(out.parent)
+    texts, source = texts_of(settings.data, folder)
     with new_file(out) as written:
         write_gguf(written, model.network, model.family, model.tokenizer, kind)
         network, family, tokenizer = read_gguf(written, dtype=torch.float32)
@@ -77,7 +78,6 @@ def _as_gguf(
         if [row["ids"] for row in pairs[0]] != [row["ids"] for row in pairs[1]]:
             raise ModelFileError("E410", out, "the file gives other ids than the model")
         apart = _apart(out, _answers(model), _answers(again), FILE_APART[kind])
-        texts, source = texts_of(settings.data, folder)
         report = {"text": source, **quality(model, again, texts, settings.seed)}
     emit("\n".join([f"{kind}; read: {source}", *told_quality(report)]) + "\n")
     facts = {"sha256": sha256_file(out), "bytes": out.stat().st_size, "apart": apart}
@@ -104,9 +104,9 @@ def _as_folder(
     model.network.to(FOLDER_TYPES[kind])
     with new_folder(settings.out) as written:
         model.write_into(written)
-        write_probes(written, model.network, model.tokenizer, model.start_id)
-        again = _answers(load(written, dtype="float32", device="cpu"))
-        apart = _apart(settings.out, told, again, APART[kind])
+        again = load(written, dtype="float32", device="cpu")
+        apart = _apart(settings.out, told, _answers(again), APART[kind])
+        write_probes(written, again.network, again.tokenizer, again.start_id)
     emit(f"{kind}; opened again: logits within {apart:.1e} of the largest\n")
     weights = sorted(settings.out.glob("*.safetensors"))
     return {"type": kind, "sha256": sha256_file(weights[0]), "apart": apart}

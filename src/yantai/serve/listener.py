@@ -4,6 +4,7 @@ Knows: uvicorn and h11, in front of the gate. Of requests and models it knows no
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import socket
@@ -24,6 +25,8 @@ HEADER_SECONDS, HEADER_BYTES = 10.0, 65_536
 LEAST_BYTES = 16_384
 """That a client has to take of what waits for it, in `Limits.write_seconds`, or all of it."""
 MOST_CONNECTIONS = 16_384
+LOOKED_AT = 64
+"""Of the oldest connections, when room is needed."""
 LAST_SECONDS = 1.0
 """After the time of grace: until an answer has said that it ends here."""
 
@@ -33,19 +36,32 @@ class Idle:
 
     def __init__(self) -> None:
         self._there: dict[Any, None] = {}
+        self._lingering: dict[Any, None] = {}
 
     def add(self, one: Any) -> None:
         """It asks nothing from now on."""
         self._there.pop(one, None)
         self._there[one] = None
 
+    def linger(self, one: Any) -> None:
+        """It was answered, and what still comes from it is thrown away."""
+        self._lingering[one] = None
+
     def discard(self, one: Any) -> None:
         """It asks, or is gone."""
         self._there.pop(one, None)
+        self._lingering.pop(one, None)
 
     def end_oldest(self, otherwise: Any) -> None:
-        """Make room: who has asked nothing for longest goes; where all ask something, the other."""
-        one = next(iter(self._there), otherwise)
+        """Make room.
+
+        First goes who only sends what nobody reads, then who has asked nothing for longest and has
+        taken all that was said; where there is nobody of these, the other.
+        """
+        oldest = itertools.chain(self._lingering, itertools.islice(self._there, LOOKED_AT))
+        one = next(
+            (each for each in oldest if not each.transport.get_write_buffer_size()), otherwise
+        )
         self.discard(one)
         one.transport.abort()
 
@@ -77,6 +93,7 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """The time for the first headers begins."""
         patient: Any = PatientTransport(transport, self.loop, self._still_sends)
+        self._patient: PatientTransport = patient
         super().connection_made(patient)
         if len(self.connections) > self.most:
             self.idle.end_oldest(otherwise=self)
@@ -97,6 +114,7 @@ class PatientProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Much was sent and not taken: the time for that begins."""
         super().pause_writing()
+        self._unread = _disarmed(self._unread)  # of what was left of an earlier answer
         self._watch()
 
     def resume_writing(self) -> None:
@@ -110,6 +128,7 @@ class PatientProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """What is left of an answer has its time, too."""
         super().on_response_complete()
+        self._patient.flush()
         if self.conn.their_state is h11.IDLE:
             self.idle.add(self)
         if self.transport.get_write_buffer_size():
@@ -135,11 +154,14 @@ class PatientProtocol(H11Protocol):
         """There is nobody to wait for."""
         self._alarm, self._unread = _disarmed(self._alarm), _disarmed(self._unread)
         self.idle.discard(self)
-        self.transport.lost()  # ty: ignore[missing-attribute]
+        self._patient.lost()
         super().connection_lost(exc)
 
     def _still_sends(self) -> bool:
-        return self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
+        still = self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
+        if still:
+            self.idle.linger(self)
+        return still
 
     def _watch(self) -> None:
         if self._unread is None:
@@ -153,6 +175,7 @@ class PatientProtocol(H11Protocol):
 
     def _give_up(self) -> None:
         self._unread = None
+        self._patient.flush()
         left, before = self.transport.get_write_buffer_size(), self._waiting
         if left > max(0, before - LEAST_BYTES):
             self.transport.abort()

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from yantai.serve.about import About
 from yantai.serve.backend import Backend
-from yantai.serve.meter import Meter
+from yantai.serve.meter import Meter, about
 from yantai.serve.pages import page_routes
 from yantai.serve.schema import (
     ApiError,
@@ -97,6 +97,9 @@ class Service:
                 self._refund(request)
                 headers = {"retry-after": str(error.wait)} if error.wait is not None else None
                 return JSONResponse(error.body(), error.status, headers)
+            except Exception:
+                self._refund(request)
+                raise
 
         return run
 
@@ -140,17 +143,16 @@ class Service:
             ApiError: 429, its key has used too many.
         """
         state = request.scope.setdefault("state", {})
-        self.meter.claim(state.get("key", ""), tokens)
-        state["claimed"] = tokens
+        state["claimed"] = self.meter.claim(state.get("key", ""), tokens)
 
     def count(self, request: Request, prompt: int, said: int, *, whole: bool = True) -> None:
-        """Tokens of a request; of one that nobody waited for (not `whole`) its claim was said."""
+        """Tokens of a request; one that nobody waited for (not `whole`) has used its claim."""
         self.tokens["prompt"] += prompt
         self.tokens["said"] += said
         state = request.scope.setdefault("state", {})
         state |= {"prompt_tokens": prompt, "tokens": said}
-        self.meter.used(state.get("key", ""), prompt + said)
         if whole:
+            self.meter.used(state.get("key", ""), prompt + said)
             self._refund(request)
 
     def _refund(self, request: Request) -> None:
@@ -211,6 +213,7 @@ class Service:
         self, request: Request, backend: Backend, question: dict[str, Any]
     ) -> tuple[list[Any], dict[str, Any]] | None:
         """The same as `answers`, or None where the client has gone meanwhile."""
+        self.claim(request, sum(map(about, question["input"])))
         found = await together(request, [self.answers(backend, question)], 1)
         return None if found is None else found[0]
 

@@ -6,7 +6,7 @@ Knows: OpenAI's shapes of both, and how several prompts become one answer.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from yantai.serve.backend import MOST_UNREAD, UNREAD, Backend
+from yantai.serve.meter import about
 from yantai.serve.schema import (
     ApiError,
     ChatRequest,
@@ -69,18 +70,25 @@ class EventStream(StreamingResponse):
     Args:
         events: what is sent.
         sources: what these are made of.
+        ended: is called when it is over, whether or not it had begun.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes, None], sources: list[Any]):
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        sources: list[Any],
+        ended: Callable[[], None] = lambda: None,
+    ):
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._made = (events, *sources)
+        self._made, self._ended = (events, *sources), ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them."""
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self._ended()
             for each in self._made:
                 await each.aclose()
 
@@ -133,7 +141,8 @@ class TextRoutes:
         """One or several prompts, each with its texts, whole or as they come."""
         asked_for = order.questions[0]["max_new_tokens"] if order.questions else 0
         each = asked_for or (USUAL_ANSWER if order.frame.chat else USUAL_TOKENS)
-        self.service.claim(request, each * order.count * len(order.questions))
+        prompts = sum(_about(question) for question in order.questions or order.echoes)
+        self.service.claim(request, prompts + each * order.count * len(order.questions))
         echoed: list[int] = []
         work = [self._echo(order, each, echoed) for each in order.echoes]
         found = await together(request, work, order.side_by_side)
@@ -181,41 +190,40 @@ class TextRoutes:
                 await source.aclose()
             raise
         tables = sources[0] if len(sources) == 1 else _merged(sources, order.count)
-        lines = self._lines(request, order, tables, begun, prompt, usage)
-        return EventStream(lines, [tables, *sources])
+        said = [0] * (order.count * len(order.questions))
+        lines = self._lines(order, tables, begun, prompt, said, usage)
+        return EventStream(
+            lines, [tables, *sources], lambda: self.service.count(request, prompt, sum(said))
+        )
 
     async def _lines(
-        self, request: Request, order: Order, tables: Any, begun: list[Choice], prompt: int,
+        self, order: Order, tables: Any, begun: list[Choice], prompt: int, said: list[int],
         usage: bool,
     ) -> AsyncGenerator[bytes, None]:  # fmt: skip
-        """The events of a stream."""
+        """The events of a stream; how many tokens each text has is kept in `said`."""
         frame, reused = order.frame, 0
-        said = [0] * (order.count * len(order.questions))
-        try:
-            for index in range(order.count if frame.chat else 0):
-                yield event(frame.piece(index, "", None, None, first=True))
-            for index, choice in enumerate(begun):
-                yield event(frame.piece(index, choice.text, choice.rows, None))
-            async for table in tables:
-                if "error" in table:
-                    yield event(api_error(table["error"]).body())
-                    break
-                index = table["index"]
-                said[index] = table.get("tokens", said[index])
-                rows = table.get("logprobs") if frame.logprobs else None
-                if table.get("text") or rows:
-                    start = len(begun[index].text) if begun else 0
-                    yield event(frame.piece(index, table.get("text", ""), rows, None, start=start))
-                if "end" in table:
-                    reused = max(reused, table["reused"])
-                    choice = Choice()
-                    choice.take(table)
-                    yield event(frame.piece(index, "", None, choice.reason))
-            if usage:
-                yield event(frame.last(prompt, sum(said), reused))
-            yield event("[DONE]")
-        finally:
-            self.service.count(request, prompt, sum(said))
+        for index in range(order.count if frame.chat else 0):
+            yield event(frame.piece(index, "", None, None, first=True))
+        for index, choice in enumerate(begun):
+            yield event(frame.piece(index, choice.text, choice.rows, None))
+        async for table in tables:
+            if "error" in table:
+                yield event(api_error(table["error"]).body())
+                break
+            index = table["index"]
+            said[index] = table.get("tokens", said[index])
+            rows = table.get("logprobs") if frame.logprobs else None
+            if table.get("text") or rows:
+                start = len(begun[index].text) if begun else 0
+                yield event(frame.piece(index, table.get("text", ""), rows, None, start=start))
+            if "end" in table:
+                reused = max(reused, table["reused"])
+                choice = Choice()
+                choice.take(table)
+                yield event(frame.piece(index, "", None, choice.reason))
+        if usage:
+            yield event(frame.last(prompt, sum(said), reused))
+        yield event("[DONE]")
 
     async def _said(
         self, order: Order, begun: list[Choice], prompt: int, usage: bool
@@ -298,6 +306,13 @@ async def _merged(
 
 def _frame(kind: str, model: str, *, chat: bool, logprobs: bool) -> Frame:
     return Frame(f"{kind}-{secrets.token_hex(12)}", int(time.time()), model, chat, logprobs)
+
+
+def _about(question: dict[str, Any]) -> int:
+    """Tokens that its prompt may have."""
+    if question["do"] == "chat":
+        return sum(about(each["content"]) for each in question["messages"])
+    return about(question["prompt"])
 
 
 def _usage(asked: Sampling) -> bool:

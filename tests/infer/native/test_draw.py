@@ -108,3 +108,24 @@ def test_the_likeliest_is_the_one_that_torch_finds(vocab):
         assert likeliest_rows(logits) == logits.argmax(dim=1).tolist()
     wide = torch.randn(3, vocab).double()
     assert likeliest_rows(wide) == wide.argmax(dim=1).tolist()
+
+
+@pytest.mark.parametrize("asked", [
+    {"temperature": 1e-46}, {"temperature": 1e-40}, {"top_p": 1e-50}, {"min_p": 1.0},
+    {"temperature": 1e-46, "top_p": 0.9},
+    {"temperature": 1e-300, "top_p": 1e-300, "top_k": 2**63 + 5},
+])  # fmt: skip
+@pytest.mark.parametrize("flushed", [False, True])
+def test_what_float32_cannot_tell_draws_the_likeliest(asked, flushed):
+    """Divided by such a number all were none, and the search for a place had no end."""
+    torch.set_flush_denormal(flushed)
+    try:
+        dice = torch.Generator().manual_seed(1)
+        settings = Generation(**asked)
+        logits = torch.randn(16, 32_000, generator=dice)
+        best = logits.argmax(dim=1).tolist()
+        rows = [Ask(own, settings, number / 16) for number, own in enumerate(logits)]
+        assert draw_rows(rows) == best
+        assert [place_of(ask.chance, chances(ask.logits, settings)) for ask in rows] == best
+    finally:
+        torch.set_flush_denormal(False)

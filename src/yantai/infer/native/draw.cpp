@@ -109,7 +109,7 @@ void keep_share(const Draw& d) {
     });
     for (const int64_t i : inside) {
         const float own = d.weights[i];
-        if (before >= wanted) d.weights[i] = 0;
+        if (before >= wanted && i != inside[0]) d.weights[i] = 0;
         before += own;
     }
 }
@@ -123,10 +123,11 @@ int64_t place_of(const Draw& d) {
         sums[block] = total(d.weights + from, std::min(d.vocab - from, SUMMED));
         whole += sums[block];
     }
+    if (!(whole > 0)) return -1;
     double wanted = d.chance * whole;
     size_t block = 0;
     while (block + 1 < sums.size() && wanted >= sums[block]) wanted -= sums[block++];
-    while (sums[block] == 0) block--;  // what is wanted was rounded up to all there is
+    while (block && sums[block] == 0) block--;  // what is wanted was rounded up to all there is
     const int64_t from = block * SUMMED, to = std::min(d.vocab, from + SUMMED);
     int64_t found = from;
     for (int64_t i = from; i < to; i++) {

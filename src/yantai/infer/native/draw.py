@@ -60,9 +60,8 @@ def draw_rows(asked: Sequence[Ask]) -> list[int] | None:
     rows = (_Draw * len(asked))()
     for row, (own, settings, chance), room in zip(rows, asked, weights, strict=True):
         row.logits, row.weights, row.vocab = own.data_ptr(), room.data_ptr(), vocab
-        row.top_k = settings.top_k or 0
-        row.heat = 1.0 if settings.temperature is None else settings.temperature
-        row.top_p = 1.0 if settings.top_p is None else settings.top_p
+        row.top_k = min(settings.top_k or 0, vocab)
+        row.heat, row.top_p = settings.heat, settings.share
         row.min_p, row.chance = settings.min_p or 0.0, chance
     loaded.draw_rows(ctypes.byref(rows), WHOLE(len(asked)), WHOLE(torch.get_num_threads()))
     return [row.token for row in rows]

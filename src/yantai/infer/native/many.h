@@ -252,6 +252,7 @@ inline void tiled_dots(const __m512i* band, int64_t columns, const float* bias, 
                        Use& use) {
     const int64_t pairs = padded(columns) / 2;
     const uint16_t* rows = x.row(first);
+    asm volatile("" ::: "memory");  // what the registers load was written before
     _tile_zero(0);
     if (HALVES > 1) _tile_zero(1);
     if (BLOCKS > 1) _tile_zero(2);
