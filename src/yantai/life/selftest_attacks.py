@@ -126,11 +126,13 @@ def deaf(target: Target, count: int, *, deadline: float) -> Seen:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         connection.settimeout(SECONDS)
         connection.connect(("127.0.0.1", target.port))
-        asked = {"prompt": "One", "max_tokens": 4000, "stream": True}
+        asked = {"prompt": "One", "max_tokens": target.most_new, "stream": True}
         connection.sendall(
             target.request(asked | {"logit_bias": {str(id): -100 for id in range(8)}})
         )
         clients.append(connection)
+    if not _becomes(lambda: target.figures() > 0, SECONDS):
+        seen.failures.append("no answer to a deaf client has begun")
     if not _becomes(lambda: target.figures() == 0, deadline):
         seen.failures.append(f"{target.figures()} answers to deaf clients go on after {deadline} s")
     for connection in clients:
@@ -156,7 +158,7 @@ def leavers(target: Target, count: int, *, seed: int = 0) -> Seen:
         dice = random.Random(seed + number)
         asked = {
             "prompt": "One",
-            "max_tokens": dice.choice((2, 2000)),
+            "max_tokens": dice.choice((2, target.most_new)),
             "stream": dice.random() < 0.5,
         }
         with contextlib.suppress(OSError), target.open() as connection:

@@ -28,6 +28,7 @@ class Target:
         model: the name of a model that completes.
         process: whose descriptors are counted; None for this one's.
         figures: how many are being answered and are waiting, as the server says.
+        most_new: tokens that may be asked for.
     """
 
     port: int
@@ -35,6 +36,7 @@ class Target:
     model: str
     process: int | None = None
     figures: Callable[[], int] = lambda: 0
+    most_new: int = 4000
 
     def open(self, timeout: float = SECONDS) -> socket.socket:
         """A connection."""

@@ -29,6 +29,7 @@ BODY_SECONDS, WRITE_SECONDS = 30.0, 30.0
 """The server's own deadlines."""
 GRACE = 15.0
 WAITING = 64
+CONTEXT = 1100
 FILES = 2048
 """That are open at once: clients, and the server's own."""
 
@@ -82,7 +83,7 @@ def attack_server(
 def _model(folder: Path) -> Path:
     """A model that has learned next to nothing."""
     settings = recipe(write_corpus(folder / "corpus.jsonl"), folder / "run", steps=4)
-    settings |= {"resume": False, "context": 256}
+    settings |= {"resume": False, "context": CONTEXT}
     (folder / "recipe.yaml").write_text(json.dumps(settings | {"verb": "pretrain"}))
     command = [sys.executable, "-m", "yantai.cli", "run", str(folder / "recipe.yaml")]
     subprocess.run(command, check=True, capture_output=True)
@@ -109,7 +110,7 @@ def running(
                 raise RuntimeError(
                     f"the server did not open: {(folder / 'server.log').read_text()}"
                 )
-            target = Target(int(found[1]), KEY, found[2], process.pid)
+            target = Target(int(found[1]), KEY, found[2], process.pid, most_new=CONTEXT - 100)
             target.figures = lambda: _busy(target)
             yield process, target
         finally:

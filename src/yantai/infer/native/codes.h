@@ -11,6 +11,7 @@
 
 namespace {
 
+constexpr int FAR = 8192;  // bytes of codes that are asked for before one vector reads them
 constexpr int BLOCK = 32;  // columns of codes that lie together
 
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
@@ -135,8 +136,10 @@ struct Packed {
         if constexpr (ROWS == 1) {  // one behind another, as memory is read ahead
             for (int w = 0; w < WEIGHTS; w++) {
                 Vec sum = {};
-                for (int64_t piece = 0; piece < x.pieces; piece++)
+                for (int64_t piece = 0; piece < x.pieces; piece++) {
+                    __builtin_prefetch(place_of(from + w, piece) + FAR);
                     sum += read<HOW>(from + w, piece, table).times(x, first, piece);
+                }
                 total[0][w] = sum;
             }
         } else {
