@@ -25,8 +25,9 @@ from yantai.families.table import FAMILIES
 from yantai.life.settings import Verify
 from yantai.life.verify import verify
 from yantai.text.chat import CHATML, ChatFormat
+from yantai.text.compression import compression_report
 from yantai.text.document import DocumentReader
-from yantai.text.tokenizer import Tokenizer, compression_report
+from yantai.text.tokenizer import Tokenizer
 from yantai.text.village import Village, check, grade
 from yantai.training.sizes import model_fields
 

@@ -59,6 +59,17 @@ def all_of(client):
     return said
 
 
+def taken_slowly(client, pause):
+    """Bytes of a whole answer, and the seconds that it took."""
+    size, last, began = 0, b"", time.monotonic()
+    while not last.endswith(b"}}"):
+        time.sleep(pause)
+        last = client.recv(1 << 18)
+        assert last, f"closed after {size:,} bytes"
+        size += len(last)
+    return size, time.monotonic() - began
+
+
 @contextmanager
 def streamed(server):
     """The lines of a stream that has begun."""
@@ -103,15 +114,9 @@ def test_whoever_takes_it_slowly_gets_all(run_server):
     """One write of more than the buffers hold; the time of a write goes by meanwhile."""
     backend = Stub("complete", pieces=["x" * 65_536] * 250)
     server = run_server({"small": backend}, limits=Limits(write_seconds=3.0))
-    size, last = 0, b""
     with deaf_client(server.port, room=1 << 20, stream=False) as client:
-        began = time.monotonic()
-        while not last.endswith(b"}}"):
-            time.sleep(0.1)
-            last = client.recv(1 << 18)
-            assert last, f"closed after {size:,} bytes"
-            size += len(last)
-    assert size > 250 * 65_536 and time.monotonic() - began > 3
+        size, seconds = taken_slowly(client, 0.1)
+    assert size > 250 * 65_536 and seconds > 3
 
 
 def test_a_server_that_ends_goes_on_until_nothing_is_open(run_server):
@@ -316,18 +321,12 @@ def test_who_reads_everything_is_never_let_go(run_server):
 def test_a_large_answer_behind_a_small_one_is_not_cut(run_server):
     backend = Stub("complete", pieces=["x" * 65_536] * 250)
     server = run_server({"small": backend}, limits=Limits(write_seconds=2.0))
-    size, last = 0, b""
     with deaf_client(server.port, room=1 << 20, path="/healthz") as client:
         assert b" 200 " in client.recv(65_536)
         time.sleep(1.0)
         ask(client, stream=False)
-        began = time.monotonic()
-        while not last.endswith(b"}}"):
-            time.sleep(0.05)
-            last = client.recv(1 << 18)
-            assert last, f"closed after {size:,} bytes"
-            size += len(last)
-    assert size > 250 * 65_536 and time.monotonic() - began > 1.5
+        size, seconds = taken_slowly(client, 0.05)
+    assert size > 250 * 65_536 and seconds > 1.5
 
 
 def test_who_only_sends_what_nobody_reads_goes_first(run_server):

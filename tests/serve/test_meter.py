@@ -34,6 +34,7 @@ def test_one_claim_is_no_more_than_a_minute():
 
 def test_without_a_limit_nothing_is_counted():
     meter = Meter()
-    meter.claim("me", 10**9)
-    meter.claim("me", 10**9)
+    assert [meter.claim("me", 10**9) for _ in range(3)] == [0, 0, 0]
+    meter.used("me", 10**9)
     meter.check("me")
+    assert meter._buckets == {}

@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from yantai.serve.reading import asked_of, read_request
 from yantai.serve.schema import (
     ApiError,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
     TaskRequest,
-    asked_of,
-    read_request,
 )
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yantai.serve import texture
-from yantai.serve.schema import ApiError, ChatRequest, CompletionRequest, read_request
+from yantai.serve.reading import read_request
+from yantai.serve.schema import ApiError, ChatRequest, CompletionRequest
 from yantai.serve.texture import too_many
 
 HEAVY = {
@@ -22,7 +23,7 @@ HEAVY = {
 
 @pytest.mark.parametrize("name", HEAVY)
 def test_what_no_client_needs_is_refused_unparsed(name, monkeypatch):
-    monkeypatch.setattr("yantai.serve.schema.parse_object", None)
+    monkeypatch.setattr("yantai.serve.reading.parse_object", None)
     with pytest.raises(ApiError, match="more than") as refused:
         read_request(HEAVY[name], CompletionRequest)
     assert refused.value.status == 400

@@ -7,12 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yantai.base.errors import DataError, ModelFileError, UsageError
-from yantai.text.tokenizer import (
-    SPECIALS,
-    Tokenizer,
-    compression_report,
-    script_of,
-)
+from yantai.text.compression import compression_report, script_of
+from yantai.text.tokenizer import SPECIALS, Tokenizer
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60)
 ODD = [

@@ -35,8 +35,8 @@ from yantai.life.doctor_memory import memory_of
 from yantai.life.doctor_rows import examine_rows
 from yantai.life.settings import Doctor
 from yantai.life.tune import middle_of_search
+from yantai.text.compression import script_of
 from yantai.text.document import DocumentReader
-from yantai.text.tokenizer import script_of
 from yantai.training.network import model_config
 from yantai.training.recipe import Finetune, Pretrain
 from yantai.training.setup import fill_in

@@ -13,7 +13,7 @@ from typing import Any
 from yantai.base.log import counted
 from yantai.life.doctor_case import Finding
 from yantai.life.doctor_texts import meant, sides_of
-from yantai.text.tokenizer import script_of
+from yantai.text.compression import script_of
 
 EMPTY_WORDS = frozenset({"nan", "none", "null", "n/a", "undefined", "#n/a"})
 """What tables write where they have nothing."""

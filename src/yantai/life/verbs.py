@@ -25,9 +25,10 @@ from yantai.life.report import write_report
 from yantai.life.selftest import Selftest
 from yantai.life.settings import Evaluate, Generate, TrainTokenizer
 from yantai.text.chat import CHATML
+from yantai.text.compression import compression_report
 from yantai.text.document import Document, DocumentReader
 from yantai.text.reading_empty import no_text, with_text
-from yantai.text.tokenizer import Tokenizer, compression_report
+from yantai.text.tokenizer import Tokenizer
 from yantai.training.pretrain import pretrain as run_pretrain
 from yantai.training.receipt import file_hashes, versions
 from yantai.training.recipe import Pretrain

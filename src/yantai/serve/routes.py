@@ -20,14 +20,8 @@ from yantai.serve.about import About
 from yantai.serve.backend import Backend
 from yantai.serve.meter import Meter, about
 from yantai.serve.pages import page_routes
-from yantai.serve.schema import (
-    ApiError,
-    EmbeddingRequest,
-    TaskRequest,
-    api_error,
-    asked_of,
-    unavailable,
-)
+from yantai.serve.reading import asked_of
+from yantai.serve.schema import ApiError, EmbeddingRequest, TaskRequest, api_error, unavailable
 from yantai.serve.shapes import vectors
 from yantai.serve.tally import Tally
 from yantai.serve.texts import TextRoutes

@@ -5,7 +5,6 @@ field before anybody has tokenised a character. Neutral values of what we do not
 ordinary clients send them.
 """
 
-import asyncio
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -14,16 +13,10 @@ from pydantic import (
     ConfigDict,
     Field,
     Strict,
-    ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
-from starlette.requests import Request
-
-from yantai.base.config import nearest
-from yantai.serve.texture import too_many
-from yantai.text.reading_json import BadRow, parse_object
 
 MOST_STOPS, LONGEST_STOP = 16, 200
 MOST_BIASES = 1024
@@ -31,8 +24,6 @@ MOST_MESSAGES = 4096
 MOST_INPUTS = 256
 MOST_CHOICES = 16
 MOST_IDS = 200_000
-AT_ONCE_BYTES = 1 << 16
-"""Of a body that is read in a few milliseconds, while nobody else is served."""
 
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Whole = Annotated[int, Strict()]
@@ -102,18 +93,20 @@ class ApiError(Exception):
         return {"error": error}
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """What every request is: nothing unknown in it, and never changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
 
 
-class Text(_Shape):
+class Text(Shape):
     """A part of a message; others than text are not supported."""
 
     type: Literal["text"]
     text: str
 
 
-class Said(_Shape):
+class Said(Shape):
     """A message."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -142,14 +135,14 @@ class Said(_Shape):
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
-class StreamOptions(_Shape):
+class StreamOptions(Shape):
     """`stream_options`."""
 
     include_usage: Flag = False
     include_obfuscation: Flag = False
 
 
-class JsonSchema(_Shape):
+class JsonSchema(Shape):
     """`response_format.json_schema`."""
 
     name: str = Field(max_length=64)
@@ -158,7 +151,7 @@ class JsonSchema(_Shape):
     description: str | None = None
 
 
-class ResponseFormat(_Shape):
+class ResponseFormat(Shape):
     """`response_format`; `regex` is ours."""
 
     type: Literal["text", "json_object", "json_schema", "regex"]
@@ -173,7 +166,7 @@ class ResponseFormat(_Shape):
         return self
 
 
-class Sampling(_Shape):
+class Sampling(Shape):
     """What both kinds of completion take."""
 
     model: str | None = Field(None, max_length=200)
@@ -288,7 +281,7 @@ class CompletionRequest(Sampling):
         return self
 
 
-class EmbeddingRequest(_Shape):
+class EmbeddingRequest(Shape):
     """`POST /v1/embeddings`."""
 
     model: str | None = Field(None, max_length=200)
@@ -308,7 +301,7 @@ class EmbeddingRequest(_Shape):
         return value
 
 
-class TaskRequest(_Shape):
+class TaskRequest(Shape):
     """`POST /v1/classify` and the other jobs: texts in, answers in the same order out."""
 
     model: str | None = Field(None, max_length=200)
@@ -327,89 +320,6 @@ class TaskRequest(_Shape):
         ):
             raise ValueError(f"1 to {MOST_INPUTS} texts, none of them empty")
         return value
-
-
-KINDS = ("str", "int", "float", "bool", "Text")
-"""In pydantic's paths: which form of a field was tried."""
-NOT_HERE = ("tools", "tool_choice", "functions", "function_call", "audio", "web_search_options",
-            "prediction", "reasoning_effort", "verbosity")  # fmt: skip
-"""What OpenAI has and we do not: asked for, it is an error that says so."""
-
-
-def read_request(body: bytes, shape: type[_Shape]) -> Any:
-    """The request in a body.
-
-    Raises:
-        ApiError: 400, with the field in `param`.
-    """
-    if (much := too_many(body)) is not None:
-        raise ApiError(400, f"the body has {much}", code="body_too_complex")
-    try:
-        table = parse_object(body.decode("utf-8"), whole=True)
-    except BadRow as error:
-        what = str(error).replace("the row", "the body")
-        said = what if error.code == "E304" else f"the body is not JSON: {what}"
-        raise ApiError(400, said, param=error.field, code="invalid_json") from error
-    except UnicodeDecodeError as error:
-        raise ApiError(400, f"the body is not UTF-8: {error}", code="invalid_json") from error
-    for name in NOT_HERE:
-        if table.get(name) in (None, [], "none", "auto") and name in table:
-            del table[name]
-        elif name in table:
-            raise ApiError(
-                400, f"{name} is not supported here", param=name, code="unsupported_parameter"
-            )
-    for name in table:
-        if name not in shape.model_fields:  # before anybody looks at a thousand of them
-            raise _unknown(name, name, shape)
-    try:
-        return shape.model_validate(table)
-    except ValidationError as error:
-        raise _told(error, shape) from error
-    except RecursionError as error:
-        raise ApiError(400, "nested too deeply") from error
-
-
-async def asked_of(request: Request, shape: type[_Shape]) -> Any:
-    """The request in the body of a request of HTTP; a long one is read beside what others ask.
-
-    Raises:
-        ApiError: as of `read_request`.
-    """
-    body = await request.body()
-    if len(body) > AT_ONCE_BYTES:
-        return await asyncio.to_thread(read_request, body, shape)
-    return read_request(body, shape)
-
-
-def _told(error: ValidationError, shape: type[_Shape]) -> ApiError:
-    """The first mistake, with the path of its field."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = [part for part in first["loc"] if part not in KINDS and "[" not in str(part)]
-    where = ""
-    for part in path:
-        where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
-    if first["type"] == "extra_forbidden":
-        return _unknown(where, str(path[-1]), shape)
-    said = PLAINER.get(first["type"]) or first["msg"].removeprefix("Value error, ")
-    if not where and (name := said.split(" ")[0]) in shape.model_fields:
-        return ApiError(400, said, param=name)
-    return ApiError(400, f"{where}: {said}" if where else said, param=where or None)
-
-
-PLAINER = {
-    "none_required": "is not supported here", "model_type": "should be an object",
-    "model_attributes_type": "should be an object", "dict_type": "should be an object",
-}  # fmt: skip
-"""Than pydantic says it, by its types of error."""
-
-
-def _unknown(where: str, name: str, shape: type[_Shape]) -> ApiError:
-    """A field that nobody reads."""
-    guess = nearest(name, list(shape.model_fields))
-    said = "unknown field" + (f", did you mean {guess!r}?" if guess else "")
-    where = where[:200]
-    return ApiError(400, f"{where}: {said}", param=where, code="unknown_parameter")
 
 
 def api_error(error: dict[str, Any]) -> ApiError:

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from yantai.serve.backend import MOST_UNREAD, UNREAD, Backend
 from yantai.serve.meter import about
+from yantai.serve.reading import asked_of
 from yantai.serve.schema import (
     ApiError,
     ChatRequest,
@@ -24,7 +25,6 @@ from yantai.serve.schema import (
     ResponseFormat,
     Sampling,
     api_error,
-    asked_of,
 )
 from yantai.serve.shapes import Choice, Frame, event
 from yantai.serve.together import together
