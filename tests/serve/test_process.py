@@ -44,6 +44,37 @@ async def until(condition, seconds=60):
 
 
 @pytest.mark.slow
+def test_what_has_no_place_is_refused_before_the_worker_reads_it(settings):
+    async def story():
+        backend = ProcessBackend(settings | {"slots": 1, "waiting": 2})
+        await backend.start()
+        try:
+            streams = [backend.ask(LONG | {"n": 1}), backend.ask(LONG | {"n": 2})]
+            for stream in streams:
+                assert "prompt_tokens" in await anext(stream)
+            os.kill(backend._process.pid, signal.SIGSTOP)  # from now on it can refuse nothing
+            assert (await answer(backend))["status"] == 429
+            os.kill(backend._process.pid, signal.SIGCONT)
+            # calls have places of their own, and who leaves gives back what they had
+            assert (await answer(backend, do="embed", input=["One"])) == ""
+            await streams[1].aclose()
+            assert isinstance(await until_answered(backend), str)
+            await streams[0].aclose()
+        finally:
+            await backend.close()
+
+    asyncio.run(story())
+
+
+async def until_answered(backend, seconds=30):
+    """The text, once the engine has noticed who has left."""
+    end = time.monotonic() + seconds
+    while isinstance(text := await answer(backend), dict):
+        assert text["status"] == 429 and time.monotonic() < end
+    return text
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_killed_or_stopped_is_replaced(settings, monkeypatch):
     monkeypatch.setattr(process, "QUIET_SECONDS", 1.5)
     monkeypatch.setattr(process, "KILL_SECONDS", 1.0)

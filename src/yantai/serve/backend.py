@@ -10,6 +10,8 @@ UNREAD = {"status": 503, "message": "nobody took the answer for too long; it end
           "code": "too_slow", "param": None}  # fmt: skip
 LEAVING = {"status": 503, "message": "the server shuts down; the answer ends here",
            "code": "shutting_down", "param": None}  # fmt: skip
+FULL = {"status": 429, "message": "too many requests are open; ask again", "code": "E804",
+        "param": None}  # fmt: skip
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ from yantai.infer.engine import Engine
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.rewrite import room_of, summarize, translate
 from yantai.infer.tag import tag
+from yantai.serve.backend import FULL
 from yantai.serve.chances import chances_of
 from yantai.tasks.span import question_room
 
@@ -214,7 +215,8 @@ def as_error(error: BaseException) -> dict[str, Any]:
     status = STATUS.get(error.code, 500 if isinstance(error, ModelFileError) else 400)
     too_long = error.code == "E312" and "context" in error.what
     code = "context_length_exceeded" if too_long else error.code
+    if status == FULL["status"]:
+        return dict(FULL)
     if status != 400:  # no field of theirs is wrong
-        said = "too many requests are open; ask again" if status == 429 else str(error)
-        return {"status": status, "message": said, "code": code, "param": None}
+        return {"status": status, "message": str(error), "code": code, "param": None}
     return {"status": status, "message": str(error), "code": code, "param": error.where}

@@ -13,11 +13,12 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from yantai.base.errors import ResourceError, YantaiError, error_of
 from yantai.base.log import say
-from yantai.serve.backend import LEAVING, MOST_UNREAD, UNREAD
+from yantai.serve.backend import FULL, LEAVING, MOST_UNREAD, UNREAD
 
 MOST_BYTES = 256 << 20
 """Of one line: the vectors of many texts."""
@@ -29,6 +30,29 @@ PAUSES = (0.1, 1.0, 5.0, 15.0)
 """Before the first, second, … start in a row that comes to nothing."""
 GONE = {"status": 503, "message": "the engine has stopped; ask again", "code": "unavailable",
         "param": None}  # fmt: skip
+
+
+WRITES = ("chat", "complete")
+
+
+@dataclass
+class _Open:
+    """A question that the worker was asked.
+
+    Attributes:
+        writes: whether it has slots of the engine, or is one of its calls.
+        left: texts that have not ended.
+        tables: what was said and nobody took yet.
+    """
+
+    writes: bool
+    left: int
+    tables: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
+
+    def take(self, table: dict[str, Any]) -> None:
+        """What the worker says."""
+        self.left -= "end" in table
+        self.tables.put_nowait(table)
 
 
 class ProcessBackend:
@@ -45,7 +69,7 @@ class ProcessBackend:
         self.figures: dict[str, float] = {}
         self.restarts = 0
         self._numbers = itertools.count(1)
-        self._open: dict[int, asyncio.Queue[dict[str, Any]]] = {}
+        self._open: dict[int, _Open] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._heard = self._moved = 0.0
@@ -73,14 +97,17 @@ class ProcessBackend:
 
     async def ask(self, question: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """See `Backend`."""
-        number, left = next(self._numbers), int(question.get("n") or 1)
-        tables: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._open[number] = tables
+        asked = _Open(question["do"] in WRITES, int(question.get("n") or 1))
+        if not self._has_place(asked):
+            yield {"error": FULL}
+            return
+        number, tables = next(self._numbers), asked.tables
+        self._open[number] = asked
         try:
             if not await self._send({"ask": number, "question": question}):
                 yield {"error": GONE}
                 return
-            while left:
+            while asked.left or not tables.empty():
                 table = await tables.get()
                 yield table
                 if "error" in table:
@@ -88,10 +115,15 @@ class ProcessBackend:
                 if tables.qsize() > MOST_UNREAD:
                     yield {"error": UNREAD}
                     return
-                left -= "end" in table
         finally:
-            if self._open.pop(number, None) is not None and left:
+            if self._open.pop(number, None) is not None and asked.left:
                 await self._send({"cancel": number})
+
+    def _has_place(self, asked: _Open) -> bool:
+        """Whether the worker would take it, told before it has to read it: it has enough to do."""
+        most = self.facts.get("at_once")
+        there = sum(each.left for each in self._open.values() if each.writes == asked.writes)
+        return most is None or there + asked.left <= most
 
     def leave(self) -> None:
         """See `Backend`."""
@@ -136,14 +168,14 @@ class ProcessBackend:
                 table = json.loads(line)
                 if "beat" in table:
                     self._take_beat(table["beat"])
-                elif (tables := self._open.get(table.pop("id", 0))) is not None:
-                    tables.put_nowait(table)
+                elif (asked := self._open.get(table.pop("id", 0))) is not None:
+                    asked.take(table)
         self._is_up = False
         self._tell_all(GONE)
 
     def _tell_all(self, error: dict[str, Any]) -> None:
-        for tables in self._open.values():
-            tables.put_nowait({"error": error})
+        for asked in self._open.values():
+            asked.take({"error": error})
 
     def _take_beat(self, figures: dict[str, Any]) -> None:
         now = self.clock()

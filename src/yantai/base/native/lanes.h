@@ -83,6 +83,27 @@ inline Half narrow(Vec x) {  // to bfloat16: to nearest, ties to even
 
 inline void store(uint16_t* to, Vec x) { store(to, narrow(x)); }
 
+// The first `count` numbers, zeros behind them; what lies behind them in memory is not touched.
+inline Vec load_some(const float* from, int64_t count) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_maskz_loadu_ps((1u << count) - 1, from);
+#else
+    float x[LANES] = {};
+    std::copy(from, from + count, x);
+    return load(x);
+#endif
+}
+
+inline void store_some(float* to, Vec x, int64_t count) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(to, (1u << count) - 1, (__m512)x);
+#else
+    float all[LANES];
+    store(all, x);
+    std::copy(all, all + count, to);
+#endif
+}
+
 inline float one(float x) { return x; }
 
 inline float one(uint16_t x) {

@@ -132,30 +132,47 @@ struct Packed {
     template <int WEIGHTS, int ROWS, Scales HOW>
     void pieces(int64_t from, const Rounded& x, int64_t first, float out[ROWS][WEIGHTS]) const {
         const __m512i table = BITS == 4 ? whole_levels(levels) : __m512i{};
+        constexpr int64_t SIZE = HOW == Scales::ONE ? PIECE : HOW == Scales::TWO ? BLOCK : 0;
+        const int64_t bytes = row_bytes(), whole = columns / PIECE * PIECE;
+        const int64_t groups = columns / (SIZE ? SIZE : group);  // a division takes its time
+        const uint8_t* row = codes + from * bytes;
+        const uint16_t* scale = scales + from * groups;
         Vec total[ROWS][WEIGHTS] = {};
         if constexpr (ROWS == 1) {  // one behind another, as memory is read ahead
-            for (int w = 0; w < WEIGHTS; w++) {
+            for (int w = 0; w < WEIGHTS; w++, row += bytes, scale += groups) {
                 Vec sum = {};
-                for (int64_t piece = 0; piece < x.pieces; piece++) {
-                    __builtin_prefetch(place_of(from + w, piece) + FAR);
-                    sum += read<HOW>(from + w, piece, table).times(x, first, piece);
+                Vectors own(x, first);
+                int64_t at = 0;
+                for (; at < whole; at += PIECE, own.next()) {
+                    __builtin_prefetch(row + at * BITS / 8 + FAR);
+                    sum += own.times(read<HOW, true>(row, scale, at, table));
                 }
+                if (HOW != Scales::ONE && at < columns)
+                    sum += own.times(read<HOW, false>(row, scale, at, table));
                 total[0][w] = sum;
             }
         } else {
-            for (int64_t piece = 0; piece < x.pieces; piece++) {
+            Vectors own[ROWS];
+            EACH
+            for (int r = 0; r < ROWS; r++) own[r] = Vectors(x, first + r);
+            auto add = [&](int64_t at, auto both) {
                 Read<HOW> weights[WEIGHTS];
                 EACH
                 for (int w = 0; w < WEIGHTS; w++) {
-                    weights[w] = read<HOW>(from + w, piece, table);
-                    __builtin_prefetch(place_of(from + WEIGHTS + w, piece));
+                    weights[w] = read<HOW, decltype(both)::value>(row + w * bytes,
+                                                                  scale + w * groups, at, table);
+                    __builtin_prefetch(row + (WEIGHTS + w) * bytes + at * BITS / 8);
                 }
                 EACH
-                for (int r = 0; r < ROWS; r++)
+                for (int r = 0; r < ROWS; r++) {
                     EACH
-                    for (int w = 0; w < WEIGHTS; w++)
-                        total[r][w] += weights[w].times(x, first + r, piece);
-            }
+                    for (int w = 0; w < WEIGHTS; w++) total[r][w] += own[r].times(weights[w]);
+                    own[r].next();
+                }
+            };
+            int64_t at = 0;
+            for (; at < whole; at += PIECE) add(at, std::true_type());
+            if (HOW != Scales::ONE && at < columns) add(at, std::false_type());
         }
         EACH
         for (int r = 0; r < ROWS; r++) {
@@ -173,35 +190,46 @@ struct Packed {
     struct Read {
         Halves codes;
         Vec scale, other;
+    };
 
-        Vec times(const Rounded& x, int64_t row, int64_t piece) const {
-            const int16_t* numbers = x.row(row) + piece * PIECE;
+    // A rounded vector, a piece after the other.
+    struct Vectors {
+        const int16_t* numbers;
+        const float* scale;
+
+        Vectors() = default;
+        Vectors(const Rounded& x, int64_t row) : numbers(x.row(row)), scale(x.scales_of(row)) {}
+
+        void next() { numbers += PIECE, scale++; }
+
+        template <Scales HOW>
+        Vec times(const Read<HOW>& read) const {
             const __m512i low = numbers_at(numbers), high = numbers_at(numbers + PIECE / 2);
-            const Vec own = all(x.scale(row, piece));
+            const Vec own = all(*scale);
             if constexpr (BITS == 4 || HOW == Scales::ONE)
-                return own * scale * floats(both_dots(codes, low, high));
+                return own * read.scale * floats(both_dots(read.codes, low, high));
             const __m512i none = _mm512_setzero_si512();
-            return own * (scale * floats(_mm512_dpwssd_epi32(none, codes.first, low)) +
-                          other * floats(_mm512_dpwssd_epi32(none, codes.second, high)));
+            return own * (read.scale * floats(_mm512_dpwssd_epi32(none, read.codes.first, low)) +
+                          read.other * floats(_mm512_dpwssd_epi32(none, read.codes.second, high)));
         }
     };
 
-    template <Scales HOW>
-    Read<HOW> read(int64_t row, int64_t piece, __m512i table) const {
-        const uint8_t* here = place_of(row, piece);
-        const bool both = HOW == Scales::ONE || (piece + 1) * PIECE <= columns;
-        const uint16_t* own = scales + row * (columns / group);
+    // The piece of a row from column `at` on; the last one may have only its first block.
+    template <Scales HOW, bool BOTH>
+    Read<HOW> read(const uint8_t* row, const uint16_t* own, int64_t at, __m512i table) const {
+        const uint8_t* here = row + at * BITS / 8;
         Read<HOW> found;
         if constexpr (BITS == 4)
-            found.codes = halves(here, both, table);
+            found.codes = halves(here, BOTH, table);
         else
-            found.codes = halves(reinterpret_cast<const int8_t*>(here), both);
+            found.codes = halves(reinterpret_cast<const int8_t*>(here), BOTH);
         if constexpr (HOW == Scales::ONE) {
-            found.scale = all(one(own[piece]));
+            found.scale = all(one(own[at / PIECE]));
         } else if constexpr (HOW == Scales::TWO && BITS == 4) {
-            found.scale = both ? two_scales(own + 2 * piece) : all(one(own[2 * piece]));
+            own += at / BLOCK;
+            found.scale = BOTH ? two_scales(own) : all(one(*own));
         } else {
-            const int64_t at = piece * PIECE, next = both ? at + BLOCK : at;
+            const int64_t next = BOTH ? at + BLOCK : at;
             const int64_t size = HOW == Scales::TWO ? BLOCK : group;
             found.scale = all(one(own[at / size]));
             found.other = all(one(own[next / size]));
@@ -210,10 +238,6 @@ struct Packed {
                                                         (__m512)found.other);
         }
         return found;
-    }
-
-    const uint8_t* place_of(int64_t row, int64_t piece) const {
-        return codes + row * row_bytes() + piece * (PIECE * BITS / 8);
     }
 
     static Vec floats(__m512i whole) { return (Vec)_mm512_cvtepi32_ps(whole); }

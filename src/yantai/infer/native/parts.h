@@ -72,25 +72,23 @@ void normalise(const Norm& norm, bool centred, float eps, const float* x, float*
 // wide[i] = act(first[i]) · second[i], for `count` numbers; `second` may be null.
 template <int KIND>
 void gate(const float* first, const float* second, float* wide, int64_t count) {
-    for (int64_t i = 0; i < count; i += LANES) {
-        const int64_t left = std::min<int64_t>(LANES, count - i);
-        float a[LANES] = {}, b[LANES] = {};
-        std::memcpy(a, first + i, left * sizeof *a);
-        Vec y = activation<KIND>(load(a)).value;
-        if (second) {
-            std::memcpy(b, second + i, left * sizeof *b);
-            y *= load(b);
-        }
-        store(a, y);
-        std::memcpy(wide + i, a, left * sizeof *a);
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        const Vec y = activation<KIND>(load(first + i)).value;
+        store(wide + i, second ? y * load(second + i) : y);
     }
+    if (i == count) return;
+    const Vec y = activation<KIND>(load_some(first + i, count - i)).value;
+    store_some(wide + i, second ? y * load_some(second + i, count - i) : y, count - i);
 }
 
 void cap(float* x, int64_t count, float limit) {
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES)
         store(x + i, limit * hyperbolic_tangent(load(x + i) / limit));
-    for (; i < count; i++) x[i] = limit * hyperbolic_tangent(all(x[i] / limit))[0];
+    if (i == count) return;
+    const Vec rest = load_some(x + i, count - i);
+    store_some(x + i, limit * hyperbolic_tangent(rest / limit), count - i);
 }
 
 void turn(float* x, const float* cos, const float* sin, int64_t n) {
@@ -119,11 +117,11 @@ void softmax(float* p, int64_t count) {
         store(p + i, e);
         totals += e;
     }
-    float total = sum(totals);
-    for (; i < count; i++) {
-        p[i] = exponential(all(p[i] - top))[0];
-        total += p[i];
+    if (i < count) {
+        store_some(p + i, exponential(load_some(p + i, count - i) - top), count - i);
+        totals += load_some(p + i, count - i);
     }
+    const float total = sum(totals);
     for (i = 0; i < count; i++) p[i] /= total;
 }
 

@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr int64_t QUERIES = 16;  // tokens of a block
+constexpr int64_t QUERIES = 32;  // tokens of a block
 
 // Values so that a register holds those of two tokens, in HALF dimensions.
 inline const __m512i* turned_values(const uint16_t* values, int64_t count, int64_t n,

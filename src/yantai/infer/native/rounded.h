@@ -38,7 +38,7 @@ struct Rounded {
 
     const int16_t* row(int64_t number) const { return numbers.start() + number * pieces * PIECE; }
 
-    float scale(int64_t row, int64_t piece) const { return scales.start()[row * pieces + piece]; }
+    const float* scales_of(int64_t row) const { return scales.start() + row * pieces; }
 
   private:
     void round(const float* x, int64_t left, bool folded, int64_t place) {
