@@ -9,7 +9,7 @@ import pytest
 from serving import KEY, Stub, made
 
 from yantai.life.selftest_attacks import crowd, deaf, leavers, malformed, slow
-from yantai.life.selftest_floods import flood, long_prompts
+from yantai.life.selftest_floods import MEASURED, flood, long_prompts, overload
 from yantai.life.selftest_requests import Target, spoiled, statuses
 from yantai.life.selftest_server import attack_server
 from yantai.serve import listener
@@ -85,6 +85,15 @@ def test_a_flood_is_answered_or_sent_away(attacked, tokenizer):
     assert seen.figures["refused_after_ms"] > 0
 
 
+def test_what_comes_ten_times_too_fast_is_sent_away(attacked, tokenizer):
+    desk = Desk(made(tokenizer), slots=2, waiting=2)
+    seen = overload(attacked(LocalBackend(desk)), 40)
+    assert seen.failures == [] and seen.answers["2xx"] >= 4 and seen.answers["4xx"] > 20
+    assert sum(seen.answers.values()) == MEASURED + 40
+    assert seen.figures["overload_a_second"] > 0
+    assert seen.figures["overload_refused_after_ms"] > 0
+
+
 def test_prompts_without_end_are_refused_by_their_length(attacked, tokenizer):
     seen = long_prompts(attacked(LocalBackend(Desk(made(tokenizer)))))
     assert seen.failures == [] and seen.answers == {"4xx": 5}
@@ -132,11 +141,12 @@ def test_the_attacks_notice_what_they_look_for():
 def test_a_real_server_is_attacked_killed_and_drained(tmp_path):
     found = attack_server(tmp_path, requests=200, clients=20, kills=1, patient=False)
     assert found.pop("failures") == []
-    measured = {name: found.pop(name) for name in ("refused_after_ms", "others_waited_ms")}
-    assert all(value > 0 for value in measured.values())
+    figures = ("refused_after_ms", "others_waited_ms", "overload_a_second")
+    assert all(found.pop(name) > 0 for name in figures)
+    found.pop("overload_refused_after_ms", None)  # where nothing had to be refused
     assert found == {
         "malformed_requests": found["malformed_requests"], "clients_that_left": 20,
-        "questions_in_a_crowd": 200, "long_prompts": 5, "flood": 200, "killed_workers": 1,
-        "drained_streams": 20,
+        "questions_in_a_crowd": 200, "long_prompts": 5, "flood": 200, "overload": MEASURED + 40,
+        "killed_workers": 1,        "drained_streams": 20,
     }  # fmt: skip
     assert found["malformed_requests"] >= 200

@@ -75,6 +75,7 @@ class Row:
         self.settings, self.stop_ids, self.guide = settings, stop_ids, guide
         self._biased = frozenset(bias or ())
         self._bias: tuple[Tensor, Tensor] | None = None
+        self._lifts = any(value > 0 for value in (bias or {}).values())
         if bias:
             added = torch.tensor(list(bias.values()), dtype=torch.float32)
             self._bias = torch.tensor(list(bias)), added
@@ -113,8 +114,8 @@ class Row:
         """Whether the bias may make another token the likeliest; without a copy of all logits."""
         if self._bias is None:
             return False
-        if likeliest in self._biased:
-            return True
+        if likeliest in self._biased or not self._lifts:  # what sinks overtakes nobody
+            return likeliest in self._biased
         index, values = self._bias_beside(logits)
         return bool((logits[index].float() + values).max() >= logits[likeliest].float())
 

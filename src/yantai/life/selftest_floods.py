@@ -30,12 +30,46 @@ def flood(target: Target, count: int, *, together: int = 400) -> Seen:
             _count(seen, raw)
             refused += [seconds] if statuses(raw) == [429] else []
     if refused:
-        seen.figures["refused_after_ms"] = 1000 * sorted(refused)[int(0.99 * (len(refused) - 1))]
+        seen.figures["refused_after_ms"] = 1000 * _late(refused)
     try:
         target.served()
     except (OSError, RuntimeError) as error:
         seen.failures.append(f"after the flood: {error}")
     return seen
+
+
+def overload(target: Target, count: int, *, times: float = 10.0) -> Seen:
+    """More questions in a second than can be answered: those beyond are refused soon.
+
+    Args:
+        target: how many it answers in a second is measured first.
+        count: of questions, evenly spread over the time.
+        times: as many come as it can answer.
+    """
+    seen = Seen()
+    whole = target.request({"prompt": "One", "max_tokens": 64, "temperature": 0})
+    began = time.monotonic()
+    for raw, _ in at_once(target, [whole] * MEASURED):
+        _count(seen, raw)
+    pace = times * seen.answers["2xx"] / (time.monotonic() - began)
+    if not seen.failures:
+        refused = []
+        for raw, seconds in at_once(target, [whole] * count, every=1 / pace):
+            _count(seen, raw)
+            refused += [seconds] if statuses(raw) == [429] else []
+        seen.figures["overload_a_second"] = pace
+        if refused:
+            seen.figures["overload_refused_after_ms"] = 1000 * _late(refused)
+    return seen
+
+
+MEASURED = 24
+"""Questions that show how many are answered in a second."""
+
+
+def _late(seconds: list[float]) -> float:
+    """What 99 of 100 do not exceed."""
+    return sorted(seconds)[int(0.99 * (len(seconds) - 1))]
 
 
 def _count(seen: Seen, raw: bytes) -> None:

@@ -10,7 +10,8 @@ import random
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,20 +109,30 @@ def is_whole(raw: bytes) -> bool:
     return False
 
 
-def at_once(target: Target, asked: list[bytes]) -> list[tuple[bytes, float]]:
-    """Requests that are all sent before any is answered: each one's answer, and its seconds."""
+def at_once(
+    target: Target, asked: Sequence[bytes], *, every: float = 0.0
+) -> list[tuple[bytes, float]]:
+    """Requests over a connection each: what was answered, and after how many seconds.
+
+    Args:
+        target: that is asked.
+        asked: all of them are sent before any answer is read, or as `every` says.
+        every: seconds from one to the next, whether or not anybody was answered meanwhile.
+    """
     raws: dict[socket.socket, bytes] = {}
     sent: dict[socket.socket, float] = {}
     took: dict[socket.socket, float] = {}
+    left, due = deque(asked), time.monotonic()
+    end = due + every * len(asked) + 6 * SECONDS
     with selectors.DefaultSelector() as chooser:
-        for each in asked:
-            connection = target.open()
-            connection.sendall(each)
-            raws[connection], sent[connection] = b"", time.monotonic()
-            chooser.register(connection, selectors.EVENT_READ)
-        end = time.monotonic() + 6 * SECONDS
-        while chooser.get_map() and time.monotonic() < end:
-            for key, _ in chooser.select(1.0):
+        while (left or chooser.get_map()) and time.monotonic() < end:
+            while left and time.monotonic() >= due:
+                connection = target.open()
+                connection.sendall(left.popleft())
+                raws[connection], sent[connection] = b"", time.monotonic()
+                chooser.register(connection, selectors.EVENT_READ)
+                due += every
+            for key, _ in chooser.select(max(0.0, due - time.monotonic()) if left else 1.0):
                 connection, piece = key.fileobj, b""
                 assert isinstance(connection, socket.socket)
                 with contextlib.suppress(OSError):
@@ -129,6 +140,7 @@ def at_once(target: Target, asked: list[bytes]) -> list[tuple[bytes, float]]:
                 raws[connection] += piece
                 if not piece or is_whole(raws[connection]):
                     chooser.unregister(connection)
+                    connection.close()
                     took[connection] = time.monotonic() - sent[connection]
     for connection in raws:
         connection.close()

@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 from yantai.base.descriptors import allow_files
 from yantai.base.errors import ResourceError
 from yantai.life.selftest_attacks import Seen, crowd, deaf, leavers, malformed, slow
-from yantai.life.selftest_floods import flood, long_prompts
+from yantai.life.selftest_floods import flood, long_prompts, overload
 from yantai.life.selftest_requests import SECONDS, Target, received
 from yantai.life.selftest_runs import recipe, write_corpus
 
@@ -72,6 +72,7 @@ def attack_server(
         note("questions_in_a_crowd", crowd(target, 10 * clients, seed=seed))
         note("long_prompts", long_prompts(target))
         note("flood", flood(target, 10 * clients))
+        note("overload", overload(target, 2 * clients))
         if patient:
             note("slow_clients", slow(target, clients, deadline=BODY_SECONDS + 15, seed=seed))
             note("deaf_clients", deaf(target, max(1, clients // 10), deadline=WRITE_SECONDS + 15))
