@@ -87,7 +87,7 @@ def test_a_flood_is_answered_or_sent_away(attacked, tokenizer):
 
 def test_what_comes_ten_times_too_fast_is_sent_away(attacked, tokenizer):
     desk = Desk(made(tokenizer), slots=2, waiting=2)
-    seen = overload(attacked(LocalBackend(desk)), 40)
+    seen = overload(attacked(LocalBackend(desk)), 40, texts=2)
     assert seen.failures == [] and seen.answers["2xx"] >= 4 and seen.answers["4xx"] > 20
     assert sum(seen.answers.values()) == MEASURED + 40
     assert seen.figures["overload_a_second"] > 0

@@ -38,16 +38,17 @@ def flood(target: Target, count: int, *, together: int = 400) -> Seen:
     return seen
 
 
-def overload(target: Target, count: int, *, times: float = 10.0) -> Seen:
+def overload(target: Target, count: int, *, texts: int = 8, times: float = 10.0) -> Seen:
     """More questions in a second than can be answered: those beyond are refused soon.
 
     Args:
         target: how many it answers in a second is measured first.
         count: of questions, evenly spread over the time.
+        texts: that each asks for, so that the engine is what has too much to do.
         times: as many come as it can answer.
     """
     seen = Seen()
-    whole = target.request({"prompt": "One", "max_tokens": 64, "temperature": 0})
+    whole = target.request({"prompt": "One", "max_tokens": 64, "n": texts})
     began = time.monotonic()
     for raw, _ in at_once(target, [whole] * MEASURED):
         _count(seen, raw)
