@@ -4,7 +4,7 @@ Knows: how a source is put before a model (`tasks/seq2seq.py`, the same in train
 """
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 from yantai.base.config import build
 from yantai.base.errors import UsageError
@@ -21,9 +21,23 @@ TOGETHER = 32
 CUT = "\N{REPLACEMENT CHARACTER}"
 
 
+class Rewrite(NamedTuple):
+    """What was made of a source, and the tokens that were written for it, with the last one."""
+
+    text: str
+    tokens: int
+
+
 def rewritten(
     network: Model, frame: Frame, sources: Sequence[str], batch: int = TOGETHER, **settings: Any
 ) -> list[str]:
+    """The texts of `rewrites`."""
+    return [each.text for each in rewrites(network, frame, sources, batch, **settings)]
+
+
+def rewrites(
+    network: Model, frame: Frame, sources: Sequence[str], batch: int = TOGETHER, **settings: Any
+) -> list[Rewrite]:
     """What a model makes of each source, in their order; settings are those of `Generation`.
 
     Args:
@@ -39,7 +53,7 @@ def rewritten(
         settings["num_beams"] = BEAMS
     chosen = build(Generation, settings, "generate")
     prompts = asker.prompts(sources)
-    found = [""] * len(sources)
+    found = [Rewrite("", 0)] * len(sources)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     for start in range(0, len(order), batch):
         numbers = order[start : start + batch]
@@ -52,10 +66,17 @@ def rewritten(
             begun = own
             rows = generate_ids(network, own, chosen, asker.ends)
         for number, before, row in zip(numbers, begun, rows, strict=True):
-            text = frame.tokenizer.decode(row[len(before) :])
+            written = row[len(before) :]
+            text = frame.tokenizer.decode(written)
             # at the longest length a character may be cut between its bytes
-            found[number] = (text if row[-1] in asker.ends else text.rstrip(CUT)).strip()
+            text = (text if row[-1] in asker.ends else text.rstrip(CUT)).strip()
+            found[number] = Rewrite(text, len(written))
     return found
+
+
+def answer_length(frame: Frame) -> int:
+    """Tokens that are written for a text at most, where nobody says how many."""
+    return asker_of(frame).answer_length
 
 
 def room_of(frame: Frame, job: str) -> int | None:

@@ -19,6 +19,7 @@ from yantai.infer.engine import Engine
 from yantai.infer.grammar import Grammars
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.request import Request
+from yantai.infer.rewrite import answer_length
 from yantai.infer.settings import Generation
 from yantai.infer.stops import HoldBack
 from yantai.serve.chances import chance_of, place_of
@@ -85,7 +86,8 @@ class Desk:
             can += ["chat", "complete"] + ([task] if task in REWRITES else [])
         elif not job and shape == "encoder-decoder":
             can += [task] if task in REWRITES else REWRITES
-        return self.about | {
+        writes = {"answer_length": answer_length(self.model.frame)} if can[-1] in REWRITES else {}
+        return self.about | writes | {
             "family": self.model.family.name, "shape": shape, "task": task, "can": can,
             "context": network.config.max_positions,
             "vocabulary": self.model.tokenizer.vocab_size,

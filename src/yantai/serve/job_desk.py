@@ -14,8 +14,9 @@ from yantai.infer.calls import Call
 from yantai.infer.classify import classify
 from yantai.infer.embed import vectors
 from yantai.infer.engine import Engine
+from yantai.infer.inputs import given_texts
 from yantai.infer.language_model import LanguageModel
-from yantai.infer.rewrite import room_of, summarize, translate
+from yantai.infer.rewrite import Rewrite, rewrites, room_of
 from yantai.infer.tag import tag
 from yantai.serve.backend import FULL
 from yantai.serve.chances import chances_of
@@ -47,7 +48,7 @@ class JobDesk:
         # made once: calls of the same object may stand in one batch
         self._answerers: dict[str, Callable[[list[Any]], list[Any]]] = {
             "embed": self._embed, "classify": self._classify, "tag": self._tag,
-            "answer": self._answer, "translate": self._translate, "summarize": self._summarize,
+            "answer": self._answer, "translate": self._rewrite, "summarize": self._rewrite,
             "echo": self._echo,
         }  # fmt: skip
 
@@ -69,7 +70,8 @@ class JobDesk:
             id: by which it can be cancelled.
             question: `do`, and `input`: texts; for answers a `question` to each; `truncate`:
                 whether to cut what is longer than the model reads.
-            send: is told the `answers`, their `prompt_tokens`, and which texts were `cut`.
+            send: is told the `answers`, their `prompt_tokens`, how many `tokens_said` they have
+                where they were written, and which texts were `cut`.
 
         Raises:
             DataError: a text is longer than the model reads, and `truncate` is not asked for.
@@ -168,7 +170,11 @@ class JobDesk:
                 with self._lock:
                     self._open.pop(id, None)
                 bad = next((each for each in found if isinstance(each, Exception)), None)
-                told = {"answers": found, "prompt_tokens": tokens, "cut": list(cut)}
+                written = [each for each in found if isinstance(each, Rewrite)]
+                answers = [each.text for each in written] or found
+                said = sum(each.tokens for each in written)
+                told = {"answers": answers, "prompt_tokens": tokens, "tokens_said": said,
+                        "cut": list(cut)}  # fmt: skip
                 send(told | {"end": "stop"} if bad is None else {"error": as_error(bad)})
 
             return done
@@ -193,11 +199,8 @@ class JobDesk:
         return [{"text": one.text, "start": one.start, "end": one.end, "score": one.score}
                 for one in found]  # fmt: skip
 
-    def _translate(self, texts: list[str]) -> list[Any]:
-        return list(translate(self.model, texts))
-
-    def _summarize(self, texts: list[str]) -> list[Any]:
-        return list(summarize(self.model, texts))
+    def _rewrite(self, texts: list[str]) -> list[Any]:
+        return list(rewrites(self.model.network, self.model.frame, given_texts(texts)))
 
     def _echo(self, prompts: list[tuple[list[int], int | None, int]]) -> list[Any]:
         found = []

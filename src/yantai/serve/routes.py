@@ -27,7 +27,8 @@ from yantai.serve.tally import Tally
 from yantai.serve.texts import TextRoutes
 from yantai.serve.together import together
 
-JOBS = ("classify", "tag", "answer", "translate", "summarize")
+WRITING = ("translate", "summarize")
+JOBS = ("classify", "tag", "answer", *WRITING)
 
 
 class Service:
@@ -194,20 +195,23 @@ class Service:
         if found is None:
             return Response(status_code=499)
         answers, table = found
-        tokens, cut = table["prompt_tokens"], set(table.get("cut", ()))
-        self.count(request, tokens, 0)
+        tokens, said = table["prompt_tokens"], table.get("tokens_said", 0)
+        cut = set(table.get("cut", ()))
+        self.count(request, tokens, said)
         data = [
             {"index": index, "result": each} | ({"truncated": True} if index in cut else {})
             for index, each in enumerate(answers)
         ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "model": name, "data": data, "usage": usage})
+        counts = {"prompt_tokens": tokens, "total_tokens": tokens + said}
+        counts |= {"completion_tokens": said} if do in WRITING else {}
+        return JSONResponse({"object": "list", "model": name, "data": data, "usage": counts})
 
     async def _asked(
         self, request: Request, backend: Backend, question: dict[str, Any]
     ) -> tuple[list[Any], dict[str, Any]] | None:
         """The same as `answers`, or None where the client has gone meanwhile."""
-        self.claim(request, sum(map(about, question["input"])))
+        writes = backend.facts.get("answer_length", 0) if question["do"] in WRITING else 0
+        self.claim(request, sum(about(text) + writes for text in question["input"]))
         found = await together(request, [self.answers(backend, question)], 1)
         return None if found is None else found[0]
 
