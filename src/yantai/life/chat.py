@@ -10,34 +10,48 @@ from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
 from typing import Any
 
-from yantai.base.errors import YantaiError
+from yantai.base.config import build
+from yantai.base.errors import UsageError, YantaiError
 from yantai.base.log import say
 from yantai.infer.engine import Engine
 from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
+from yantai.infer.settings import Generation
 from yantai.life.settings import Chat
 
 PROMPT = "› "
 
 HELP = "/reset starts over, /exit or Ctrl-D ends, Ctrl-C stops an answer."
+AGAIN = "(/exit, Ctrl-D or another Ctrl-C ends the chat)"
+ASKED = ("max_new_tokens", "temperature", "top_p", "seed")
 COMMAND = re.compile("/[a-z]+")
 """A line of such a word alone is no message."""
 
 
 def chat(settings: Chat, emit: Callable[[str], None]) -> dict[str, Any]:
-    """`yantai chat`: returns the messages at the end."""
+    """`yantai chat`: returns the messages at the end.
+
+    Raises:
+        UsageError: the settings contradict each other, or leave no room for a message.
+    """
+    asked = {name: getattr(settings, name) for name in ASKED}
+    build(Generation, asked, "chat")
     model = load(settings.model, dtype=settings.dtype, device=settings.device, probes=True)
+    room = model.network.config.max_positions
+    if settings.max_new_tokens is not None and settings.max_new_tokens >= room:
+        raise UsageError(
+            "E201", "chat:max_new_tokens", "leaves no room for a message",
+            expected=f"under {room}, the model's context", got=settings.max_new_tokens,
+        )  # fmt: skip
     if sys.stdin.isatty():
         say(f"Type a message. {HELP}")
-    asked = {"max_new_tokens": settings.max_new_tokens, "seed": settings.seed}
-    for name in ("temperature", "top_p"):
-        if getattr(settings, name) is not None:
-            asked[name] = getattr(settings, name)
     return {"messages": converse(model, _lines(), emit, system=settings.system, settings=asked)}
 
 
 def _lines() -> Iterable[str]:
+    """What is typed or piped; a second Ctrl-C at the prompt ends it, the first says so."""
     interactive = sys.stdin.isatty()
+    ending = not interactive
     while True:
         try:
             if interactive:
@@ -45,10 +59,15 @@ def _lines() -> Iterable[str]:
                 sys.stderr.flush()
             line = sys.stdin.readline()
         except KeyboardInterrupt:
-            return
+            if ending:
+                return
+            ending = True
+            say(f"\n{AGAIN}")
+            continue
         if not line:
             return
-        yield line.rstrip("\n")
+        ending = not interactive
+        yield line.rstrip("\r\n")
 
 
 def converse(
@@ -61,13 +80,10 @@ def converse(
 ) -> list[dict[str, str]]:
     """Answer line after line; an error is told and the conversation goes on."""
     start = [{"role": "system", "content": system}] if system else []
-    room = model.network.config.max_positions
-    settings = dict(settings or {})
-    settings["max_new_tokens"] = min(settings.get("max_new_tokens", 256), max(1, room // 2))
     # it remembers the conversation, so that no turn is read twice
     engine = Engine(model.network, slots=1) if model.shape == "decoder" else None
     with closing(engine) if engine is not None else nullcontext():
-        return _conversation(model, engine, lines, emit, start, settings)
+        return _conversation(model, engine, lines, emit, start, settings or {})
 
 
 def _conversation(

@@ -34,12 +34,16 @@ class Generate(Generation, _OnModel):
 class Chat(_OnModel):
     """Talk to a model in the terminal; /reset starts over, /exit or Ctrl-D ends.
 
+    Ctrl-C stops an answer; twice in a row at the prompt it ends the chat.
+
     Example: yantai chat quickstart/model
     """
 
     model: Path = Field(description="a model folder, a name on the hub, or a file of llama2.c")
     system: str | None = Field(None, description="a system message")
-    max_new_tokens: int = Field(256, ge=1, description="longest answer, tokens")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="longest answer, tokens; 256, or half of a smaller context"
+    )
     temperature: float | None = Field(None, ge=0, le=100, description="0 or absent is greedy")
     top_p: float | None = Field(None, gt=0, le=1, description="draw among this probability mass")
     seed: int = Field(0, ge=0, description="decides what is drawn")
