@@ -1,6 +1,7 @@
 """The gate: names, keys, sizes, deadlines and rates, each answered as OpenAI's client expects."""
 
 import asyncio
+import codecs
 import json
 
 import pytest
@@ -189,10 +190,27 @@ def test_more_headers_than_anyone_needs_are_refused():
 
 
 def test_keys_are_read_plain_or_hashed():
-    text = f"# ours\n\nme {KEY}\nyou sha256:{hashed('another-key-1234567890')}\n{'z' * 20}\n"
-    assert read_keys(text, "keys") == {
-        hashed(KEY): "me", hashed("another-key-1234567890"): "you", hashed("z" * 20): "key 5",
-    }  # fmt: skip
-    for bad in ("short", "me short", "a b c", "me sha256:12"):
-        with pytest.raises(DataError, match="keys:1: no key"):
-            read_keys(bad, "keys")
+    own = hashed("another-key-1234567890")
+    text = f"# 我们的\n\nme {KEY}\r\n李 sha256:{own}\n{'z' * 20}\nsha256:{own[::-1].upper()}\n"
+    expected = {hashed(KEY): "me", own: "李", hashed("z" * 20): "key 5", own[::-1]: "key 6"}
+    assert read_keys(text.encode(), "keys") == expected
+    assert read_keys(codecs.BOM_UTF8 + KEY.encode(), "keys") == {hashed(KEY): "key 1"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"short", "no key"), (b"me short", "no key"), (b"a b c", "no key"),
+        (b"sha256: " + b"a" * 64, "no key"),
+        (b"me sha256:abcdef0123456789", "a damaged hash.*64 hex.*got 16 characters"),
+        (b"me sha256:" + b"z" * 64, "a damaged hash.*got other characters"),
+        (b"SHA256:" + b"a" * 63, "a damaged hash"),
+        ("me 密钥-0123456789abcdef".encode(), "a key that no client can send"),
+        (b"me bad\x000123456789abcdef", "a key that no client can send"),
+        (b"\xff\xfe\x00bad", "is not UTF-8.*got byte 0xff"),
+    ],
+)  # fmt: skip
+def test_what_is_no_key_is_told_with_its_line(line, words):
+    with pytest.raises(DataError, match=f"keys:2: {words}") as refused:
+        read_keys(KEY.encode() + b"\n" + line + b"\n", "keys")
+    assert refused.value.code == "E304" and "0123456789" not in str(refused.value)

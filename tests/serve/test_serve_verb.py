@@ -94,6 +94,8 @@ def test_what_it_refuses(folder, tmp_path, capsys):
     assert "no such file" in refused("--api-key-file", tmp_path / "none")
     (tmp_path / "bad").write_text("short\n")
     assert "bad:1" in refused("--api-key-file", tmp_path / "bad")
+    (tmp_path / "packed").write_bytes(b"\xff\xfe\x00bad")
+    assert "error[E304]" in refused("--api-key-file", tmp_path / "packed")
     assert "two are called 'small'" in refused(folder)
     assert "nothing can listen there" in refused("--host", "::1%nowhere", "--port", "0")
     with socket.socket() as taken:

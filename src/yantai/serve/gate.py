@@ -5,9 +5,11 @@ OpenAI's form, and a client that drips or does not listen is let go.
 """
 
 import asyncio
+import codecs
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ OPEN_PATHS = ("/", "/healthz", "/readyz", "/favicon.ico")
 OPEN_FOLDER = "/page/"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 SHORTEST_KEY = 16
+HASH = "sha256:"
 
 
 def hashed(key: str) -> str:
@@ -35,28 +38,58 @@ def hashed(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def read_keys(text: str, where: str) -> dict[str, str]:
+def read_keys(content: bytes, where: str) -> dict[str, str]:
     """Names by hashes, from a file with `name sha256:HEX` or a key itself a line.
 
     Raises:
-        DataError: a line is neither, or a key is too short to be one.
+        DataError: a line is neither, or a key is too short, or one that no client can send.
     """
     found: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        name, key = (words[0], words[1]) if len(words) == 2 else (f"key {number}", words[0])
-        if key.startswith("sha256:") and len(key) == 71:
-            found[key.removeprefix("sha256:").lower()] = name
-        elif len(words) <= 2 and len(key) >= SHORTEST_KEY:
-            found[hashed(key)] = name
-        else:
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
+        place = f"{where}:{number}"
+        try:
+            words = line.decode("utf-8").split()
+        except UnicodeDecodeError as error:
             raise DataError(
-                "E304", f"{where}:{number}", "no key", expected="NAME sha256:HEX, or a key of at "
-                f"least {SHORTEST_KEY} characters",
-            )  # fmt: skip
+                "E304", place, "is not UTF-8", expected="a key, or NAME sha256:HEX, a line",
+                got=f"byte 0x{line[error.start]:02x}",
+            ) from error  # fmt: skip
+        if words and not words[0].startswith("#"):
+            *names, key = words
+            if len(names) > 1 or _is_hash("".join(names)):
+                raise _no_key(place)
+            found[_hash_of(key, place)] = names[0] if names else f"key {number}"
     return found
+
+
+def _is_hash(word: str) -> bool:
+    return word.lower().startswith(HASH)
+
+
+def _hash_of(key: str, where: str) -> str:
+    """Of a key, or what is kept of one."""
+    if _is_hash(key):
+        digits = key[len(HASH) :].lower()
+        if not re.fullmatch("[0-9a-f]{64}", digits):
+            length = f"{len(digits)} characters"
+            raise DataError(
+                "E304", where, "a damaged hash", expected=f"{HASH} and 64 hexadecimal digits",
+                got=length if len(digits) != 64 else "other characters than 0-9 and a-f",
+            )  # fmt: skip
+        return digits
+    if not key.isascii() or not key.isprintable():
+        raise DataError(
+            "E304", where, "a key that no client can send",
+            expected="letters, digits and signs of ASCII",
+        )  # fmt: skip
+    if len(key) < SHORTEST_KEY:
+        raise _no_key(where)
+    return hashed(key)
+
+
+def _no_key(where: str) -> DataError:
+    wanted = f"NAME sha256:HEX, or a key of at least {SHORTEST_KEY} characters"
+    return DataError("E304", where, "no key", expected=wanted)
 
 
 @dataclass(frozen=True)

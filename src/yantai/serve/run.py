@@ -47,7 +47,7 @@ def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
         path = settings.api_key_file
         if not path.is_file():
             raise UsageError("E206", path, "no such file", expected="a file of keys")
-        keys = read_keys(path.read_text(encoding="utf-8"), str(path))
+        keys = read_keys(path.read_bytes(), str(path))
         if not keys:
             raise UsageError("E203", path, "holds no key", do="write one, or leave the flag out")
     if not keys and not _is_loopback(settings.host):
