@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 
 import pytest
 import torch
@@ -139,6 +140,38 @@ def test_a_client_that_goes_frees_its_place(desk):
     assert {each["end"] for each in client.ends.values()} <= {"cancelled", "stop", "length"}
     assert desk.engine.waiting == 0
     desk.cancel(42)  # nobody is there
+
+
+@pytest.mark.parametrize("question", [
+    {"do": "complete", "prompt": "One", "max_new_tokens": 500},
+    {"do": "embed", "input": ["One", "Two"] * 50},
+    {"do": "echo", "prompt": "One"},
+])  # fmt: skip
+def test_who_has_gone_before_a_question_was_read_is_not_answered(desk, question, caplog):
+    told = queue.Queue()
+    desk.expect(71)
+    desk.cancel(71)
+    desk.ask(71, question, told.put)
+    assert told.empty() and not desk.engine.is_busy
+    # while it is read: the text is long, and a client is not patient
+    sizes = desk.model.tokenizer.encode_batch
+
+    def leave(texts):
+        desk.cancel(72)
+        return sizes(texts)
+
+    fitting = desk._fitting
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(desk.model.tokenizer, "encode_batch", leave)
+        patch.setattr(desk, "_fitting", lambda asked: (desk.cancel(72), fitting(asked))[1])
+        desk.ask(72, question, told.put)
+    end = time.monotonic() + 30
+    while desk.engine.is_busy:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert "answers" not in str(list(told.queue)) and desk._asked == {}
+    assert desk._open == desk.jobs._open == {}
+    assert caplog.records == []
 
 
 def test_too_many_are_told_so(tokenizer):

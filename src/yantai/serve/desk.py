@@ -72,7 +72,8 @@ class Desk:
         self.model, self.about = model, dict(about or {})
         self.engine = Engine(model.network, slots=slots, waiting=waiting)
         self._open: dict[int, list[Request]] = {}
-        self._lock = threading.Lock()
+        self._asked: dict[int, bool] = {}  # not yet open, and whether they were cancelled
+        self._lock, self._one_grammar = threading.Lock(), threading.Lock()
         self._grammars: Grammars | None = None
         self.jobs = JobDesk(model, self.engine)
 
@@ -104,23 +105,38 @@ class Desk:
                 text is sent once, when it has ended.
             send: is given tables with `text`, `answers`, `end` or `error`.
         """
+        self.expect(id)
         try:
-            do = question["do"]
-            if do in ("chat", "complete"):
-                self._write(id, question, send)
-            elif do == "echo":
-                named = not isinstance(question["prompt"], str)  # then BOS is the client's own
-                self.jobs.echo(
-                    id, self._fitting(question), question.get("logprobs"), send, whole=named
-                )
-            else:
-                self.jobs.ask(id, question, send)
+            if not self._asked[id]:
+                self._begin(id, question, send)
         except YantaiError as error:
             send({"error": as_error(error)})
+        finally:
+            with self._lock:
+                gone = self._asked.pop(id)
+            if gone:  # before it was asked, or while its text was read
+                self.cancel(id)
+
+    def _begin(self, id: int, question: Mapping[str, Any], send: Send) -> None:
+        do = question["do"]
+        if do in ("chat", "complete"):
+            self._write(id, question, send)
+        elif do == "echo":
+            named = not isinstance(question["prompt"], str)  # then BOS is the client's own
+            self.jobs.echo(id, self._fitting(question), question.get("logprobs"), send, whole=named)
+        else:
+            self.jobs.ask(id, question, send)
+
+    def expect(self, id: int) -> None:
+        """It will be asked, and can be cancelled from now on."""
+        with self._lock:
+            self._asked.setdefault(id, False)
 
     def cancel(self, id: int) -> None:
         """Whoever asked has gone."""
         with self._lock:
+            if id in self._asked:
+                self._asked[id] = True
             requests = self._open.pop(id, [])
         for request in requests:
             request.cancel()
@@ -177,8 +193,9 @@ class Desk:
         """A walk through the grammar for each text."""
         if wanted is None:
             return [None] * count
-        if self._grammars is None:
-            self._grammars = Grammars(self.model.tokenizer, self.model._turn_ends())
+        with self._one_grammar:
+            if self._grammars is None:
+                self._grammars = Grammars(self.model.tokenizer, self.model._turn_ends())
         return [self._grammars.guide(wanted["kind"], wanted["text"]) for _ in range(count)]
 
     def _check_size(self, where: str, size: int) -> None:

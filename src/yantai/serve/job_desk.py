@@ -163,12 +163,15 @@ class JobDesk:
             def done(future: Any) -> None:
                 error = None if future.cancelled() else future.exception()
                 with lock:
-                    found[place] = error if error is not None else future.result()
+                    if not future.cancelled():
+                        found[place] = error if error is not None else future.result()
                     left[0] -= 1
                     if left[0]:
                         return
                 with self._lock:
                     self._open.pop(id, None)
+                if any(each.cancelled() for each in futures):  # nobody listens
+                    return
                 bad = next((each for each in found if isinstance(each, Exception)), None)
                 written = [each for each in found if isinstance(each, Rewrite)]
                 answers = [each.text for each in written] or found

@@ -71,6 +71,8 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
 
     threading.Thread(target=beat, daemon=True, name="yantai-beat").start()
     readers = ThreadPoolExecutor(READERS, thread_name_prefix="yantai-desk")
+    # who asks for a grammar may wait for those of others, and nobody else for these
+    makers = ThreadPoolExecutor(1, thread_name_prefix="yantai-grammar")
 
     def ask(number: int, question: dict[str, Any]) -> None:
         try:
@@ -89,7 +91,9 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
             question = table["question"]
             if question.get("bias"):  # JSON has no numbers as keys
                 question["bias"] = {int(id): value for id, value in question["bias"].items()}
-            readers.submit(ask, table["ask"], question)
+            desk.expect(table["ask"])
+            pool = makers if question.get("format") else readers
+            pool.submit(ask, table["ask"], question)
     os._exit(0)  # threads in the middle of a step would keep the process
 
 
