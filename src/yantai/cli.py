@@ -24,7 +24,7 @@ from pydantic_core import PydanticUndefined
 
 from yantai import __version__
 from yantai.base.config import build, read_yaml
-from yantai.base.errors import ResourceError, UsageError, YantaiError
+from yantai.base.errors import ResourceError, UsageError, YantaiError, plain
 
 
 @dataclass(frozen=True)
@@ -271,13 +271,13 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             raise
         text = ResourceError("E801", "memory", "ran out", do="lower --batch, --context or --size")
-        sys.stderr.write(f"error[{text.code}] {text} ({error})\n")
+        sys.stderr.write(f"error[{text.code}] {text} ({plain(str(error))})\n")
         return text.exit_status
     except Exception as error:
         if debug:
             raise
         sys.stderr.write(
-            f"error[E000] {type(error).__name__}: {error}; "
+            f"error[E000] {type(error).__name__}: {plain(str(error))}; "
             "this is a mistake of Yantai's own; run again with --debug and report it\n"
         )
         return 1

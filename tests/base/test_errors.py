@@ -50,6 +50,16 @@ def test_a_message_is_one_line():
     assert "\r" not in str(error)
 
 
+def test_what_a_file_says_steers_no_terminal():
+    hostile = "a\x1b[31mRED\x07\x9b\x7f\u202e\udcff\tb 砚　👩🏽‍🔬"
+    error = errors.DataError("E301", hostile, hostile, got=hostile, do=hostile)
+    escaped = r"a\u001b[31mRED\u0007\u009b\u007f\u202e\udcff\u0009b 砚　👩🏽‍🔬"
+    assert str(error) == f"{escaped}: {escaped}; got {escaped}; {escaped}"
+    assert str(errors.error_of(error.table())) == str(error)
+    assert error.where == error.what == escaped
+    assert errors.plain("one\r\ntwo\n") == "one\ntwo\n"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_survives_a_worker_process(kind):
     code = next(code for code in CODES if code[1] == str(kind.exit_status))

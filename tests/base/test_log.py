@@ -106,3 +106,10 @@ def test_a_row_is_one_line_of_json(metrics):
     last = metrics.path.read_bytes().splitlines()[-1]
     assert json.loads(last) == {"step": 6, "text": "a\nb", "name": "烟台"}
     assert "烟台".encode() in last
+
+
+def test_a_name_in_a_note_steers_no_terminal(capsys):
+    say("\n[1/4] a\x1b[31mRED\x07\x1b]0;title\x07")
+    assert capsys.readouterr().err == "\n[1/4] a\\u001b[31mRED\\u0007\\u001b]0;title\\u0007\n"
+    say(json.dumps({"name": "\x7f\x1b"}))
+    assert json.loads(capsys.readouterr().err) == {"name": "\x7f\x1b"}

@@ -1,6 +1,7 @@
 """Mistakes with names of files and folders: nothing is lost, and it is said where."""
 
 import json
+import struct
 
 import pytest
 
@@ -129,3 +130,12 @@ def test_an_empty_file_is_named(tmp_path, capsys):
         list(with_text(DocumentReader([tmp_path / "empty.txt"])))
     status, said = told(capsys, "tokenizer", tmp_path / "empty.txt", "--out", tmp_path / "out")
     assert status == 3 and "empty.txt" in said and "doctor" in said
+
+
+def test_what_a_hostile_file_says_is_spelled_out(tmp_path, capsys):
+    name, said = "general.architecture", b"a\x1b[31mRED\x07"
+    head = struct.pack("<IQQ", 3, 0, 1)
+    entry = struct.pack("<Q", len(name)) + name.encode() + struct.pack("<IQ", 8, len(said)) + said
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF" + head + entry + b"\0" * 64)
+    status, told_ = told(capsys, "generate", tmp_path / "bad.gguf", "hi")
+    assert status == 4 and told_.endswith(r"got a\u001b[31mRED\u0007" + "\n")

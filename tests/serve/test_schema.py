@@ -100,6 +100,14 @@ def test_two_fields_that_need_each_other():
         read(CompletionRequest, prompt="x", best_of=2)
 
 
+@pytest.mark.parametrize("name", ["json_schema", "regex"])
+def test_a_format_without_its_grammar_or_with_anothers(name):
+    with pytest.raises(ApiError, match=f"type '{name}' needs {name}, which is missing"):
+        read(**HELLO, response_format={"type": name})
+    with pytest.raises(ApiError, match="type 'text' and regex do not go together"):
+        read(**HELLO, response_format={"type": "text", "regex": "a"})
+
+
 @pytest.mark.parametrize(
     "prompt", ["x", ["x", "y"], [1, 2, 3], [[1, 2], [3]]], ids=["text", "texts", "ids", "lists"]
 )

@@ -16,6 +16,7 @@ a tensor, or the path of a field. The command line prints it behind `error[E312]
 traceback unless `--debug` is given, and exits with the status.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -63,6 +64,22 @@ CODES: dict[str, str] = {
     "E805": "a self-test found something that does not hold",
 }
 
+_UNSEEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def plain(text: str) -> str:
+    """A text that moves no cursor, colours nothing and turns no line round, for a terminal.
+
+    Lines stay lines; other characters of control are spelled out as JSON does it, and so are
+    halves of pairs.
+
+    >>> plain("a\\x1b[31mRED\\n")
+    'a\\\\u001b[31mRED\\n'
+    """
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+
 
 class YantaiError(Exception):
     """Anything that Yantai reports to a person; `str(error)` is the line they read.
@@ -97,8 +114,7 @@ class YantaiError(Exception):
         assert code in CODES, f"unknown error code {code}"
         assert code[1] == str(self.exit_status), f"{code} is not a {type(self).__name__}"
         self.code = code
-        self.where = str(where)
-        self.what = what
+        self.where, self.what = plain(str(where)), plain(what)
         self.expected = expected
         self.got = got
         self.do = do
@@ -118,7 +134,7 @@ class YantaiError(Exception):
         ]
         parts = [f"{self.where}: {self.what}", ", ".join(comparison), self.do or ""]
         line = "; ".join(part for part in parts if part)
-        return line.replace("\n", " ").replace("\r", " ")
+        return plain(line).replace("\n", " ")
 
     def __reduce__(self):
         return _rebuild, (

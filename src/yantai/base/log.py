@@ -13,14 +13,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from yantai.base.errors import plain
 from yantai.base.files import storage_error, write_atomic
 
 CLOCK_COLUMNS = ("seconds", "tokens_per_second", "share_of_peak", "eta_seconds", "memory_mb")
 
 
 def say(message: str) -> None:
-    """Print a line for a person, on standard error; safe inside a signal handler."""
-    _show(sys.stderr, message + "\n")
+    """Print a line for a person, on standard error; safe inside a signal handler.
+
+    What would steer a terminal, as in a name from a file, is spelled out.
+    """
+    _show(sys.stderr, plain(message) + "\n")
 
 
 def _show(stream: Any, text: str) -> None:

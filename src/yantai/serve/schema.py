@@ -161,7 +161,10 @@ class ResponseFormat(Shape):
     @model_validator(mode="after")
     def _has_what_it_says(self) -> "ResponseFormat":
         for name in ("json_schema", "regex"):
-            if (self.type == name) != (getattr(self, name) is not None):
+            given = getattr(self, name) is not None
+            if self.type == name and not given:
+                raise ValueError(f"type {name!r} needs {name}, which is missing")
+            if given and self.type != name:
                 raise ValueError(f"type {self.type!r} and {name} do not go together")
         return self
 
