@@ -48,20 +48,25 @@ class Running:
     ):  # fmt: skip
         meter = meter or Meter()
         self.service = Service(backends, meter)
+
+        def told(table):
+            self.service.tally.take(table)
+            tell(table)
+
         gate = Gate(
             self.service.app(),
             LOOPBACK,
             {hashed(key): "tester" for key in keys},
             limits or Limits(),
             meter=meter,
-            tell=lambda table: (self.service.tally.take(table), tell(table)),
+            tell=told,
         )
         self.gate = gate
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         config = uvicorn.Config(
-            gate, http=PatientProtocol.within(gate.limits, most), ws="none", lifespan="off",
+            gate, http=PatientProtocol.within(gate.limits, most, told), ws="none", lifespan="off",
             access_log=False, log_level="error", h11_max_incomplete_event_size=HEADER_BYTES,
         )  # fmt: skip
         self.server = DrainingServer(config, self.service, grace)

@@ -1,10 +1,12 @@
 """A line for each request; nobody who does not read them stops an answer."""
 
 import json
+import logging
+import socket
 import threading
 
 import httpx
-from serving import KEY, made
+from serving import KEY, Stub, made
 
 from yantai.serve.desk import Desk
 from yantai.serve.local import LocalBackend
@@ -62,3 +64,31 @@ def test_a_line_says_who_asked_what_and_how_long_it_took_and_not_what_was_said(
     for row in told[:2]:
         assert row["tokens"] == 3 and row["prompt_tokens"] > 0 and row["key"] and row["ms"] >= 0
     assert "key" not in told[3] and "secret" not in json.dumps(told)
+
+
+def test_what_is_no_http_has_its_line_and_uvicorn_is_silent(run_server):
+    told, foreign = [], []
+    server = run_server({"small": Stub("complete")}, tell=told.append)
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = foreign.append
+    logger = logging.getLogger("uvicorn.error")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    upgrade = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close, Upgrade\r\n"
+    try:
+        for sent in (b"no http\r\n\r\n", f"{upgrade}Upgrade: websocket\r\n\r\n".encode()):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+                peer = client.getsockname()
+                client.sendall(sent)
+                while client.recv(65_536):
+                    pass
+                told[-1]["ours"] = told[-1].get("peer") == "{}:{}".format(*peer)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    assert not foreign
+    assert [(row["path"], row["status"], row["ours"]) for row in told] == [
+        ("", 400, True), ("/healthz", 200, False),
+    ]  # fmt: skip
+    assert told[0]["code"] == "invalid_http"

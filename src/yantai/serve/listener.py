@@ -27,6 +27,7 @@ LEAST_BYTES = 16_384
 MOST_CONNECTIONS = 16_384
 LOOKED_AT = 64
 """Of the oldest connections, when room is needed."""
+INVALID = "invalid_http"
 LAST_SECONDS = 1.0
 """After the time of grace: until an answer has said that it ends here."""
 
@@ -75,19 +76,27 @@ class PatientProtocol(H11Protocol):
 
     write_seconds = Limits().write_seconds
     most, idle = MOST_CONNECTIONS, Idle()
+    tell: Callable[[dict[str, Any]], None] = staticmethod(lambda table: None)
     _alarm: Any = None
     _unread: Any = None
     _waiting = 0
 
     @classmethod
-    def within(cls, limits: Limits, most: int = MOST_CONNECTIONS) -> "type[PatientProtocol]":
+    def within(
+        cls,
+        limits: Limits,
+        most: int = MOST_CONNECTIONS,
+        tell: Callable[[dict[str, Any]], None] = lambda table: None,
+    ) -> "type[PatientProtocol]":
         """The same with limits of its own.
 
         Args:
             limits: of which it has the time for writing.
             most: connections at once. For a further one the oldest goes that asks nothing.
+            tell: is told of what is no HTTP, as the gate's is of requests.
         """
-        own = {"write_seconds": limits.write_seconds, "most": most, "idle": Idle()}
+        own = {"write_seconds": limits.write_seconds, "most": most, "idle": Idle(),
+               "tell": staticmethod(tell)}  # fmt: skip
         return type("LimitedProtocol", (cls,), own)
 
     def connection_made(self, transport: Any) -> None:
@@ -139,7 +148,11 @@ class PatientProtocol(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()
             return
-        body = json.dumps(ApiError(400, msg.rstrip("."), code="invalid_http").body()).encode()
+        if self.conn.our_state is h11.IDLE:  # else the gate tells of its request
+            peer = "{}:{}".format(*self.client) if self.client else ""
+            self.tell({"method": "", "path": "", "status": 400, "ms": 0, "code": INVALID,
+                       "peer": peer})  # fmt: skip
+        body = json.dumps(ApiError(400, msg.rstrip("."), code=INVALID).body()).encode()
         headers = [(b"content-type", b"application/json"), (b"connection", b"close"),
                    (b"content-length", str(len(body)).encode())]  # fmt: skip
         for event in (
@@ -149,6 +162,9 @@ class PatientProtocol(H11Protocol):
         ):
             self.transport.write(self.conn.send(event))
         self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """It is a request like others, and has its line."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """There is nobody to wait for."""
@@ -212,7 +228,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self.service, self.grace, self.when_open = service, grace, when_open
         self._until: float | None = None
-        logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Says where, once it listens."""
@@ -245,6 +261,8 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _is_no_cancellation(record: logging.LogRecord) -> bool:
-    """A request that was ended together with the server is no fault to be told."""
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+def _is_news(record: logging.LogRecord) -> bool:
+    """Neither a request that ended together with the server nor what has its line elsewhere."""
+    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+        return False
+    return not record.getMessage().startswith("Invalid HTTP request")

@@ -73,7 +73,7 @@ def serve(settings: Serve, emit: Callable[[str], None]) -> dict[str, Any]:
     turn = min(256, files // 4)
     config = uvicorn.Config(
         gate, host=settings.host, port=settings.port, backlog=turn,
-        http=PatientProtocol.within(limits, most_connections(files, turn)), ws="none",
+        http=PatientProtocol.within(limits, most_connections(files, turn), tell), ws="none",
         lifespan="off", access_log=False, log_level="warning", server_header=False,
         h11_max_incomplete_event_size=HEADER_BYTES, timeout_keep_alive=15,
     )  # fmt: skip
