@@ -57,3 +57,21 @@ def test_bounds_that_cannot_be_kept_are_refused(schema):
 def test_a_bound_that_may_be_kept_stays_as_it_is():
     schema = {"type": "integer", "minimum": 0, "maximum": 130, "enum": [2**60]}
     assert automata.bounded(schema) == schema
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "said"),
+    [
+        ("regex", "(((a", "unclosed group, at character 3, '('"),
+        ("regex", "面{3,1}包", "the start must be <= the end, at character 2, '{3,1}'"),
+        ("regex", "x" * 500 + "[z-a]", "the start must be <= the end, at character 502, 'z-a'"),
+        ("json_schema", {"pattern": "a("}, "unclosed group, at character 2, '('"),
+        ("json_schema", {"type": "goose"}, "no grammar: Invalid type: goose"),
+    ],
+)
+def test_what_is_wrong_with_a_grammar_is_said_in_one_line(tokenizer, kind, text, said):
+    ends = [tokenizer.eos_id]
+    tokens = automata.vocabulary(tokenizer.to_json(), tokenizer.vocab_size, ends)
+    with pytest.raises(DataError) as caught:
+        automata.automaton(tokens, ends, kind, text)
+    assert str(caught.value).endswith(said) and len(str(caught.value)) < 400

@@ -5,6 +5,7 @@ made a little stricter, or refused.
 """
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ NARROW, LEAST = 1e-6, 1e-9
 """Of a range that begins behind 0: the share of it that is left out, and the smallest range."""
 LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 VALUES = ("enum", "const", "default", "examples")
+SKETCH = re.compile(r"regex parse error:\n {4}(.*)\n {4}( *)(\^+).*\nerror: (.*)")
+"""How the library says what is wrong with an expression: it, marks below it, the reason."""
 Kind = Literal["json_schema", "json_object", "regex"]
 
 
@@ -91,7 +94,12 @@ def _try(fresh: llguidance.LLMatcher, ends: Collection[int]) -> None:
 
 def refused(why: str) -> DataError:
     """It is no grammar of ours."""
-    line = why.strip().splitlines()[0][:300] if why.strip() else "not understood"
+    line = " ".join(why.split())[:300] or "not understood"
+    if sketch := SKETCH.search(why):
+        expression, before, marks, reason = sketch.groups()
+        at = len(before)
+        odd = expression[at : at + min(len(marks), 40)]
+        line = f"regex parse error: {reason[:200]}, at character {at + 1}, {odd!r}"
     return DataError("E304", "response_format", f"no grammar: {line}")
 
 
