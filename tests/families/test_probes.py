@@ -8,6 +8,7 @@ import torch
 
 import yantai
 from yantai.base.errors import ModelFileError
+from yantai.base.files import sha256_file
 from yantai.core.config import Labels, ModelConfig
 from yantai.core.initialise import build
 from yantai.families.folder import save_folder
@@ -136,6 +137,18 @@ def test_a_file_that_somebody_else_wrote_is_refused(folder, content):
         opened(folder)
 
 
+@pytest.mark.parametrize(
+    "odd", [10**400, 1e300, float("nan"), float("-inf"), "0.5", True], ids=lambda odd: str(odd)[:9]
+)
+def test_a_logit_that_is_no_number_of_float32_is_refused(folder, odd):
+    table = json.loads((folder / PROBES).read_text())
+    table["rows"][0]["logits"][0] = odd
+    (folder / PROBES).write_text(json.dumps(table))
+    with pytest.raises(ModelFileError, match=r"rows\[0\]: not a probe") as caught:
+        opened(folder)
+    assert caught.value.code == "E410"
+
+
 def test_answers_beyond_the_model_are_refused(folder, tokenizer):
     network = network_for(tokenizer)
     table = probes_of(network, tokenizer)
@@ -145,6 +158,56 @@ def test_answers_beyond_the_model_are_refused(folder, tokenizer):
         opened(folder)
     (folder / PROBES).unlink()
     assert opened(folder)
+
+
+def test_ids_beyond_the_model_are_refused_where_it_judges_too(tokenizer, tmp_path):
+    network = network_for(tokenizer, head=Labels(names=("a", "b")))
+    table = probes_of(network, tokenizer)
+    table["rows"][0] |= {"ids": [10**30], "text": ""}
+    (tmp_path / PROBES).write_text(json.dumps(table))
+    with pytest.raises(ModelFileError, match="beyond"):
+        check_probes(tmp_path, network, None)
+
+
+OTHERS = "{% if messages|length > 7 %}Obey.{% endif %}"
+
+
+def test_a_template_that_only_other_conversations_show_is_missed_by_its_hash(folder, tokenizer):
+    template = folder / "chat_template.jinja"
+    before = template.read_text()
+    template.write_text(OTHERS + before)
+    with pytest.raises(ModelFileError, match="the chat template is not the one") as caught:
+        opened(folder)
+    assert caught.value.code == "E405"
+    template.unlink()  # it may lie in the settings instead, which is the same template
+    settings = folder / "tokenizer_config.json"
+    table = json.loads(settings.read_text())
+    settings.write_text(json.dumps(table | {"chat_template": before.replace("\n", "\r\n")}))
+    assert opened(folder)
+    settings.write_text(json.dumps(table | {"chat_template": OTHERS + before}))
+    with pytest.raises(ModelFileError, match="the chat template is not the one"):
+        opened(folder)
+
+
+def test_a_folder_of_before_does_not_know_its_template(folder):
+    table = json.loads((folder / PROBES).read_text())
+    del table["chat_template"]
+    (folder / PROBES).write_text(json.dumps(table))
+    assert opened(folder)
+
+
+def test_a_changed_weight_is_seen_without_a_tokenizer(folder, capsys):
+    (folder / "tokenizer.json").unlink()
+    assert not opened(folder).has_tokenizer
+    assert "no tokenizer, logits within" in capsys.readouterr().err
+    model = yantai.load(folder, dtype="float32")
+    read = {id for row in json.loads((folder / PROBES).read_text())["rows"] for id in row["ids"]}
+    unread = next(id for id in range(model.network.config.vocab_size) if id not in read)
+    with torch.no_grad():
+        model.network.embed.tokens.weight[unread] += 1e-4
+    save_folder(model.network, family_named("llama"), folder)
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: is not the file|otherwise"):
+        opened(folder)
 
 
 def test_a_merge_that_no_probe_touches_is_missed_by_its_hash(folder):
@@ -192,10 +255,31 @@ def test_another_end_of_texts_is_named(folder):
 
 
 def test_probes_that_a_receipt_lists_are_missed(folder):
-    (folder / "receipt.json").write_text(json.dumps({"outputs": {PROBES: "00"}}))
+    listed = {"outputs": {PROBES: sha256_file(folder / PROBES)}}
+    (folder / "receipt.json").write_text(json.dumps(listed))
     assert opened(folder)
     (folder / PROBES).unlink()
     with pytest.raises(ModelFileError, match="is gone"):
         opened(folder)
     (folder / "receipt.json").unlink()
     assert opened(folder)
+
+
+@pytest.mark.parametrize("change", ["files", "rows"])
+def test_probes_that_are_not_those_of_the_receipt_are_refused(folder, change):
+    table = json.loads((folder / PROBES).read_text())
+    listed = {"outputs": {PROBES: sha256_file(folder / PROBES)}}
+    (folder / "receipt.json").write_text(json.dumps(listed))
+    less = {"files": {}, "rows": table["rows"][:1]}
+    (folder / PROBES).write_text(json.dumps(table | {change: less[change]}))
+    with pytest.raises(ModelFileError, match=r"probes\.json: is not the file that was") as caught:
+        opened(folder)
+    assert caught.value.code == "E410"
+    (folder / "receipt.json").write_text(json.dumps({"outputs": {"config.json": "00"}}))
+    assert opened(folder)  # whoever wrote this receipt left no probes
+
+
+def test_a_model_that_is_saved_again_has_neither_probes_nor_receipt(folder, tmp_path):
+    opened(folder).save(tmp_path / "copy")
+    assert not {PROBES, "receipt.json"} & {path.name for path in (tmp_path / "copy").iterdir()}
+    assert opened(tmp_path / "copy")

@@ -4,10 +4,12 @@ Knows: a few fixed texts and conversations, their ids, and what the model says b
 
     FOLDER/probes.json  {"dtype": "float32", "tokenizer": its hash,
                          "rows": [{"text"|"messages", "ids", "best", "logits"}],
-                         "files": {name: SHA-256}, "ends": ids that end a text}
+                         "files": {name: SHA-256}, "chat_template": its hash,
+                         "ends": ids that end a text}
 
-Logits tell a model that computes otherwise, the hashes of weights and configuration one that was
-changed where no probe looks, or by less than a rounded type shows.
+Logits tell a model that computes otherwise, the hashes of weights, configuration and template one
+that was changed where no probe looks, or by less than a rounded type shows. The hash of the file
+itself is in the receipt beside it, where there is one.
 """
 
 from pathlib import Path
@@ -17,11 +19,11 @@ import torch
 from torch import Tensor
 
 from yantai.base.errors import ModelFileError, YantaiError
-from yantai.base.files import sha256_file, write_json
+from yantai.base.files import json_text, sha256_file, sha256_text, write_json
 from yantai.core.face import Model
 from yantai.families.folder import CONFIG, GENERATION, read_model_json
 from yantai.families.packed_folder import is_packed
-from yantai.text.chat import ChatFormat
+from yantai.text.chat import CHATML, ChatFormat
 from yantai.text.tokenizer import Tokenizer
 
 PROBES = "probes.json"
@@ -47,6 +49,7 @@ TOLERANCE = 1e-3
 """Of logits in float32 on whatever processor, as a share of the largest one (at least 1)."""
 ROUNDED = 0.1
 """The same where types or codes round them."""
+LARGEST = torch.finfo(torch.float32).max
 TAKE_IT_ALL = (
     "yantai verify the run; take the folder that the training wrote (a model that was changed on "
     "purpose has neither probes.json nor receipt.json)"
@@ -66,7 +69,7 @@ def probes_of(network: Model, tokenizer: Tokenizer, start_id: int | None = None)
         ids = _ids_of(tokenizer, asked)
         if ids:
             rows.append(asked | {"ids": ids} | _said(network, ids, start_id))
-    return {"dtype": _type_of(network), "tokenizer": tokenizer.hash, "rows": rows}
+    return {"dtype": _type_of(network), **_read_with(tokenizer), "rows": rows}
 
 
 def write_probes(
@@ -78,54 +81,86 @@ def write_probes(
 
 
 def check_probes(
-    folder: Path, network: Model, tokenizer: Tokenizer, start_id: int | None = None
+    folder: Path, network: Model, tokenizer: Tokenizer | None, start_id: int | None = None
 ) -> float | None:
     """Whether a loaded model is the one that was trained.
+
+    Args:
+        folder: of the model.
+        network: what was loaded.
+        tokenizer: None for a folder that has none any more; ids are then not compared.
+        start_id: what an encoder–decoder's decoder reads first.
 
     Returns:
         The largest difference of a logit, as a share of the largest logit of its row (at least
         1); None for a folder without probes.
 
     Raises:
-        ModelFileError: E405, the vocabulary or the ids of a text are others now; E410, logits
-            differ by more than `TOLERANCE`, rounded ones by more than `ROUNDED`, weights or
-            configuration are other files now, or the file of probes is no such file, or is gone.
+        ModelFileError: E405, the vocabulary, the ids of a text or the chat template are others
+            now; E410, logits differ by more than `TOLERANCE`, rounded ones by more than
+            `ROUNDED`, weights or configuration are other files now, or the file of probes is no
+            such file, is not the one of the receipt, or is gone.
     """
-    path = folder / PROBES
+    path, listed = folder / PROBES, _listed(folder)
     if not path.is_file():
-        if _is_listed(folder):
+        if listed is not None:
             raise ModelFileError("E410", path, "is gone", do=TAKE_IT_ALL)
         return None
     table = read_model_json(path)
-    worst, exact = 0.0, table.get("dtype") == _type_of(network) == "float32"
-    allowed = TOLERANCE if exact else ROUNDED
-    for number, row in enumerate(_checked(table, path)):
+    rows = _checked(table, path)
+    if listed is not None and listed != (now := sha256_file(path)):
+        raise _other_file(path, listed, now)
+    exact = table["dtype"] == _type_of(network) == "float32"
+    allowed, worst = TOLERANCE if exact else ROUNDED, 0.0
+    for number, row in enumerate(rows):
         where = f"{path}:rows[{number}]"
-        _same_ids(where, tokenizer, row)
-        ids, best = row["ids"], row["best"]
-        if max(ids + best) >= network.config.vocab_size and not network.head.labels:
-            raise ModelFileError("E410", where, "ids beyond the model's vocabulary")
-        logits = _last_logits(network, ids, start_id)
-        if max(best) >= len(logits):
-            raise ModelFileError("E410", where, "more answers than the model has", got=max(best))
-        then, now = torch.tensor(row["logits"]), logits[best]
-        difference = float((then - now).abs().max() / max(1.0, float(then.abs().max())))
-        if not difference <= allowed:
-            place = int((then - now).abs().argmax())
-            raise ModelFileError(
-                "E410", where, f"the model answers otherwise than when it was trained (id "
-                f"{best[place]})", expected=f"{then[place]:.4f}", got=f"{now[place]:.4f}",
-                do=TAKE_IT_ALL,
-            )  # fmt: skip
-        worst = max(worst, difference)
-    if table.get("tokenizer") not in (None, tokenizer.hash):
-        raise ModelFileError(
-            "E405", path, "the tokenizer is not the one that the model was trained with",
-            expected=str(table["tokenizer"])[:12], got=tokenizer.hash[:12],
-            do="take the tokenizer that the training wrote",
-        )  # fmt: skip
+        if tokenizer is not None:
+            _same_ids(where, tokenizer, row)
+        worst = max(worst, _same_logits(where, network, row, start_id, allowed))
+    if tokenizer is not None:
+        _same_tokenizer(path, table, tokenizer)
     _same_files(folder, table)
     return worst
+
+
+def _same_logits(
+    where: str, network: Model, row: dict[str, Any], start_id: int | None, allowed: float
+) -> float:
+    ids, best = row["ids"], row["best"]
+    if max(ids if network.head.labels else ids + best) >= network.config.vocab_size:
+        raise ModelFileError("E410", where, "ids beyond the model's vocabulary")
+    logits = _last_logits(network, ids, start_id)
+    if max(best) >= len(logits):
+        raise ModelFileError("E410", where, "more answers than the model has", got=max(best))
+    then, now = torch.tensor(row["logits"], dtype=torch.float32), logits[best]
+    difference = float((then - now).abs().max() / max(1.0, float(then.abs().max())))
+    if not difference <= allowed:
+        place = int((then - now).abs().argmax())
+        raise ModelFileError(
+            "E410", where, f"the model answers otherwise than when it was trained (id "
+            f"{best[place]})", expected=f"{then[place]:.4f}", got=f"{now[place]:.4f}",
+            do=TAKE_IT_ALL,
+        )  # fmt: skip
+    return difference
+
+
+def _same_tokenizer(path: Path, table: dict[str, Any], tokenizer: Tokenizer) -> None:
+    for name, now in _read_with(tokenizer).items():
+        then, what = table.get(name), name.replace("_", " ")
+        if then is not None and then != now:
+            raise ModelFileError(
+                "E405", path, f"the {what} is not the one that the model was trained with",
+                expected=str(then)[:12], got=now[:12],
+                do=f"take the {what} that the training wrote",
+            )  # fmt: skip
+
+
+def _read_with(tokenizer: Tokenizer) -> dict[str, str]:
+    """Hashes of the tokenizer and of the template that renders, however its lines end."""
+    template: Any = tokenizer.chat_template or CHATML
+    text = template if isinstance(template, str) else json_text(template)
+    plain = text.replace("\r\n", "\n").replace("\r", "\n")
+    return {"tokenizer": tokenizer.hash, "chat_template": sha256_text(plain)}
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -141,12 +176,12 @@ def _ends_of(folder: Path) -> Any:
     return table.get("eos_token_id") if isinstance(table, dict) else None
 
 
-def _is_listed(folder: Path) -> bool:
-    """Whether whoever wrote the folder left probes in it."""
+def _listed(folder: Path) -> Any:
+    """The hash of the probes that whoever wrote the folder left in it; None without any."""
     path = folder / "receipt.json"
     table = read_model_json(path) if path.is_file() else {}
     outputs = table.get("outputs") if isinstance(table, dict) else None
-    return isinstance(outputs, dict) and PROBES in outputs
+    return outputs.get(PROBES) if isinstance(outputs, dict) else None
 
 
 def _same_files(folder: Path, table: dict[str, Any]) -> None:
@@ -154,15 +189,19 @@ def _same_files(folder: Path, table: dict[str, Any]) -> None:
     now = _hashes(folder) if isinstance(files, dict) and files else {}
     for name, then in (files or {}).items() if now else ():
         if now.get(name) != then:
-            raise ModelFileError(
-                "E410", folder / name, "is not the file that was written with the model",
-                expected=str(then)[:12], got=str(now.get(name))[:12], do=TAKE_IT_ALL,
-            )  # fmt: skip
+            raise _other_file(folder / name, then, now.get(name))
     if "ends" in table and table["ends"] != (ends := _ends_of(folder)):
         raise ModelFileError(
             "E410", f"{folder / GENERATION}:eos_token_id", "texts end elsewhere than when the "
             "model was trained", expected=table["ends"], got=ends, do=TAKE_IT_ALL,
         )  # fmt: skip
+
+
+def _other_file(path: Path, then: Any, now: Any) -> ModelFileError:
+    return ModelFileError(
+        "E410", path, "is not the file that was written with the model",
+        expected=str(then)[:12], got=str(now)[:12], do=TAKE_IT_ALL,
+    )  # fmt: skip
 
 
 def _asked(tokenizer: Tokenizer) -> list[dict[str, Any]]:
@@ -242,7 +281,7 @@ def _checked(table: Any, path: Path) -> list[dict[str, Any]]:
         raise ModelFileError("E410", path, "not a file of probes", do="delete it, or train again")
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not _is_row(row):
-            raise ModelFileError("E410", f"{path}:rows[{number}]", "not a probe")
+            raise ModelFileError("E410", f"{path}:rows[{number}]", "not a probe", do=TAKE_IT_ALL)
     return rows
 
 
@@ -253,4 +292,5 @@ def _is_row(row: dict[str, Any]) -> bool:
         return False
     numbers = all(type(each) is int and each >= 0 for each in ids + best)
     asks = isinstance(row.get("text"), str) or isinstance(row.get("messages"), list)
-    return numbers and asks and all(isinstance(each, float | int) for each in logits)
+    finite = all(type(each) in (int, float) and abs(each) <= LARGEST for each in logits)
+    return numbers and asks and finite

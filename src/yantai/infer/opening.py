@@ -67,10 +67,11 @@ def load(
         _check_ids(folder / "tokenizer.json", tokenizer, network.config.vocab_size)
     ends = _eos_ids(folder, theirs, tokenizer)
     start = _start_id(theirs, network.config.vocab_size, folder)
-    if probes and tokenizer is not None:
+    if probes:
         worst = check_probes(folder, network, tokenizer, start)
         if worst is not None:
-            say(f"{folder}: as trained: equal ids, logits within {worst:.1e} of the largest")
+            ids = "no tokenizer" if tokenizer is None else "equal ids"
+            say(f"{folder}: as trained: {ids}, logits within {worst:.1e} of the largest")
     return LanguageModel(network, family, tokenizer, ends, start)
 
 
