@@ -213,6 +213,26 @@ def test_a_prompt_is_read_nearer_to_single_steps_than_torch_reads_it(name, bits)
 
 
 @needs_compiler
+@pytest.mark.parametrize("bits", [0, 4, 8])
+@pytest.mark.parametrize("name", ["llama", "window", "wide heads", "gpt2"])
+def test_however_a_prompt_is_cut_its_bits_are_the_same(name, bits):
+    heads = {"kv_heads": 4} if name == "gpt2" and bits else {}
+    low = (packed_of(CONFIGS[name] | heads, Form(bits, 32), torch.bfloat16) if bits
+           else model_of(CONFIGS[name], torch.bfloat16))  # fmt: skip
+    step, ids = native_step(low), [7 * n % 70 for n in range(61)]
+    if not step.reads_prompts:
+        pytest.skip("this processor multiplies no pairs of bfloat16")
+    whole = Cache(low.config, 1, 64, dtype=torch.bfloat16)
+    expected = step.prompt(ids, whole)
+    for cuts in ([60], [1, 2, 3], [33, 34], [5, 12, 45, 59]):
+        pieces = Cache(low.config, 1, 64, dtype=torch.bfloat16)
+        for start, stop in zip([0, *cuts], [*cuts, len(ids)], strict=True):
+            logits = step.prompt(ids[start:stop], pieces)
+        assert torch.equal(logits, expected)
+        assert torch.equal(pieces.store[..., :61, :], whole.store[..., :61, :])
+
+
+@needs_compiler
 def test_generation_and_the_engine_read_prompts_so(monkeypatch):
     low, read = model_of({}, torch.bfloat16), []
     if not native_step(low).reads_prompts:

@@ -125,6 +125,7 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         return own;
     };
     auto add = [&](int64_t row, int64_t i, auto value) { raise(at.x + row * m.dim + i, value); };
+    const Way way = s.alone ? Way::ALONE : s.behind ? Way::TOGETHER : Way::AS_MANY;
     const Share dim = share(m.dim, thread, threads, LANES);
     const Share vocab = share(m.vocab, thread, threads, LANES);
     with_weights<T>(m.tokens, [&](const auto& tokens) {
@@ -141,7 +142,7 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         const Layer& layer = m.layer[number];
         const float* x = normed(layer.before_attention);
         const Share part = share(inner + 2 * kv_inner, thread, threads, LANES);
-        product<T>(layer.qkv, part.from, part.to, x, s.rows, s.alone,
+        product<T>(layer.qkv, part.from, part.to, x, s.rows, way,
                    [&](int64_t row, int64_t i, auto y) {
                        put(at.qkv + row * (inner + 2 * kv_inner) + i, y);
                    });
@@ -156,16 +157,16 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         }
         look_back_all<T>(m, s, layer, number, thread, threads, at, heads_own);
         BARRIER
-        product<T>(layer.out, dim.from, dim.to, at.mixed, s.rows, s.alone, add);
+        product<T>(layer.out, dim.from, dim.to, at.mixed, s.rows, way, add);
         const Share wide = share(m.hidden, thread, threads, LANES);
         fetch<T>(layer.up, wide.from, wide.to);
         BARRIER
         x = normed(layer.before_mlp);
         product<T>(
-            layer.up, wide.from, wide.to, x, s.rows, s.alone,
+            layer.up, wide.from, wide.to, x, s.rows, way,
             [&](int64_t row, int64_t i, auto y) { put(at.first + row * m.hidden + i, y); });
         if (m.is_gated)
-            product<T>(layer.up, m.hidden + wide.from, m.hidden + wide.to, x, s.rows, s.alone,
+            product<T>(layer.up, m.hidden + wide.from, m.hidden + wide.to, x, s.rows, way,
                        [&](int64_t row, int64_t i, auto y) {
                            put(at.wide + row * m.hidden + i - m.hidden, y);
                        });
@@ -178,7 +179,7 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         }
         fetch<T>(layer.down, dim.from, dim.to);
         BARRIER
-        product<T>(layer.down, dim.from, dim.to, at.wide, s.rows, s.alone, add);
+        product<T>(layer.down, dim.from, dim.to, at.wide, s.rows, way, add);
         if (number + 1 < m.layers)
             fetch<T>((&layer + 1)->qkv, part.from, part.to);
         else
@@ -186,7 +187,7 @@ void run(const Model& m, const Step& s, int64_t thread, int64_t threads) {
         BARRIER
     }
     const float* x = normed(m.last) + (s.rows - s.said) * m.dim;
-    product<T>(m.head, vocab.from, vocab.to, x, s.said, s.alone,
+    product<T>(m.head, vocab.from, vocab.to, x, s.said, s.behind ? Way::ALONE : way,
                [&](int64_t row, int64_t i, auto y) { put(s.logits + row * m.vocab + i, y); });
     if (m.softcap)
         for (int64_t row = 0; row < s.said; row++)

@@ -320,17 +320,18 @@ inline Buffers& own_buffers() {
     return buffers;
 }
 
-// Outputs [from, to) of y = W·x + b for each of many rows.
+// Outputs [from, to) of y = W·x + b for each of many rows; `turns` a band of weights however many
+// they are, so that the order of additions is always the same.
 template <class Weights, class Use>
 inline void product_of_many(const Weights& weights, const float* bias, int64_t from, int64_t to,
-                            const float* x, int64_t rows, int64_t columns, Use& use) {
+                            const float* x, int64_t rows, int64_t columns, bool turns, Use& use) {
     Buffers& own = own_buffers();
     Narrow &vectors = own.vectors, &band = own.band;
     vectors.take(x, rows, columns);
     for (int64_t start = from; start < to; start += BAND) {
         const int64_t stop = std::min(start + BAND, to);
         const Rows here = weights.narrow_rows(start, stop, band);
-        if (rows >= TURNED) {
+        if (turns || rows >= TURNED) {
             const __m512i* whole = turned(here, stop - start, columns, own.squares);
             const Ahead next = {weights.bytes_at(stop), weights.bytes_at(std::min(stop + BAND, to))};
             if (stop - start > HALF)

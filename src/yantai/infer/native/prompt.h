@@ -59,7 +59,9 @@ void look_back_together(const Model& m, const Step& s, const Layer& layer, int64
         const int64_t most = m.window ? place_of(s, token) + 1 - m.window : 0;
         return std::max(s.padding[token], most);
     };
-    const int64_t first = first_of(row), count = place_of(s, row + tokens - 1) + 1 - first;
+    // pairs of keys are added up together: the same ones, wherever a block begins
+    const int64_t least = s.padding[row], first = least + (first_of(row) - least) / 2 * 2;
+    const int64_t count = place_of(s, row + tokens - 1) + 1 - first;
     const uint16_t* keys = keys_of<uint16_t>(m, s, number, row, kv) + first * n;
     const uint16_t* values = keys + s.room * m.kv_heads * s.length * n;
     float* scores = room.of(rows * count);

@@ -117,8 +117,8 @@ class NativeStep:
     def prompt(self, ids: Sequence[int], cache: Cache, padding: int = 0) -> Tensor:
         """Float[vocab]: tokens of one row behind each other; the logits behind the last alone.
 
-        In a piece of many tokens vectors are rounded to bfloat16 as torch rounds them, so these are
-        no bits of single steps.
+        Vectors are rounded to bfloat16 as torch rounds them, so these are no bits of single steps.
+        But however a prompt is cut, and whatever of it was read before, its bits are the same.
 
         Args:
             ids, cache, padding: as of `read`.

@@ -162,15 +162,20 @@ inline void bands(const Weights& weights, const float* bias, int64_t from, int64
     }
 }
 
+// How rows are multiplied: each as if there were no others, as many as there are, or all as if there
+// were many. The first and the last give a row the same numbers whatever stands beside it.
+enum class Way { ALONE, AS_MANY, TOGETHER };
+
 // Outputs [from, to) of y = W·x + b for each row; `use(row, output, value)` says where they go.
-// `alone`: each row as if there were no others, however many there are.
 template <class T, class Use>
 inline void product(const Matrix& m, int64_t from, int64_t to, const float* x, int64_t rows,
-                    bool alone, Use use) {
+                    Way way, Use use) {
 #ifdef MANY_ROWS
-    if (std::is_same_v<T, uint16_t> && rows >= (m.bits ? MANY_OF_CODES : MANY) && !alone)
+    const bool many = way == Way::TOGETHER ||
+                      (way == Way::AS_MANY && rows >= (m.bits ? MANY_OF_CODES : MANY));
+    if (std::is_same_v<T, uint16_t> && many)
         return with_weights<T>(m, [&](const auto& weights) {
-            product_of_many(weights, m.bias, from, to, x, rows, m.columns, use);
+            product_of_many(weights, m.bias, from, to, x, rows, m.columns, way == Way::TOGETHER, use);
         });
 #endif
 #ifdef WHOLE_NUMBERS
