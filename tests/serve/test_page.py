@@ -280,6 +280,26 @@ def test_it_speaks_chinese_and_stays_with_it(open_page):
     playwright.expect(page.get_by_role("tab").first).to_have_text("Chat")
 
 
+def test_usual_mistakes_are_told_in_chinese_alone(open_page):
+    stub = Stub("chat")
+    page = open_page(models={"small": stub}, locale="zh-CN")
+    page.locator("summary").click()
+    page.get_by_label("温度").fill("9")
+    page.get_by_label("输入消息").fill("你好")
+    page.get_by_label("输入消息").press("Enter")
+    says(page, "“温度”的值不符合要求")
+    page.get_by_label("温度").fill("1")
+    page.get_by_label("随机种子").fill("0.5")
+    page.get_by_label("输入消息").press("Enter")
+    says(page, "“随机种子”的格式不正确")
+    page.get_by_label("随机种子").fill("")
+    broken = {"status": 500, "message": "internal error", "code": None, "param": None}
+    stub.refuse = lambda question: broken
+    page.get_by_label("输入消息").press("Enter")
+    says(page, "服务器内部出错")
+    assert not re.search("should|error", page.locator("#status").inner_text())
+
+
 def test_by_keys_alone(open_page):
     page = open_page(models={"small": Stub("chat", "complete")})
     page.get_by_role("tab", name="Chat").focus()

@@ -1,7 +1,9 @@
 """Requests: what ordinary clients send passes, everything else is a 400 that names the field."""
 
 import asyncio
+import contextlib
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -211,7 +213,8 @@ def test_others_have_their_turn_while_a_long_body_is_read(entries, turns):
         (b'{"prompt": "a", "stream_options": {}}', "stream_options", "needs stream"),
         (b'{"prompt": "a", "suffix": "b"}', "suffix", "not supported here"),
         (b'{"prompt": "a", "promt": "b"}', "promt", "did you mean 'prompt'"),
-        (b"\xff", None, "not UTF-8"),
+        (b"\xff", None, "not UTF-8: byte 0xff at 1"),
+        (b"\xef\xbb\xbf{}", None, "not JSON: a byte-order mark before it"),
     ],
 )  # fmt: skip
 def test_errors_name_the_field_and_say_what_it_is(body, param, words):
@@ -225,3 +228,55 @@ def test_no_name_of_ours_is_in_an_error(message):
     with pytest.raises(ApiError) as refused:
         read_request(json.dumps({"messages": [message]}).encode(), ChatRequest)
     assert refused.value.message == "messages[0]: should be an object"
+
+
+PARTS = "messages[0].content"
+HOUSE = [
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "mark": {}}]}]},
+     f"{PARTS}[0].mark: unknown field", "unknown_parameter"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+     f"{PARTS}[0].text: is missing", "missing_required_parameter"),
+    ({"messages": [{"role": "user", "content": ["x"]}]},
+     f"{PARTS}[0]: should be an object", "invalid_type"),
+    ({"messages": [{"role": "user", "content": 3}]},
+     f"{PARTS}: should be a text or a list", "invalid_type"),
+    ({"messages": [{"role": "user"}]}, f"{PARTS}: is missing", "missing_required_parameter"),
+    ({"messages": []}, "messages: should have at least 1 of them", "invalid_value"),
+    ({"messages": [{"role": "robot", "content": "x"}]},
+     "messages[0].role: should be 'system', 'developer', 'user' or 'assistant'", "invalid_value"),
+    (HELLO | {"n": 1.5}, "n: should be a whole number", "invalid_type"),
+    (HELLO | {"n": 0}, "n: should be at least 1", "invalid_value"),
+    (HELLO | {"top_p": 0}, "top_p: should be more than 0", "invalid_value"),
+    (HELLO | {"temperature": 3}, "temperature: should be at most 2", "invalid_value"),
+    (HELLO | {"stop": [5]}, "stop[0]: should be a text", "invalid_type"),
+    (HELLO | {"stop": 5}, "stop: should be a text or a list", "invalid_type"),
+    (HELLO | {"stream": 1}, "stream: should be true or false", "invalid_type"),
+    (HELLO | {"logit_bias": {"{x}": 1}}, "logit_bias: '{x}' is no token id", "invalid_value"),
+    (HELLO | {"seed": 2**63}, f"seed: should be less than {2**63}", "invalid_value"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "message", "code"), HOUSE, ids=lambda each: str(each)[:60])
+def test_what_is_wrong_is_said_in_words_of_this_house(fields, message, code):
+    with pytest.raises(ApiError) as refused:
+        read(**fields)
+    assert (refused.value.message, refused.value.code) == (message, code)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_name_of_any_length_comes_back_cut(inside):
+    odd = {"x" * 100_000: 1}
+    fields = {"messages": [HELLO["messages"][0] | odd]} if inside else HELLO | odd
+    with pytest.raises(ApiError) as refused:
+        read(**fields)
+    assert len(refused.value.param) <= 200 and len(refused.value.message) <= 220
+
+
+@given(st.dictionaries(st.sampled_from(sorted(ChatRequest.model_fields)), JSON, max_size=3))
+def test_no_words_of_pydantic_come_out(table):
+    with contextlib.suppress(ApiError):
+        try:
+            read_request(json.dumps(HELLO | table).encode(), ChatRequest)
+        except ApiError as error:
+            assert not re.search(r"Input|valid|Field|after validation", error.message)
+            raise

@@ -8,17 +8,16 @@ export function useKey(text) {
 
 export const hasKey = () => key !== "";
 
-// `code` says what went wrong, where the server has a name for it.
+// `code` says what went wrong, where the server has a name for it; `type` of what kind it is, `param` where.
 export class Refused extends Error {
-  constructor(status, message, code) {
+  constructor(status, { message, code, type, param }) {
     super(message);
-    this.status = status;
-    this.code = code;
+    Object.assign(this, { status, code, type, param });
   }
 }
 
 function lost(error) {
-  throw error.name === "AbortError" ? error : new Refused(0, error.message, "unreachable");
+  throw error.name === "AbortError" ? error : new Refused(0, { message: error.message, code: "unreachable" });
 }
 
 async function ask(path, options = {}) {
@@ -27,7 +26,7 @@ async function ask(path, options = {}) {
   const answer = await fetch(path, { ...options, headers }).catch(lost);
   if (!answer.ok) {
     const table = await answer.json().catch(() => null);
-    throw new Refused(answer.status, table?.error?.message || `${answer.status}`, table?.error?.code);
+    throw new Refused(answer.status, table?.error ?? { message: `${answer.status}` });
   }
   return answer;
 }
@@ -57,7 +56,7 @@ export async function* stream(path, body, signal) {
       const data = line.replace(/^data: ?/, "");
       if (data === "[DONE]") return;
       const table = JSON.parse(data);
-      if (table.error) throw new Refused(500, table.error.message, table.error.code);
+      if (table.error) throw new Refused(500, table.error);
       yield table;
     }
   }

@@ -42,6 +42,12 @@ export const WORDS = {
     error_model_not_found: "This model is no longer served; load the page again.",
     error_unsupported_model: "This model cannot do that.",
     error_invalid_host: "The server is not to be called by this address.",
+    error_server_error: "The server made a mistake; ask again.",
+    error_invalid_value: "That is not allowed ({message}).",
+    error_invalid_type: "That has another form than it should ({message}).",
+    error_E201: "There is nothing here to be read ({message}).",
+    error_E304: "That cannot be used ({message}).",
+    error_E312: "This conversation does not fit the model ({message}).",
     error_E407: "The model's chat template cannot write down this conversation.",
     error_E803: "The engine failed while it answered; ask again.",
     error_E804: "Too many requests are waiting; try again soon.",
@@ -88,6 +94,12 @@ export const WORDS = {
     error_model_not_found: "该模型已不再提供服务，请刷新页面。",
     error_unsupported_model: "该模型不支持此功能。",
     error_invalid_host: "服务器不允许通过此地址访问。",
+    error_server_error: "服务器内部出错，请重试。",
+    error_invalid_value: "“{field}”的值不符合要求。",
+    error_invalid_type: "“{field}”的格式不正确。",
+    error_E201: "“{field}”中没有可处理的文字。",
+    error_E304: "“{field}”无法使用。",
+    error_E312: "这段对话不符合该模型的格式要求。",
     error_E407: "该模型的对话模板无法处理这段对话。",
     error_E803: "推理引擎出错，请重试。",
     error_E804: "排队的请求过多，请稍后再试。",
@@ -101,10 +113,18 @@ export function say(name, values = {}) {
   return text.replace(/\{(\w+)\}/g, (_, key) => String(values[key] ?? ""));
 }
 
+// What the server's fields are called on the page.
+const FIELDS = new Map([
+  ["top_p", "topP"], ["max_tokens", "maxTokens"], ["repetition_penalty", "penalty"], ["messages", "chat"],
+  ["prompt", "text"], ["input", "text"], ["inputs", "text"],
+]);
+
 // Why something failed; what has no words here is told in the server's own.
 export function reason(error) {
   if (error.name === "AbortError") return say("stopped");
-  return WORDS[language][`error_${error.code}`] ?? say("failed", { message: error.message });
+  const name = [error.code, error.type].map((each) => `error_${each}`).find((each) => each in WORDS.en);
+  const field = error.param?.replace(/\W.*/, "");
+  return say(name ?? "failed", { message: error.message, field: say(FIELDS.get(field) ?? field ?? "text") });
 }
 
 export function turn() {
