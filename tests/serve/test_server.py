@@ -105,6 +105,13 @@ def test_a_job_tells_what_it_cut(run_server, tokenizer):
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, "input[1]")
     assert "truncate: true" in error["message"]
+    short = httpx.post(
+        f"{server.url}/v1/classify", json={"input": "so long " * 50}, headers=headers
+    )
+    assert re.search(r"got \d+; ask", short.json()["error"]["message"])
+    endless = {"input": "so long " * 20_000}
+    long = httpx.post(f"{server.url}/v1/classify", json=endless, headers=headers)
+    assert re.search(r"got more than [\d,]+; ask", long.json()["error"]["message"])
     table = httpx.post(
         f"{server.url}/v1/classify", json=body | {"truncate": True}, headers=headers
     ).json()

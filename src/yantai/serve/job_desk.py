@@ -83,15 +83,15 @@ class JobDesk:
             ("input", texts, room),
             ("question", asked, question_room(self.model.frame)),
         ):
-            for place, size in enumerate(self._sizes(several, most)):
+            for place, (size, got) in enumerate(self._sizes(several, most)):
                 if most is None and size > self.most_tokens:
                     name = f"{where}[{place}]" if len(several) > 1 else where
-                    raise self._too_long(name, self.most_tokens, size, "embed")
+                    raise self._too_long(name, self.most_tokens, got, "embed")
                 if most is not None and size > most:
                     cut.add(place)
                     if not question.get("truncate"):
                         name = f"{where}[{place}]" if len(several) > 1 else where
-                        raise self._too_long(name, most, size, do)
+                        raise self._too_long(name, most, got, do)
                 tokens += size if most is None else min(size, most)
         items: list[Any] = list(zip(asked, texts, strict=True)) if asked else texts
         if room is not None:
@@ -124,22 +124,24 @@ class JobDesk:
             call.abandon()
 
     @staticmethod
-    def _too_long(where: str, most: int, size: int, do: str) -> DataError:
+    def _too_long(where: str, most: int, got: str, do: str) -> DataError:
         return DataError(
             "E312", where, "longer than the model's context", expected=f"at most {most} tokens",
-            got=f"{size:,}", do="" if do == "embed" else "ask with truncate: true",
+            got=got, do="" if do == "embed" else "ask with truncate: true",
         )  # fmt: skip
 
-    def _sizes(self, texts: Sequence[str], most: int | None) -> list[int]:
-        """Their tokens; of one whose beginning alone is too long, those of that."""
+    def _sizes(self, texts: Sequence[str], most: int | None) -> list[tuple[int, str]]:
+        """Their tokens, and how these are told: only a beginning is read that alone is too long."""
         count = self.model.tokenizer.encode_batch
         longest = self.most_characters * (PIECES if most is None else 1)
         heads = [text[:longest] for text in texts]
-        sizes = [len(ids) for ids in count(heads)]
-        for place, (text, head) in enumerate(zip(texts, heads, strict=True)):
-            if most is not None and len(head) < len(text) and sizes[place] <= most:
-                sizes[place] = len(count([text])[0])
-        return sizes
+        found = []
+        for text, head, ids in zip(texts, heads, count(heads), strict=True):
+            size, whole = len(ids), len(head) == len(text)
+            if most is not None and not whole and size <= most:
+                size, whole = len(count([text])[0]), True
+            found.append((size, f"{size:,}" if whole else f"more than {size:,}"))
+        return found
 
     def _room(self, do: str) -> int | None:
         """Tokens of a text that are read; None where long ones are read piece by piece."""
