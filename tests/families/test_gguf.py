@@ -192,6 +192,23 @@ def test_the_tokenizer_of_gpt2(written):
     assert 258 in own.encode("in the end")
 
 
+def test_a_vocabulary_of_sentencepiece_is_called_what_it_is(written):
+    backend = Backend(models.BPE({"<unk>": 0, "▁": 1, "a": 2}, [], unk_token="<unk>",
+                                 byte_fallback=True))  # fmt: skip
+    with pytest.raises(UsageError, match="got BPE with byte fallback, as SentencePiece has it"):
+        written("llama", own=Tokenizer(backend))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_a_head_that_is_turned_in_part_is_refused(written, monkeypatch, name):
+    facts = writer._facts
+    key = f"{name}.rope.dimension_count"
+    monkeypatch.setattr(writer, "_facts", lambda *given: facts(*given) | {key: 16})
+    with pytest.raises(ModelFileError, match=f"{key}: .*expected 32, got 16") as caught:
+        read_gguf(written(name)[1])
+    assert caught.value.code == "E401"
+
+
 def test_a_write_that_fails_leaves_nothing(written, tmp_path, monkeypatch):
     def full(self):
         raise OSError(28, "No space left on device")

@@ -10,6 +10,8 @@ from yantai.base.files import check_replaceable
 from yantai.cli import main
 from yantai.evaluate.compare import interval_text, ratio
 from yantai.families.hub import local_folder
+from yantai.families.table import FAMILIES
+from yantai.infer.language_model import LanguageModel
 from yantai.infer.opening import load
 
 TEXT = "The inkstone is where you grind your own ink.\n" * 40
@@ -111,6 +113,13 @@ def test_a_model_of_a_run_is_not_looked_for_on_the_hub():
     assert str(local_folder("nosuchrun/model")) == "nosuchrun/model"
     with pytest.raises((UsageError, ModelFileError), match="nosuchrun/model"):
         load("nosuchrun/model")
+
+
+def test_a_folder_without_a_tokenizer_says_so_and_nothing_else(some_model, tmp_path, capsys):
+    LanguageModel(some_model(), FAMILIES["llama"]).save(tmp_path / "model")
+    assert main(["generate", str(tmp_path / "model"), "hi"]) == 4
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error[E405] tokenizer.json: the model folder has no")
 
 
 def test_one_piece_has_no_interval_and_json_no_nan():

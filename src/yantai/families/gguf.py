@@ -281,16 +281,27 @@ def _hugging_face(
         rotary |= {"rope_type": kind, "factor": factor}
     width = entry("embedding_length")
     head_dim = width // heads if isinstance(heads, int) and heads > 0 else 0
+    head_dim = entry("attention.key_length", head_dim)
+    _turn_whole(entry("rope.dimension_count", head_dim), head_dim, f"{where}:{arch}")
     return tied | {
         "hidden_size": width, "num_hidden_layers": entry("block_count"),
         "num_attention_heads": heads, "intermediate_size": entry("feed_forward_length"),
         "num_key_value_heads": entry("attention.head_count_kv", heads),
-        "head_dim": entry("attention.key_length", head_dim),
+        "head_dim": head_dim,
         "max_position_embeddings": entry("context_length"), "rope_parameters": rotary,
         "rms_norm_eps": entry("attention.layer_norm_rms_epsilon"),
         "attention_bias": arch != "qwen2" and "blk.0.attn_q.bias" in stored,
         "mlp_bias": "blk.0.ffn_up.bias" in stored,
     }  # fmt: skip
+
+
+def _turn_whole(turned: Any, head_dim: Any, where: str) -> None:
+    """Whether all of a head turns with its position."""
+    if turned != head_dim:
+        raise ModelFileError(
+            "E401", f"{where}.rope.dimension_count", "not the size of a head",
+            expected=head_dim, got=turned,
+        )  # fmt: skip
 
 
 def _fits(shapes: Mapping[str, tuple[int, ...]], meta: Model, family: Family, where: str) -> None:

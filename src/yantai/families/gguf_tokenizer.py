@@ -68,6 +68,8 @@ def _name_of(table: dict[str, Any]) -> str:
     model, before, normal = (table.get(key) for key in ("model", "pre_tokenizer", "normalizer"))
     if not isinstance(model, dict) or model.get("type") != "BPE" or model.get("byte_fallback"):
         kind = model.get("type") if isinstance(model, dict) else None
+        if kind == "BPE":
+            kind = "BPE with byte fallback, as SentencePiece has it"
         raise _unknown("tokenizer.json:model", "byte-level BPE", kind)
     if normal is not None:
         raise _unknown("tokenizer.json:normalizer", "none", normal.get("type"))

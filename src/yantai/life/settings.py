@@ -141,6 +141,8 @@ class Quantize(Config):
 class Export(Config):
     """Write a model in the form of other programs: a GGUF file, or a plain folder.
 
+    A GGUF file holds byte-level BPE alone, no vocabulary of SentencePiece such as Llama 2's.
+
     Example: yantai export run/model --to gguf --out model.gguf
     """
 

@@ -119,9 +119,11 @@ def generate(settings: Generate, emit: Emit) -> dict[str, Any]:
         emit(text + "\n")
         return {"texts": [text]}
     if settings.num_return_sequences == 1 and settings.num_beams == 1:
-        text = settings.prompt if model.shape == "decoder" else ""
+        pieces = model.stream(settings.prompt, **own)
+        first = next(pieces, "")  # nothing is shown of what fails before it has begun
+        text = (settings.prompt if model.shape == "decoder" else "") + first
         emit(text)
-        for piece in model.stream(settings.prompt, **own):
+        for piece in pieces:
             emit(piece)
             text += piece
         emit("\n")
