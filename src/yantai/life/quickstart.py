@@ -57,9 +57,11 @@ def quickstart(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, A
         model = out / "model"
         say(
             f"\nYour model is in {model}. Talk to it on its page, in English or Chinese; Ctrl-C "
-            f"ends it. `yantai serve {model}` opens it again, `yantai chat {model}` is a chat here."
+            f"ends it. `yantai serve {model}` opens it again, `yantai chat {model}` is a chat here.\n"
+            "Only requests that fail are told here."
         )
-        serve(Serve(models=(str(model),), port=port_or_any("127.0.0.1", PORT)), emit)
+        port = port_or_any("127.0.0.1", PORT)
+        serve(Serve(models=(str(model),), port=port, log="errors"), emit)
     return result
 
 
