@@ -1,5 +1,6 @@
 """Many at once = one by one; requests come, go and fail without touching the others."""
 
+import functools
 import threading
 
 import pytest
@@ -115,6 +116,42 @@ def test_short_prompts_are_read_side_by_side_in_one_step(model):
     for number, new in enumerate(found):
         alone = generate_ids(model, [[number + 2] * 5], Generation(max_new_tokens=10))[0]
         assert new == alone[5:]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_short_prompt_does_not_wait_for_a_long_one(model, engine, busy):
+    dice, told = torch.Generator().manual_seed(5), []
+    sizes = {"long": 990, "short": 40, "middle": 300, "another": 980}
+    if busy:
+        engine.submit(Request([7] * 9, Generation(max_new_tokens=900)))
+    requests = {}
+    for name, size in sizes.items():
+        ids = torch.randint(VOCAB, (size,), generator=dice).tolist()
+        note = functools.partial(lambda name, *_: told.append(name), name)
+        requests[name] = Request(ids, Generation(max_new_tokens=3), on_token=note)
+    engine.submit_all(list(requests.values()))
+    for request in requests.values():
+        new = request.wait(60)
+        assert new == generate_ids(model, [request.ids], request.settings)[0][-3:]
+    firsts = sorted(sizes, key=told.index)
+    assert firsts.index("short") < firsts.index("middle") < firsts.index("long")
+    assert firsts[-1] == "another"  # as long as the first, it waits
+
+
+def test_texts_of_one_long_prompt_share_what_was_read(engine):
+    ids = [3 * number % VOCAB for number in range(900)]
+    requests = [Request(ids, Generation(max_new_tokens=2), number=number) for number in range(3)]
+    engine.submit_all(requests)
+    assert [request.wait(60) and request.reused for request in requests] == [0, 899, 899]
+
+
+def test_a_long_prompt_that_is_cancelled_beside_a_short_one_ends(engine):
+    gone = Request([5] * 1000, Generation(max_new_tokens=2))
+    stays = Request([6] * 30, Generation(max_new_tokens=2), on_token=lambda *_: gone.cancel())
+    engine.submit_all([gone, stays])
+    assert len(stays.wait(60)) == 2
+    gone.wait(60)
+    assert gone.reason == "cancelled" and not engine._readings.open
 
 
 def test_what_was_read_before_is_not_read_again(model, engine):

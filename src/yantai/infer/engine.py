@@ -28,7 +28,7 @@ from yantai.infer.generate import check_room
 from yantai.infer.guesses import MOST, Echo, Worth
 from yantai.infer.prefixes import Prefixes
 from yantai.infer.reader import PREFILL_CHUNK
-from yantai.infer.request import Reading, Request
+from yantai.infer.request import Reading, Readings, Request
 from yantai.infer.row import Row, next_tokens
 from yantai.infer.settings import Generation
 from yantai.infer.slots import CacheSlots, OneSlot, slots_of
@@ -191,7 +191,7 @@ class Engine:
 
     def _start_afresh(self) -> None:
         self._active: list[Request] = []
-        self._reading: Reading | None = None
+        self._readings = Readings()
         self._prefixes = Prefixes(self._prefix_bytes)
         decodes = self.model.config.shape == "decoder"
         self._slots = slots_of(self.model, self.slots) if decodes else None
@@ -207,16 +207,18 @@ class Engine:
                 self._calls.answer_some(self._between_steps)
                 self._turn()
             self.steps += 1
-        left = [*self._active, *self._inbox]
-        for request in left + ([self._reading.request] if self._reading else []):
+        for request in [*self._active, *self._inbox, *self._being_read()]:
             request.end("cancelled")
         self._calls.cancel()
 
     def _between_steps(self) -> None:
         """In the middle of a call: it goes on, and who is being continued does so, too."""
         self.steps += 1
-        if self._active or self._inbox or self._reading is not None:
+        if self._active or self._inbox or self._readings.open:
             self._turn()
+
+    def _being_read(self) -> list[Request]:
+        return [each.request for each in self._readings.open]
 
     def _turn(self) -> None:
         """A step; whatever a model raises, the next request is served."""
@@ -224,16 +226,15 @@ class Engine:
             self._step()
         except Exception as error:
             traceback.print_exc()
-            failed = [*self._active, *([self._reading.request] if self._reading else [])]
-            self._active, self._reading = [], None
+            failed = [*self._active, *self._being_read()]
+            self._active, self._readings = [], Readings()
             for request in failed:
                 request.error = error
                 request.end("failed")
             self._start_afresh()
 
     def _has_work(self) -> bool:
-        at_work = self._active or self._reading is not None
-        return bool(self._inbox or self._calls or at_work)
+        return bool(self._inbox or self._calls or self._active or self._readings.open)
 
     def _step(self) -> None:
         """Some of the prompts, then a token for everybody who is being continued."""
@@ -248,18 +249,25 @@ class Engine:
         """So many tokens of prompts: a piece of a long one, or several short ones."""
         native = getattr(self._slots, "native", None)
         while left > 0:
-            if self._reading is None:
-                if not self._inbox or len(self._active) >= self._most:
-                    return
-                self._begin(self._inbox.popleft())
-                continue
-            reading = self._reading
-            piece = min(left, reading.unread)
+            self._begin_next()
+            if not self._readings.open:
+                return
+            reading, piece = self._readings.turn(left)
             logits = reading.read(self.model, piece, native)
             left -= piece
             if logits is not None:
+                self._readings.open.remove(reading)
                 self._let_in(reading, logits)
-                self._reading = None
+
+    def _begin_next(self) -> None:
+        """Of those who wait, as long as there is a place."""
+        while len(self._active) + len(self._readings.open) < self._most:
+            with self._news:
+                request = self._readings.next_of(self._inbox)
+                if request is None:
+                    return
+                self._inbox.remove(request)
+            self._begin(request)
 
     def _next_tokens(self) -> None:
         """One for everybody."""
@@ -275,7 +283,7 @@ class Engine:
     def _guess(self) -> bool:
         """Several tokens for a request that is alone, if what it says was said before."""
         slots, request = self._slots, self._active[0]
-        alone = len(self._active) == 1 and self._reading is None
+        alone = len(self._active) == 1 and not self._readings.open
         if not (alone and self._worth.is_tried and isinstance(slots, CacheSlots)):
             return False
         if not slots.reads_ahead or not request.guesses:
@@ -304,7 +312,7 @@ class Engine:
     def _begin(self, request: Request) -> None:
         """Read it from now on; one for which there is no room fails, and nobody else."""
         try:
-            self._reading = self._begun(request)
+            self._readings.open.append(self._begun(request))
         except Exception as error:
             traceback.print_exc()
             request.error = error
@@ -352,13 +360,10 @@ class Engine:
             request.error, request.row.ended = error, "failed"
 
     def _drop_cancelled(self) -> None:
-        if self._reading is not None and self._reading.request.cancelled:
-            self._reading.request.end("cancelled")
-            self._reading = None
         with self._news:
             gone = [each for each in self._inbox if each.cancelled]
             self._inbox = deque(each for each in self._inbox if not each.cancelled)
-        for request in gone:
+        for request in gone + self._readings.take_cancelled():
             request.end("cancelled")
         for request in self._active:
             if request.cancelled:

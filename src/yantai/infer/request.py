@@ -18,6 +18,9 @@ from yantai.infer.native.step import NativeStep
 from yantai.infer.row import Guide, Row
 from yantai.infer.settings import Generation
 
+SHORT = 128
+"""Tokens of a prompt: others can wait for as many."""
+
 
 @dataclass(eq=False)
 class Request:
@@ -82,7 +85,7 @@ class Request:
             self.on_end(reason)
 
 
-@dataclass
+@dataclass(eq=False)
 class Reading:
     """A prompt that is being read, piece by piece."""
 
@@ -105,3 +108,44 @@ class Reading:
         here = torch.tensor([part], device=next(model.parameters()).device)
         hidden = model.hidden(here, cache=self.cache)
         return model.logits_of(hidden[:, -1])[0] if self.cache.filled == len(ids) else None
+
+
+class Readings:
+    """Prompts that are being read, and whose turn it is.
+
+    One after the other, so that a later one may find what an earlier one has read. But nobody with
+    a short prompt waits for all of a long one: it is begun beside it, and both take turns.
+    """
+
+    def __init__(self) -> None:
+        self.open: list[Reading] = []
+        self._oldest_next = False
+
+    def next_of(self, waiting: Sequence[Request]) -> Request | None:
+        """The one to be begun now; None where the others can wait.
+
+        Args:
+            waiting: the oldest first; each has its row.
+        """
+        if not self.open:
+            return next(iter(waiting), None)
+        left = self.open[-1].unread
+        if left <= SHORT:
+            return None
+        return next((each for each in waiting if 2 * len(each.row.ids) < left), None)
+
+    def turn(self, most: int) -> tuple[Reading, int]:
+        """Whose piece is next, and how many of its tokens.
+
+        Args:
+            most: tokens of the piece.
+        """
+        self._oldest_next = not self._oldest_next
+        reading = self.open[0 if self._oldest_next else -1]
+        return reading, min(most if len(self.open) == 1 else SHORT // 2, most, reading.unread)
+
+    def take_cancelled(self) -> list[Request]:
+        """Those who have gone; they are not read on."""
+        gone = [each.request for each in self.open if each.request.cancelled]
+        self.open = [each for each in self.open if not each.request.cancelled]
+        return gone
