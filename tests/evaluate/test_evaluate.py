@@ -112,4 +112,6 @@ def test_no_difference_is_said_where_none_is_shown():
     assert (
         paired_ratio_difference(base + 0.5, base, np.ones(50))["verdict"] == "the second is lower"
     )
+    named = paired_ratio_difference(base + 0.5, base, np.ones(50), names=("after", "before"))
+    assert named["verdict"] == "before is lower"
     assert "no difference shown" in paired_ratio_difference([1.0], [2.0], [1.0])["verdict"]

@@ -8,7 +8,7 @@ import torch
 
 import yantai
 from yantai.adapt.packed import Form
-from yantai.adapt.quantize import PackedLinear, packed_modules, quantize
+from yantai.adapt.quantize import PackedLinear, columns_of, packed_modules, quantize
 from yantai.base.errors import ModelFileError, NumericsError, UsageError
 from yantai.evaluate.text_loss import text_loss
 from yantai.families.packed_folder import ENTRY
@@ -18,7 +18,7 @@ from yantai.infer.request import Request
 from yantai.infer.settings import Generation
 from yantai.life.evaluate_rows import evaluate_rows
 from yantai.life.finetune import finetune
-from yantai.life.quantize import quantise
+from yantai.life.quantize import _refuse, quality, quantise
 from yantai.life.settings import Evaluate, Quantize
 from yantai.text.document import DocumentReader
 from yantai.text.village import Village
@@ -115,6 +115,58 @@ def test_a_few_large_columns_are_caught_though_the_loss_does_not_rise(run, tmp_p
     assert told.value.report["worst_matrices"] and not (tmp_path / "small").exists()
     quantise(settings.model_copy(update={"max_matrix_error": 1.0}), str)
     assert (tmp_path / "small" / "quality.json").is_file()
+
+
+def test_the_verdict_says_which_of_before_and_after_is_lower(run):
+    models = [yantai.load(run / "run" / "model", dtype="float32") for _ in range(2)]
+    with torch.no_grad():
+        models[1].network.decoder.norm.weight.mul_(3.0)
+    texts = list(DocumentReader([run / "held.jsonl"]))
+    for before, after, lower in ((*models, "before"), (*reversed(models), "after")):
+        loss = quality(before, after, texts, 0)["loss"]
+        assert loss["difference"]["verdict"] == f"{lower} is lower"
+        values = {name: loss[name]["value"] for name in ("before", "after")}
+        assert min(values, key=values.__getitem__) == lower
+
+
+def test_groups_that_fit_nowhere_are_refused_and_others_are_counted(run, tmp_path):
+    network = yantai.load(run / "run" / "model").network
+    sizes = {size for size in columns_of(network).values() if size % 32 == 0}
+    with pytest.raises(UsageError, match=rf"group: .* in rows of {min(sizes)}.*got 1024") as told:
+        quantise(recipe(run, tmp_path / "small", bits=4, group=1024), str)
+    assert told.value.code == "E203" and f"give --group {max(sizes)}" in str(told.value)
+    shown, size = [], max(sizes)
+    report = quantise(
+        recipe(run, tmp_path / "small", bits=4, group=size, max_loss_increase=9), shown.append
+    )
+    forms = [module.form for _, module in packed_modules(yantai.load(tmp_path / "small").network)]
+    few = sum(form.group == size for form in forms)
+    assert report["groups"][str(size)] >= few - 1 and report["groups"]["32"] > 0  # a tied head
+    assert f": {size} in {report['groups'][str(size)]}, 32 in " in "".join(shown)
+    kept = json.loads((tmp_path / "small" / "quality.json").read_text())
+    assert kept["groups"] == report["groups"]
+
+
+@pytest.mark.parametrize(
+    ("form", "advice"),
+    [
+        (Form(8, 64), ["a smaller --group"]),
+        (Form(8, 32), []),
+        (Form(4, 32), ["--bits 8"]),
+        (Form(4, 64), ["--bits 8", "a smaller --group"]),
+    ],
+)
+def test_a_refusal_advises_what_there_is(tmp_path, form, advice):
+    settings = Quantize(model="m", out=tmp_path, bits=form.bits, max_loss_increase=1.0)
+    forms = {"inside": form, "embed.tokens": form if form.bits == 8 else Form(8, 64)}
+    for rise, more, last in (
+        (2.0, ["--calibrate"] if form.bits == 4 else [], "--max-loss-increase"),
+        (0.0, [], "--max-matrix-error"),
+    ):
+        report = {"loss": {"difference": {"value": rise}, "before": {"value": 1.0}}}
+        with pytest.raises(NumericsError) as told:
+            _refuse(settings, report, {"inside": 0.9, "embed.tokens": 0.01}, forms)
+        assert told.value.do == ", or ".join([*advice, *more, last])
 
 
 def test_what_has_no_effect_or_would_replace_the_model_is_refused(run, tmp_path):

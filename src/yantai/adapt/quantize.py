@@ -4,6 +4,7 @@ Knows: modules of a model. What a weight is in bits is `packed.py`'s business. T
 reads the codes; wherever it does not, a packed matrix is unpacked for each product.
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,12 +115,14 @@ class Packing:
         packed: name → form.
         left: names of those whose rows do not fall into groups; they stay as they were.
         weights, bits: of all packed matrices.
+        groups: columns that share a scale → matrices that have such groups.
     """
 
     packed: dict[str, Form]
     left: tuple[str, ...]
     weights: int
     bits: float
+    groups: dict[int, int]
 
     @property
     def bits_a_weight(self) -> float:
@@ -164,14 +167,25 @@ def quantize(
             left.append(name)
         else:
             packed[name] = known
-    weights, bits = 0, 0.0
+    weights, bits, groups = 0, 0.0, Counter[int]()
     for name, known in packed.items():
         if name == "head" and model.config.shares_embedding:
             continue  # its codes are the embedding's
         module = cast(Any, model.get_submodule(name))
         count = module.codes.numel() * 8 // known.bits
         weights, bits = weights + count, bits + count * known.bits_a_weight
-    return Packing(packed, tuple(left), weights, bits)
+        groups[known.group] += 1
+    return Packing(packed, tuple(left), weights, bits, dict(groups))
+
+
+def columns_of(model: Model) -> dict[str, int]:
+    """How long the rows are of each matrix that `quantize` is about, by its name."""
+    inside = {
+        name: module.inputs
+        for name, module in model.named_modules()
+        if type(module) is Linear and ".blocks." in name
+    }
+    return inside | {"embed.tokens": model.config.dim}
 
 
 def _pack_outer(

@@ -198,9 +198,21 @@ def _drawn(count: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def paired_ratio_difference(
-    tops: Sequence[float], other_tops: Sequence[float], bottoms: Sequence[float], seed: int = 0
+    tops: Sequence[float],
+    other_tops: Sequence[float],
+    bottoms: Sequence[float],
+    seed: int = 0,
+    *,
+    names: tuple[str, str] = ("the first", "the second"),
 ) -> dict[str, Any]:
     """Whether two models differ on the same pieces of text: the paired bootstrap of the difference.
+
+    Args:
+        tops: what the first loses on each piece.
+        other_tops: what the second loses.
+        bottoms: size of each piece.
+        seed: of the drawing.
+        names: what the verdict calls them.
 
     Returns:
         The difference (first minus second) with its interval, and the verdict in words: "no
@@ -213,5 +225,5 @@ def paired_ratio_difference(
     elif estimate.low <= 0 <= estimate.high:
         verdict = "no difference shown"
     else:
-        verdict = "the first is lower" if estimate.value < 0 else "the second is lower"
+        verdict = f"{names[0] if estimate.value < 0 else names[1]} is lower"
     return {**estimate.as_dict(), "verdict": verdict}

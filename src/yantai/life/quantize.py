@@ -15,8 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yantai.adapt.packed import Form
-from yantai.adapt.quantize import Packing, input_squares, packed_modules, quantize, unpacked_error
+from yantai.adapt.packed import BLOCK, Form
+from yantai.adapt.quantize import (
+    Packing,
+    columns_of,
+    input_squares,
+    packed_modules,
+    quantize,
+    unpacked_error,
+)
 from yantai.base.device import prepare_process, tiny_is_zero
 from yantai.base.errors import NumericsError, UsageError
 from yantai.base.files import (
@@ -57,7 +64,7 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
     """`yantai quantize`.
 
     Raises:
-        UsageError: the model is packed already, or no matrix of it can be.
+        UsageError: the model is packed already, or no matrix of it can be so.
         NumericsError: E603, it loses more than was allowed.
     """
     if settings.calibrate and settings.bits == 8:
@@ -71,8 +78,7 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
     if is_packed(before.network):
         raise UsageError("E203", "model", "is packed already", do="give the one it was made from")
     texts, source = texts_of(settings.data, folder)
-    inner = Form(settings.bits, settings.group or GROUPS[settings.bits])
-    outer = Form(8, settings.group or GROUPS[8])
+    inner, outer = _forms(settings, before)
     importance = None
     if settings.calibrate:
         with input_squares(before.network) as importance:
@@ -109,6 +115,26 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
     return {"model": str(settings.out), **report}
 
 
+def _forms(settings: Quantize, model: LanguageModel) -> tuple[Form, Form]:
+    """Of the matrices inside the blocks, and of embedding and head.
+
+    Raises:
+        UsageError: E203, rows of no matrix fall into the groups that were asked for.
+    """
+    group = settings.group
+    forms = Form(settings.bits, group or GROUPS[settings.bits]), Form(8, group or GROUPS[8])
+    rows = sorted({size for size in columns_of(model.network).values() if size % BLOCK == 0})
+    if group is None or not rows or any(size % group == 0 for size in rows):
+        return forms
+    most = {size: max(each for each in range(BLOCK, min(size, group) + 1, BLOCK)
+                      if size % each == 0) for size in rows}  # fmt: skip
+    fitting = ", ".join(f"{each} in rows of {size:,}" for size, each in most.items())
+    raise UsageError(
+        "E203", "group", "the rows of no matrix fall into such groups",
+        expected=f"at most {fitting}", got=group, do=f"give --group {max(most.values())}",
+    )  # fmt: skip
+
+
 def _refuse(
     settings: Quantize,
     report: dict[str, Any],
@@ -121,22 +147,34 @@ def _refuse(
         NumericsError: E603.
     """
     worst = max(errors, key=lambda name: errors[name])
+    finer = _finer([form for form in forms.values() if form.bits == settings.bits])
+    if settings.bits == 4 and not settings.calibrate:
+        finer.append("--calibrate")
     rise = report["loss"]["difference"]["value"] / max(1e-9, report["loss"]["before"]["value"])
     if rise > settings.max_loss_increase:
         raise NumericsError(
             "E603", "loss", "too much is lost; nothing was written",
             expected=f"at most {settings.max_loss_increase:.3%} more", got=f"{rise:.3%}; the worst "
             f"matrix is {worst}, {errors[worst]:.0%} off",
-            do="more bits, a smaller --group, --calibrate, or --max-loss-increase",
+            do=", or ".join([*finer, "--max-loss-increase"]),
         ).with_report(report)  # fmt: skip
     own = {name: settings.max_matrix_error or OFF[forms[name].bits] for name in errors}
     name = max(errors, key=lambda name: errors[name] / own[name])
     if errors[name] > own[name]:
+        finer = _finer([forms[name]])
         raise NumericsError(
             "E603", name, "the matrix is too far off; nothing was written. A few columns that are "
             "much larger than the others spoil their groups", expected=f"at most {own[name]:.0%}",
-            got=f"{errors[name]:.0%}", do="a smaller --group, or --max-matrix-error",
+            got=f"{errors[name]:.0%}", do=", or ".join([*finer, "--max-matrix-error"]),
         ).with_report(report)  # fmt: skip
+
+
+def _finer(forms: Sequence[Form]) -> list[str]:
+    """Settings that lose less than matrices of these forms have lost, as far as there are any."""
+    found = ["--bits 8"] if any(form.bits < 8 for form in forms) else []
+    if any(form.group > BLOCK for form in forms):
+        found.append("a smaller --group")
+    return found
 
 
 def texts_of(data: Sequence[Path], folder: Path) -> tuple[list[Document], str]:
@@ -206,7 +244,9 @@ def _on_rows(
 
 
 def _sizes(packing: Packing) -> dict[str, Any]:
-    return {"bits_a_weight": round(packing.bits_a_weight, 3), "left_as_they_are": packing.left}
+    groups = {str(size): packing.groups[size] for size in sorted(packing.groups, reverse=True)}
+    bits = round(packing.bits_a_weight, 3)
+    return {"bits_a_weight": bits, "groups": groups, "left_as_they_are": packing.left}
 
 
 def quality(
@@ -244,12 +284,16 @@ def _loss(
         asked = [task_loss(model, texts, seed=seed) for model in (before, after)]
         tops, bottoms, measure = [each.losses for each in asked], asked[0].targets, "nats a token"
     then, now = (ratio(each, bottoms, seed).as_dict() for each in tops)
-    difference = paired_ratio_difference(tops[1], tops[0], bottoms, seed)
+    names = ("after", "before")
+    difference = paired_ratio_difference(tops[1], tops[0], bottoms, seed, names=names)
     return {"measure": measure, "before": then, "after": now, "difference": difference}
 
 
 def _told(report: dict[str, Any], packing: Packing) -> str:
     lines = [f"{report['bits_a_weight']:.2f} bits a weight; read: {report['text']}"]
+    if len(packing.groups) > 1:
+        several = [f"{size} in {number:,}" for size, number in report["groups"].items()]
+        lines.append(f"columns that share a scale, and in how many matrices: {', '.join(several)}")
     lines += told_quality(report)
     for name, then in report.get("task", {}).get("before", {}).items():
         now = report["task"]["after"][name]
