@@ -3,6 +3,8 @@
 Knows: logits, and how a token is spelled. Rules and temperatures change nothing of what is told.
 """
 
+import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from yantai.infer.language_model import LanguageModel
 from yantai.text.tokenizer import Tokenizer
 
+BYTE = re.compile("<0x([0-9A-F]{2})>")
 ROWS = 64
 """Tokens of a prompt whose logits are held at a time."""
 
@@ -21,14 +24,32 @@ def chance_of(token: int, logits: Tensor | None, top: int, tokenizer: Tokenizer)
     logs = None if logits is None else logits.float().log_softmax(-1)
 
     def row(id: int) -> dict[str, Any]:
-        text = tokenizer.decode([id], skip_special=False)
-        raw = tokenizer.bytes_of_ids
-        spelled = list(raw[id]) if raw is not None and id < len(raw) else list(text.encode())
+        text, spelled = spelling(id, tokenizer)
         chance = None if logs is None else float(logs[id])
-        return {"token": text, "logprob": chance, "bytes": spelled, "id": id}
+        return {"token": text, "logprob": chance, "bytes": list(spelled), "id": id}
 
     likeliest = torch.topk(logs, top).indices.tolist() if top and logs is not None else []
     return row(token) | {"top": [row(id) for id in likeliest]}
+
+
+def spelling(id: int, tokenizer: Tokenizer) -> tuple[str, bytes]:
+    """A token as it stands inside of a text, with its space; and its bytes."""
+    raw = tokenizer.bytes_of_ids
+    if raw is not None:
+        text = tokenizer.decode([id], skip_special=False)
+        return text, raw[id] if id < len(raw) else text.encode()
+    if byte := BYTE.fullmatch(tokenizer.token(id)):  # of a character that has no token
+        return "\ufffd", bytes.fromhex(byte[1])
+    before, known = _anchor(tokenizer)
+    text = tokenizer.decode([before, id], skip_special=False).removeprefix(known)
+    return text, text.encode()
+
+
+@functools.lru_cache(maxsize=8)
+def _anchor(tokenizer: Tokenizer) -> tuple[int, str]:
+    """A token behind which others are spelled as inside of a text, and its own text."""
+    before = tokenizer.encode("a")[-1]
+    return before, tokenizer.decode([before], skip_special=False)
 
 
 def place_of(token: str, piece: str, before: int) -> int:
