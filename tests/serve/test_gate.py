@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import json
+from urllib.parse import unquote
 
 import pytest
 
@@ -28,7 +29,10 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 
 
-def ask(gate, path="/v1/models", method="GET", headers=(), body=b"", receive=None, send=None):
+def ask(
+    gate, path="/v1/models", method="GET", headers=(), body=b"", receive=None, send=None,
+    raw_path=b"",
+):  # fmt: skip
     """Status, headers and JSON of an answer."""
     sent = []
     given = [(b"host", b"127.0.0.1:8000"), *headers]
@@ -41,7 +45,7 @@ def ask(gate, path="/v1/models", method="GET", headers=(), body=b"", receive=Non
     async def keep(message):
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "method": method, "headers": given}
+    scope = {"type": "http", "path": path, "method": method, "headers": given, "raw_path": raw_path}
     asyncio.run(gate(scope, receive or once, send or keep))
     table = json.loads(b"".join(message.get("body", b"") for message in sent[1:]) or b"null")
     return sent[0]["status"], dict(sent[0]["headers"]), table
@@ -105,6 +109,39 @@ def test_the_server_answers_to_its_own_names_alone(host, status):
     scope = {"type": "http", "path": "/healthz", "method": "GET", "headers": [(b"host", host)]}
     asyncio.run(gate(scope, once, keep))
     assert sent[0]["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "path"),
+    [
+        (b"http://127.0.0.1:8000/v1/%6dodels", 200, "/v1/models"), (b"HTTP://localhost", 200, "/"),
+        (b"https://[::1]:8000/page/app.js", 200, "/page/app.js"),
+        (b"http://evil.example/v1/models", 403, None), (b"http:///v1/models", 403, None),
+        (b"http://a@127.0.0.1/v1/models", 403, None), (b"http://127.0.0.1.evil/", 403, None),
+    ],
+)  # fmt: skip
+def test_a_target_may_name_the_server(target, status, path):
+    told = []
+    gate, sent = gate_of(keys={}, tell=told.append), []
+
+    async def once():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def keep(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": unquote(target.decode()), "raw_path": target, "method": "GET",
+             "headers": [(b"host", b"127.0.0.1:8000")]}  # fmt: skip
+    asyncio.run(gate(scope, once, keep))
+    assert sent[0]["status"] == status
+    if path:
+        assert json.loads(sent[1]["body"])["path"] == path == told[0]["path"]
+
+
+def test_a_target_with_the_name_of_the_server_opens_no_door():
+    for target in (b"http://127.0.0.1/v1/models", b"http://127.0.0.1//page/../v1/models"):
+        scope = {"path": target.decode(), "raw_path": target}
+        assert ask(gate_of(), **scope)[0] == 401
 
 
 def test_no_host_or_two_are_refused():

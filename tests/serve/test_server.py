@@ -135,6 +135,14 @@ def test_lengths_that_are_told_twice_and_what_is_no_http(server):
         assert json.loads(body)["error"]["code"] == code
 
 
+def test_a_target_that_names_the_server_is_answered(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        head = f"Host: 127.0.0.1:{server.port}\r\nAuthorization: Bearer {KEY}\r\n"
+        target = f"http://127.0.0.1:{server.port}/v1/models"
+        client.sendall(f"GET {target} HTTP/1.1\r\n{head}\r\n".encode())
+        assert b" 200 " in client.recv(65_536)
+
+
 def test_figures_name_routes_and_no_strangers_paths(server):
     headers = {"authorization": f"Bearer {KEY}"}
     for number in range(5):

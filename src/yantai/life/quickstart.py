@@ -57,8 +57,8 @@ def quickstart(settings: Quickstart, emit: Callable[[str], None]) -> dict[str, A
         model = out / "model"
         say(
             f"\nYour model is in {model}. Talk to it on its page, in English or Chinese; Ctrl-C "
-            f"ends it. `yantai serve {model}` opens it again, `yantai chat {model}` is a chat here.\n"
-            "Only requests that fail are told here."
+            f"ends it. `yantai serve {model}` opens it again, `yantai chat {model}` is a chat here."
+            " Only requests that fail are told here."
         )
         port = port_or_any("127.0.0.1", PORT)
         serve(Serve(models=(str(model),), port=port, log="errors"), emit)

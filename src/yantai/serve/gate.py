@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from yantai.base.errors import DataError
 from yantai.serve.backend import LEAVING
@@ -144,6 +145,7 @@ class Gate:
             return
         if scope["type"] != "http":
             return
+        scope = _origin_form(scope)
         began, status = self.clock(), 499  # until an answer begins: the client has gone
 
         async def noted(message: Message) -> None:
@@ -274,6 +276,22 @@ class Gate:
     def _too_large(self) -> ApiError:
         limit = self.limits.body_bytes
         return ApiError(413, f"the body is larger than {limit:,} bytes", code="body_too_large")
+
+
+ABSOLUTE = re.compile(rb"https?://([^/]*)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def _origin_form(scope: Scope) -> Scope:
+    """The same with a path alone: a target may name the server, which then counts for its Host.
+
+    RFC 9112, 3.2.2: `GET http://HOST/path HTTP/1.1`, as a proxy is asked.
+    """
+    found = ABSOLUTE.fullmatch(scope.get("raw_path") or b"")
+    if found is None:
+        return scope
+    authority, raw = found[1], found[2] or b"/"
+    headers = [(name, authority if name == b"host" else value) for name, value in scope["headers"]]
+    return {**scope, "raw_path": raw, "path": unquote(raw.decode("latin-1")), "headers": headers}
 
 
 TWO_LENGTHS = "two_lengths"
