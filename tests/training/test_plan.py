@@ -5,13 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yantai.training.plan import (
-    REPLAN_SHARES,
-    WATTS_ENV,
-    Horizon,
-    energy_estimate,
-    mean_without_the_longest,
-)
+from yantai.training.plan import REPLAN_SHARES, WATTS_ENV, Horizon, energy_estimate
 
 OPEN = 1_000_000_000
 
@@ -58,10 +52,6 @@ def test_a_machine_that_was_busy_at_first_does_not_end_early(begin):
         recent = [*recent[-49:], pace]
         horizon.decide(step, elapsed, sum(recent) / len(recent), 5.0)
     assert elapsed == pytest.approx(895.0, abs=9.0)
-
-
-def test_one_long_step_does_not_count():
-    assert mean_without_the_longest([1.0, 2.0, 50.0, 3.0]) == 2.0
 
 
 def test_the_decision_that_holds_is_the_last_at_or_before_a_step():

@@ -30,7 +30,8 @@ from yantai.data.loader import Loader
 from yantai.tasks.task import Task
 from yantai.training.nudge import Nudge
 from yantai.training.optim import Average, Optimizer, clip_gradients
-from yantai.training.plan import Peak, Work, mean_without_the_longest
+from yantai.training.pace import VALIDATIONS, mean_without_the_longest, seconds_left, validations_by
+from yantai.training.plan import Peak, Work
 from yantai.training.recipe import Training
 from yantai.training.schedule import factor
 from yantai.training.signals import listen
@@ -39,7 +40,6 @@ from yantai.training.store import Store
 from yantai.training.watch import first_bad, stop_on_nonfinite
 
 Report = Callable[[int, float], None]
-VALIDATIONS = 8  # in a run, where the recipe does not say how often
 
 
 @dataclass(frozen=True)
@@ -327,11 +327,9 @@ class Run:
 
     def _validation_due(self) -> bool:
         step, horizon = self.progress.step, self.progress.horizon.at(self.progress.step)
-        if not self.valid:
-            return False
-        if self.settings.valid_every:
-            return step % self.settings.valid_every == 0 or step == horizon
-        return VALIDATIONS * step // horizon > VALIDATIONS * (step - 1) // horizon
+        every = self.settings.valid_every
+        before, now = (validations_by(each, horizon, every) for each in (step - 1, step))
+        return bool(self.valid) and now > before
 
     def _save_due(self) -> bool:
         if self.settings.save_every is not None:
@@ -354,7 +352,9 @@ class Run:
                 if name in row:
                     self.board.add_scalar(name, row[name], step)
         known = horizon < 1_000_000_000
-        left = (horizon - step) / steps if known and steps else 0.0
+        validating = self._validating or len(self.valid) / max(steps, 1e-9) / 2
+        every = self.settings.valid_every
+        left = seconds_left(step, horizon, self._step_seconds, validating, every)
         best = self.progress.best_loss
         shown = (
             f"step {step:,}" + (f"/{horizon:,}" if known else ""),
@@ -362,7 +362,7 @@ class Run:
             f"valid {best:.4f}" if best is not None else "",
             f"{speed:,.0f} tok/s",
             f"{share:.0%} of peak" if share <= 1 else "",  # the machine was busy when it was taken
-            f"{duration(left)} left" if known else "",
+            f"{duration(left)} left" if known and steps else "",
         )
         self.line.show(" · ".join(part for part in shown if part), final=step == horizon)
 

@@ -6,7 +6,7 @@ clock is decided at fixed moments and stored, so that a resumed run follows the 
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -66,11 +66,6 @@ class Horizon:
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
         return asdict(self)
-
-
-def mean_without_the_longest(seconds: Collection[float]) -> float:
-    """What a step takes, where one of them may have waited for something else."""
-    return (sum(seconds) - max(seconds)) / (len(seconds) - 1)
 
 
 @dataclass(frozen=True)
