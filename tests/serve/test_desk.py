@@ -208,3 +208,14 @@ def test_vectors_of_a_decoder(desk):
     desk.ask(1, {"do": "embed", "input": ["Ivan", "Anna"]}, sent.put)
     vectors = torch.tensor(sent.get(timeout=60)["answers"])
     assert torch.allclose(vectors.norm(dim=1), torch.ones(2), atol=1e-5)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_answer_that_is_cut_does_not_end_inside_a_character(desk, whole):
+    """The first of three bytes again and again: two are no character, the last one has begun."""
+    begin = desk.model.tokenizer.bytes_of_ids.index(b"\xe5")
+    asked = {"max_new_tokens": 3, "temperature": 0.0, "bias": {begin: 1000.0}, "whole": whole}
+    for question in ({"do": "chat", "messages": TALK}, {"do": "complete", "prompt": "One"}):
+        client = Client(desk, **question, **asked).finish()
+        assert (client.texts[0], client.ends[0]["end"]) == ("\ufffd\ufffd", "length")
+        assert client.ends[0]["tokens"] == 3

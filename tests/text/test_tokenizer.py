@@ -5,6 +5,8 @@ import warnings
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models
 
 from yantai.base.errors import DataError, ModelFileError, UsageError
 from yantai.text.compression import compression_report, script_of
@@ -57,6 +59,57 @@ def test_any_ids_stream_as_they_decode(tokenizer, ids):
     stream = tokenizer.stream(skip_special=True)
     text = "".join(stream.feed(id) for id in ids) + stream.finish()
     assert text == tokenizer.decode(ids)
+
+
+@given(st.lists(st.integers(0, 1023), max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_a_cut_text_is_the_same_in_a_stream_and_has_lost_one_beginning(tokenizer, ids):
+    stream = tokenizer.stream()
+    text = "".join(stream.feed(id) for id in ids) + stream.finish(cut=True)
+    assert text == tokenizer.decode(ids, cut=True)
+    assert tokenizer.decode(ids) in (text, text + "\ufffd")
+
+
+def _spelled(tokenizer, raw):
+    """The ids of bytes, each alone."""
+    ids = {spelled: id for id, spelled in enumerate(tokenizer.bytes_of_ids) if len(spelled) == 1}
+    return [ids[bytes([byte])] for byte in raw]
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("你好".encode() + b"\xe5", "你好"), ("你".encode() + b"\xe5\xa5", "你"),
+        ("a😀".encode()[:-1], "a"), ("你".encode() + b"\xff", "你\ufffd"),
+        ("你".encode() + b"\xa5", "你\ufffd"), (b"\xe5a", "\ufffda"), (b"\xff\xe5", "\ufffd"),
+        ("你\ufffd".encode(), "你\ufffd"),
+    ],
+)  # fmt: skip
+def test_only_an_unfinished_character_is_left_out_of_a_cut_text(tokenizer, raw, text):
+    ids = _spelled(tokenizer, raw)
+    assert tokenizer.decode(ids, cut=True) == text
+    assert tokenizer.decode(ids) == raw.decode("utf-8", "replace")
+    stopped = [*ids, tokenizer.eos_id]
+    assert tokenizer.decode(stopped, cut=True) == text  # a token that says nothing ends no byte
+    stream = tokenizer.stream()
+    assert "".join(map(stream.feed, ids)) + stream.finish(cut=True) == text
+
+
+def test_bytes_of_a_character_without_a_token_are_left_out_too(tmp_path):
+    pieces = ["<unk>", "a", *(f"<0x{byte:02X}>" for byte in range(256))]
+    backend = Backend(models.BPE({piece: id for id, piece in enumerate(pieces)}, [],
+                                 unk_token="<unk>", byte_fallback=True))  # fmt: skip
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path)
+    ids = tokenizer.encode("a你好")
+    for missing in (1, 2):
+        assert tokenizer.decode(ids[:-missing], cut=True) == "a你"
+        stream = tokenizer.stream()
+        said = "".join(map(stream.feed, ids[:-missing])) + stream.finish(cut=True)
+        assert said == "a你"
+    assert tokenizer.decode(ids, cut=True) == "a你好"
+    assert tokenizer.decode([*ids[:-1], pieces.index("a")], cut=True).endswith("a")
 
 
 @given(st.sampled_from(SPECIALS), TEXT, TEXT)

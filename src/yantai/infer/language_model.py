@@ -166,7 +166,8 @@ class LanguageModel:
         starts = [len(ids) for ids in encoded for _ in range(chosen.num_return_sequences)]
         rows = generate_ids(self.network, encoded, chosen, self.eos_ids)
         for text, start, row in zip(repeated, starts, rows, strict=True):
-            new = self.tokenizer.decode(row[start:], after=row[:start])
+            cut = row[-1] not in self.eos_ids
+            new = self.tokenizer.decode(row[start:], after=row[:start], cut=cut)
             texts.append(text + cut_at_stop(new, chosen.stop))
         return texts[0] if single and len(texts) == 1 else texts
 
@@ -174,7 +175,7 @@ class LanguageModel:
         """What the decoder makes of each source."""
         start = [self.first_ids()] * len(sources)
         rows = generate_ids(self.network, start, settings, self.eos_ids, sources=sources)
-        texts = [self.tokenizer.decode(row) for row in rows]
+        texts = [self.tokenizer.decode(row, cut=row[-1] not in self.eos_ids) for row in rows]
         return [cut_at_stop(text, settings.stop) for text in texts]
 
     def first_ids(self) -> list[int]:
@@ -213,15 +214,17 @@ class LanguageModel:
         held = HoldBack(chosen.stop)
         rows = steps(self.network, [ids], chosen, ends, sources=sources)
         tokens = (row[0] for row in rows) if engine is None else engine.tokens(ids, chosen, ends)
+        is_cut = True
         for token in tokens:
             if token is None or token in ends:
+                is_cut = False
                 break
             piece = held.feed(decoder.feed(token))
             if piece:
                 yield piece
             if held.stopped:
                 return
-        rest = held.feed(decoder.finish()) + held.finish()
+        rest = held.feed(decoder.finish(cut=is_cut)) + held.finish()
         if rest:
             yield rest
 
@@ -281,7 +284,7 @@ class LanguageModel:
             numbers = order[start : start + batch]
             rows = generate_ids(self.network, [prompts[number] for number in numbers], chosen, ends)
             for number, row in zip(numbers, rows, strict=True):
-                text = self.tokenizer.decode(row[len(prompts[number]) :])
+                text = self.tokenizer.decode(row[len(prompts[number]) :], cut=row[-1] not in ends)
                 replies[number] = cut_at_stop(text, chosen.stop)
         return replies
 

@@ -23,7 +23,9 @@ class HoldBack:
         self.stop, self.held, self.stopped = tuple(stop), "", False
 
     def feed(self, piece: str) -> str:
-        """What can be given out now; "" for nothing yet."""
+        """What can be given out now; "" for nothing yet, and behind a stop text."""
+        if self.stopped:
+            return ""
         text = self.held + piece
         cut = cut_at_stop(text, self.stop)
         if len(cut) < len(text):

@@ -268,7 +268,8 @@ class Desk:
                 own = known if isinstance(known, YantaiError) else failed
                 texts.send({"index": texts.index, "error": as_error(own)})
             else:
-                texts.text += texts.held.feed(texts.decoder.finish()) + texts.held.finish()
+                rest = texts.decoder.finish(cut=reason == "length")
+                texts.text += texts.held.feed(rest) + texts.held.finish()
                 reused = texts.request.reused if texts.request is not None else 0
                 texts.say(end=reason, reused=reused)
             left[0] -= 1

@@ -38,6 +38,11 @@ MASK = "<|mask|>"
 SPANS = tuple(f"<|span_{number}|>" for number in range(100))
 SPECIALS = (BOS, EOS, PAD, TURN_START, TURN_END)
 MAX_TOKENIZER_BYTES = 200_000_000
+NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+LONGEST_CHARACTER = 4
+"""Bytes of UTF-8."""
+BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
+"""How vocabularies of characters spell a byte of one that they do not have."""
 USUAL_NAMES = {
     "bos_token": (BOS, "<s>", "[CLS]"),
     "eos_token": (EOS, "</s>", "[SEP]"),
@@ -264,8 +269,9 @@ class Tokenizer:
         return self._encoded(text, add_special_tokens=True)
 
     def decode(
-        self, ids: Sequence[int], *, skip_special: bool = True, after: Sequence[int] = ()
-    ) -> str:
+        self, ids: Sequence[int], *, skip_special: bool = True, after: Sequence[int] = (),
+        cut: bool = False,
+    ) -> str:  # fmt: skip
         """The text of ids; bytes that form no character show as U+FFFD.
 
         Args:
@@ -273,7 +279,14 @@ class Tokenizer:
             skip_special: leave control tokens out.
             after: what stands before and is not given out; some vocabularies drop the space that
                 a text begins with, and a continuation is no beginning.
+            cut: the text was ended at its longest: the character that had only begun is left out.
         """
+        if cut and (begun := self._begun(ids, skip_special)):
+            if self.bytes_of_ids is not None:
+                text = self.decode(ids, skip_special=skip_special, after=after)
+                return text.removesuffix(NO_CHARACTER)
+            skipped = frozenset(self.control.values()) if skip_special else frozenset()
+            ids = [id for id in ids if id not in skipped][:-begun]  # each is a byte
         text = self._backend.decode([*after, *ids], skip_special_tokens=skip_special)
         if not after:
             return text
@@ -281,6 +294,19 @@ class Tokenizer:
         if text.startswith(before):
             return text[len(before) :]
         return self._backend.decode(list(ids), skip_special_tokens=skip_special)
+
+    def _begun(self, ids: Sequence[int], skip_special: bool) -> int:
+        """Bytes at the end that more bytes could make a character."""
+        skipped = frozenset(self.control.values()) if skip_special else frozenset()
+        last = [id for id in ids if id not in skipped][-LONGEST_CHARACTER:]
+        if self.bytes_of_ids is not None:
+            spelled = [self.bytes_of_ids[id] if id < len(self.bytes_of_ids) else b"" for id in last]
+        else:  # a byte of a character without a token; what is no byte is whole
+            found = [BYTE_TOKEN.fullmatch(self.token(id)) for id in last]
+            spelled = [bytes.fromhex(byte[1]) if byte else b" " for byte in found]
+        reader = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        reader.decode(b"".join(spelled))
+        return len(reader.getstate()[0])
 
     def token(self, id: int) -> str:
         """The piece behind an id, as the vocabulary spells it."""
@@ -315,8 +341,8 @@ class Tokenizer:
 class StreamDecoder:
     """Ids in, text out, as soon as whole characters are there.
 
-    Bytes wait until their character is complete; `finish` gives what can never be completed as
-    U+FFFD, just as decoding everything at once would.
+    Bytes wait until their character is complete; `finish` gives what is never completed as U+FFFD,
+    or leaves it out, just as decoding everything at once would.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool, after: Sequence[int] = ()):
@@ -340,11 +366,11 @@ class StreamDecoder:
         new, self._shown = text[len(self._shown) :], text
         return new
 
-    def finish(self) -> str:
-        """What is left at the end."""
+    def finish(self, *, cut: bool = False) -> str:
+        """What is left at the end; `cut` as for `Tokenizer.decode`."""
         if self._table is not None:
-            return self._utf8.decode(b"", final=True)
-        text = self._tokenizer.decode(self._ids, skip_special=False)
+            return "" if cut else self._utf8.decode(b"", final=True)
+        text = self._tokenizer.decode(self._ids, skip_special=False, cut=cut)
         return text[len(self._shown) :] if text.startswith(self._shown) else ""
 
 
