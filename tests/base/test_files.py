@@ -57,13 +57,45 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
 
 
 def test_the_need_is_counted_in_bytes(tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="expected 6 bytes") as caught:
         files.write_atomic(tmp_path / "file", "文字")
     assert caught.value.code == "E502"
+    assert names(tmp_path) == []
+
+
+def full(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [(None, "expected more than 3 bytes"), (900, "expected 900 bytes")]
+)
+def test_what_a_function_had_written_is_the_least_that_is_needed(tmp_path, size, said):
+    def write(file):
+        file.write(b"abc")
+        file.flush()
+        full()
+
+    with pytest.raises(StorageError, match=rf"file: no space .*{said}, got [\d,]+ bytes free"):
+        files.write_atomic(tmp_path / "file", write, size)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_without_room_names_what_it_had_and_its_own_name(tmp_path):
+    final = tmp_path / "model"
+    told = pytest.raises(StorageError, match="expected more than 5 bytes")
+    with told as caught, files.new_folder(final) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a").write_text("12345")
+        full()
+    assert caught.value.where == str(final)
+    for write, where in ((files.new_folder, final / "b"), (files.new_file, final)):
+        told = pytest.raises(StorageError, match="expected more than 1 bytes")
+        with told as caught, write(final) as path:
+            place = path / "b" if write is files.new_folder else path
+            files.write_atomic(place, lambda file: (file.write(b"1"), file.flush(), full()))
+        assert caught.value.where == str(where)
     assert names(tmp_path) == []
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load, save, save_file
 
-from yantai.base.errors import ModelFileError
-from yantai.families.weights import INDEX, SINGLE, check_header, read_tensors
+from yantai.base.errors import ModelFileError, StorageError
+from yantai.families.weights import INDEX, SINGLE, check_header, read_tensors, write_tensors
 
 TENSORS = {
     "a.weight": torch.arange(6.0).reshape(2, 3),
@@ -88,6 +89,27 @@ def test_a_folder_without_weights_says_what_to_do(tmp_path):
     with pytest.raises(ModelFileError, match="missing; fetch the whole folder") as caught:
         read_tensors(tmp_path)
     assert caught.value.code == "E403"
+
+
+def test_what_is_written_is_read_and_as_readable_as_its_configuration(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_config.json").chmod(0o640)
+    write_tensors(tmp_path / SINGLE, TENSORS | {"turned": TENSORS["a.weight"].T})
+    assert (tmp_path / SINGLE).stat().st_mode & 0o777 == 0o640
+    found = read_tensors(tmp_path)
+    assert torch.equal(found["turned"], TENSORS["a.weight"].T)
+
+
+def test_a_disk_without_room_is_told_how_much_is_needed(tmp_path, monkeypatch):
+    def full(tensors, path, **facts):
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("yantai.families.weights.save_file", full)
+    with pytest.raises(StorageError, match=r"no space \(ENOSPC\); expected 34 bytes, got") as told:
+        write_tensors(tmp_path / SINGLE, TENSORS)
+    assert told.value.code == "E502"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_whole_file_is_read(tmp_path):

@@ -1,14 +1,17 @@
 """A model for other programs: the file, the folder, and what their use costs."""
 
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
 import yantai
-from yantai.base.errors import ModelFileError, UsageError
+from yantai.base.errors import ModelFileError, StorageError, UsageError
 from yantai.core.config import ModelConfig
 from yantai.core.initialise import build
 from yantai.families.labels import judging
@@ -134,6 +137,37 @@ def test_what_was_not_compared_to_its_end_has_no_name(run, tmp_path, monkeypatch
     with pytest.raises(error):
         export(recipe(run, tmp_path / "o" / name, to=to), str)
     assert list((tmp_path / "o").iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["gguf", "folder", "quantize"])
+def test_what_was_left_by_who_was_killed_goes(run, tmp_path, verb):
+    living = tmp_path / f".tmp-{os.getppid()}-other.gguf"
+    (tmp_path / ".tmp-999999999-m.gguf").write_text("half")
+    (tmp_path / ".tmp-999999999-plain").mkdir()
+    living.write_text("of somebody else")
+    if verb == "quantize":
+        model = str(run / "run" / "model")
+        quantise(Quantize(model=model, out=tmp_path / "new", threads=1), str)
+    else:
+        export(recipe(run, tmp_path / "new", to=verb), str)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [living.name, "new"]
+
+
+def test_a_full_disk_says_how_much_a_file_needs(run, tmp_path, monkeypatch):
+    whole = export(recipe(run, tmp_path / "m.gguf", type="F32"), str)
+    fsync = os.fsync
+
+    def full(descriptor):
+        if ".tmp-" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"no space.* expected [\d,]+ bytes, got") as told:
+        export(recipe(run, tmp_path / "again.gguf", type="F32"), str)
+    needed = int(told.value.expected.removesuffix(" bytes").replace(",", ""))
+    assert 0.5 * whole["bytes"] < needed <= whole["bytes"]
+    assert told.value.where == str(tmp_path / "again.gguf")
 
 
 def test_neither_the_model_nor_another_file_is_replaced(run, tmp_path):

@@ -27,17 +27,26 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from yantai.base.errors import StorageError, UsageError, YantaiError
+from yantai.base.abandoned import TEMPORARY, held, lock, remove
+from yantai.base.errors import StorageError, UsageError, YantaiError, error_of
 
-TEMPORARY = ".tmp-"
 OWN_SUFFIXES = {".json", ".safetensors", ".bin", ".list", ".jinja"}
 OWN_MARKS = {"config.json", "tokenizer.json", "manifest.json", "adapter_config.json"}
 """Files that a folder has at least one of which Yantai, or `transformers`, wrote."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def storage_error(error: OSError, path: Path, needed: int | None = None) -> StorageError:
-    """Turn an `OSError` of a write into the line that names the mount, the need and the room."""
+def storage_error(
+    error: OSError, path: Path, needed: int | None = None, *, written: int | None = None
+) -> StorageError:
+    """Turn an `OSError` of a write into the line that names the mount, the need and the room.
+
+    Args:
+        error: what the system said.
+        path: what was written.
+        needed: bytes of all of it, where that is known.
+        written: bytes that had found room, where it is not.
+    """
     name = errno.errorcode.get(error.errno or 0, "unknown")
     if error.errno is None and "requested and" in str(error):  # numpy's word for a full disk
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -45,14 +54,17 @@ def storage_error(error: OSError, path: Path, needed: int | None = None) -> Stor
     if error.errno in _NO_SPACE:
         mount = _mount_of(path)
         return StorageError(
-            "E502",
-            path,
-            f"no space ({name})",
-            expected=None if needed is None else f"{needed:,} bytes",
+            "E502", path, f"no space ({name})", expected=_need(needed, written),
             got=f"{shutil.disk_usage(mount).free:,} bytes free on {mount}",
             do="free some space or choose another --out",
-        )
+        )  # fmt: skip
     return StorageError("E501", path, f"could not be written ({name}: {error.strerror})")
+
+
+def _need(needed: int | None, written: int | None) -> str | None:
+    if needed is not None:
+        return f"{needed:,} bytes"
+    return f"more than {written:,} bytes" if written else None
 
 
 def _mount_of(path: Path) -> Path:
@@ -100,12 +112,15 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], None]) -> None:
+def write_atomic(
+    path: Path, content: bytes | str | Callable[[BinaryIO], None], size: int | None = None
+) -> None:
     """Write a file so that readers see the old content or the new, never a part.
 
     Args:
         path: the final name; its folder must exist.
         content: bytes, text (stored as UTF-8), or a function that writes to the open file.
+        size: bytes that a function writes, if that is known.
 
     Raises:
         StorageError: the disk refused; the old file stands and the temporary one is gone.
@@ -114,6 +129,7 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], None]) 
     content = content.encode() if isinstance(content, str) else content
     try:
         with temporary.open("wb") as file:
+            lock(file.fileno())
             if callable(content):
                 content(file)
             else:
@@ -123,12 +139,20 @@ def write_atomic(path: Path, content: bytes | str | Callable[[BinaryIO], None]) 
         temporary.replace(path)
         fsync_folder(path.parent)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        written = _size_of(temporary)
+        remove(temporary)
         if isinstance(error, OSError):
-            size = None if callable(content) else len(content)
-            raise storage_error(error, path, size) from error
+            size = size if callable(content) else len(content)
+            raise storage_error(error, path, size, written=written) from error
         raise
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder; 0 of nothing."""
+    with contextlib.suppress(OSError):
+        paths = path.rglob("*") if path.is_dir() else (path,)
+        return sum(each.stat().st_size for each in paths if each.is_file())
+    return 0
 
 
 @contextlib.contextmanager
@@ -138,17 +162,26 @@ def new_file(final: Path) -> Generator[Path]:
     Raises:
         StorageError: the disk refused; what stood there stands.
     """
-    temporary = final.with_name(f"{TEMPORARY}{os.getpid()}-{final.name}")
+    folder = final.with_name(f"{TEMPORARY}{os.getpid()}-{final.name}")
+    temporary = folder / final.name
     try:
-        yield temporary
-        try:
+        remove(folder)
+        folder.mkdir()
+        with held(folder):
+            yield temporary
             temporary.replace(final)
             fsync_folder(final.parent)
-        except OSError as error:
-            raise storage_error(error, final) from error
+    except OSError as error:
+        raise storage_error(error, final) from error
+    except StorageError as error:
+        raise _named(error, temporary, final) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        remove(folder)
+
+
+def _named(error: StorageError, temporary: Path, final: Path) -> YantaiError:
+    """The same of the name that a person knows."""
+    return error_of(error.table() | {"where": error.where.replace(str(temporary), str(final))})
 
 
 def refuse_itself(out: Path, source: Path) -> None:
@@ -219,15 +252,16 @@ def new_folder(final: Path) -> Generator[Path]:
     old = _old_name(final)
     placed = False
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         make_folder(final.parent)
         temporary.mkdir()
-        yield temporary
-        _fsync_all(temporary)
-        if final.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            final.rename(old)
-        temporary.rename(final)
+        with held(temporary):
+            yield temporary
+            _fsync_all(temporary)
+            if final.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                final.rename(old)
+            temporary.rename(final)
         placed = True
         fsync_folder(final.parent)
         placed = False
@@ -236,12 +270,15 @@ def new_folder(final: Path) -> Generator[Path]:
         if placed:  # a name that may be gone after a power cut was never given
             with contextlib.suppress(OSError):
                 final.rename(temporary)
-        shutil.rmtree(temporary, ignore_errors=True)
+        written = _size_of(temporary)
+        remove(temporary)
         with contextlib.suppress(OSError):
             recover_folder(final)
         refusal = os_error_in(error)
         if refusal is not None and not isinstance(error, YantaiError):
-            raise storage_error(refusal, final) from error
+            raise storage_error(refusal, final, written=written) from error
+        if isinstance(error, StorageError):
+            raise _named(error, temporary, final) from error
         raise
 
 

@@ -80,7 +80,7 @@ class MetricsFile:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.truncate(self.path, size)
-            raise storage_error(error, self.path) from error
+            raise storage_error(error, self.path, sum(map(len, self._waiting))) from error
         self._waiting.clear()
 
     def rows(self) -> list[dict[str, Any]]:

@@ -13,11 +13,9 @@ Each document is BOS + ids + EOS (no BOS where the tokenizer has none). All numb
 little-endian. The folder appears whole or not at all.
 """
 
-import glob
 import hashlib
 import json
 import os
-import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -26,9 +24,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from yantai.base.abandoned import remove_abandoned
 from yantai.base.errors import DataError, ModelFileError, StorageError, UsageError
 from yantai.base.files import (
-    TEMPORARY,
     new_folder,
     read_json,
     sha256_file,
@@ -100,15 +98,7 @@ def write_shards(
 
 def _clear_the_way(folder: Path) -> None:
     """Remove what a killed writer left; refuse to replace what is not ours."""
-    for path in folder.parent.glob(f"{TEMPORARY}*-{glob.escape(folder.name)}"):
-        pid = path.name.removeprefix(TEMPORARY).removesuffix(f"-{folder.name}")
-        if pid.isdecimal():
-            try:
-                os.kill(int(pid), 0)
-            except ProcessLookupError:
-                shutil.rmtree(path, ignore_errors=True)
-            except (PermissionError, OverflowError):
-                continue
+    remove_abandoned(folder.parent)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     try:

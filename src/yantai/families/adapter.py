@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from yantai.adapt.lora import PARTS, LoRA, LowRank, adapters, add_lora
@@ -22,7 +21,7 @@ from yantai.core.face import Model
 from yantai.families.folder import read_model_json
 from yantai.families.labels import Job
 from yantai.families.rules import Family, Merged, Renamed
-from yantai.families.weights import open_file
+from yantai.families.weights import open_file, write_tensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -81,8 +80,7 @@ def save_adapter(model: Model, family: Family, lora: LoRA, folder: Path, *, base
     )  # fmt: skip
     if model.head.labels is not None:  # PEFT keeps none
         write_json(folder / LABELS, {"job": family.job, **model.head.labels.model_dump()})
-    plain = {name: each.detach().contiguous().cpu() for name, each in tensors.items()}
-    save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, tensors)
 
 
 def _modules(model: Model, family: Family) -> list[tuple[str, list[LowRank]]]:

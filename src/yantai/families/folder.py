@@ -5,15 +5,12 @@ tensors that are missing, extra or misshapen are errors that name them, before a
 """
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from yantai.base.errors import ModelFileError, UsageError
@@ -25,7 +22,7 @@ from yantai.families.labels import job_of, judging
 from yantai.families.packed_folder import described, load_packed, unwrapped
 from yantai.families.rules import Family
 from yantai.families.table import family_of
-from yantai.families.weights import read_tensors, refuse_pickles
+from yantai.families.weights import read_tensors, refuse_pickles, write_tensors
 from yantai.text.tokenizer import TURN_END, Tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -236,7 +233,4 @@ def save_folder(
     config = (special or {}) | family.write_config(model.config) | {"torch_dtype": stored}
     write_json(folder / CONFIG, config)
     write_json(folder / GENERATION, (special or {}) | (generation or {}))
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # it is readable for its owner alone
-    with (folder / WEIGHTS).open("rb") as file:
-        os.fsync(file.fileno())
+    write_tensors(folder / WEIGHTS, tensors)

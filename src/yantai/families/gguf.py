@@ -120,7 +120,8 @@ def write_gguf(
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
 
-    write_atomic(path, write)
+    size = sum(each.nbytes for named in writer.tensors for each in named.values())
+    write_atomic(path, write, size)
 
 
 def _add(writer: Any, key: str, value: Any) -> None:

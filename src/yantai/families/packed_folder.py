@@ -5,13 +5,10 @@ weights. The type of the model is a name of ours, so that `transformers` refuses
 quantisation that it does not know it only warns, and goes on with weights that mean nothing.
 """
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from yantai.adapt.packed import Form
@@ -28,6 +25,7 @@ from yantai.core.face import Model
 from yantai.core.initialise import build_meta, materialise
 from yantai.core.layers import Linear
 from yantai.families.rules import Family
+from yantai.families.weights import SINGLE, write_tensors
 
 METHOD = "yantai"
 NOTE = "codes of Yantai's own form (names of tensors, too); opened by yantai.load alone"
@@ -109,11 +107,7 @@ def save_packed(
     config |= {"model_type": TYPE, PACKS: config["model_type"]}
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", special)
-    path = folder / "model.safetensors"
-    save_file({name: each.contiguous().cpu() for name, each in tensors.items()}, path)
-    shutil.copymode(folder / "config.json", path)  # it is readable for its owner alone
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    write_tensors(folder / SINGLE, tensors)
 
 
 def load_packed(

@@ -1,4 +1,4 @@
-"""Tensors out of safetensors files: one, or several that an index names.
+"""Tensors out of safetensors files, one or several that an index names, and into one.
 
 Knows: the file format, whose header is read and checked in full before a tensor is touched, and the
 index. Nothing outside the folder is opened, nothing is unpickled, nothing is allocated that the
@@ -6,14 +6,18 @@ size of a file on the disk does not stand for.
 """
 
 import json
-from collections.abc import Iterable
+import os
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from yantai.base.errors import ModelFileError
+from yantai.base.files import os_error_in, storage_error
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -43,6 +47,32 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             do="fetch the whole folder, or save the model with save_pretrained",
         )  # fmt: skip
     return open_file(path, folder)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a file beside its configuration, as readable as that is, and make its bytes durable.
+
+    Args:
+        path: of the file, in a folder of `files.new_folder`.
+        tensors: by their names; none shares its memory with another.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, path, metadata={"format": "pt"})
+        for config in path.parent.glob("*config.json"):  # the library makes it its owner's alone
+            shutil.copymode(config, path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        path.unlink(missing_ok=True)
+        refusal = os_error_in(error)
+        if refusal is None:
+            raise
+        needed = sum(tensor.nbytes for tensor in plain.values())
+        raise storage_error(refusal, path, needed) from error
 
 
 def _damaged(where: str | Path, what: str, **facts: Any) -> ModelFileError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from yantai.base.abandoned import remove_abandoned
 from yantai.base.device import prepare_process
 from yantai.base.errors import ModelFileError, UsageError
 from yantai.base.files import (
@@ -46,6 +47,7 @@ def export(settings: Export, emit: Callable[[str], None]) -> dict[str, Any]:
     prepare_process(None)
     folder = local_folder(settings.model)
     refuse_itself(settings.out, folder)
+    remove_abandoned(settings.out.parent)
     model = load(folder, dtype="float32", device="cpu", probes=True)
     if is_packed(model.network):
         raise UsageError("E203", "model", "is packed", do="give the one it was made from")

@@ -24,6 +24,7 @@ from yantai.adapt.quantize import (
     quantize,
     unpacked_error,
 )
+from yantai.base.abandoned import remove_abandoned
 from yantai.base.device import prepare_process, tiny_is_zero
 from yantai.base.errors import NumericsError, UsageError
 from yantai.base.files import (
@@ -74,6 +75,7 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
     prepare_process(settings.threads)
     folder = local_folder(settings.model)
     refuse_itself(settings.out, folder)
+    remove_abandoned(settings.out.parent)
     before = load(folder, dtype="float32", device=settings.device, probes=True)
     if is_packed(before.network):
         raise UsageError("E203", "model", "is packed already", do="give the one it was made from")
