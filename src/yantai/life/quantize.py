@@ -79,8 +79,8 @@ def quantise(settings: Quantize, emit: Callable[[str], None]) -> dict[str, Any]:
     before = load(folder, dtype="float32", device=settings.device, probes=True)
     if is_packed(before.network):
         raise UsageError("E203", "model", "is packed already", do="give the one it was made from")
-    texts, source = texts_of(settings.data, folder)
     inner, outer = _forms(settings, before)
+    texts, source = texts_of(settings.data, folder)
     importance = None
     if settings.calibrate:
         with input_squares(before.network) as importance:
