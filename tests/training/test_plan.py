@@ -54,6 +54,16 @@ def test_a_machine_that_was_busy_at_first_does_not_end_early(begin):
     assert elapsed == pytest.approx(895.0, abs=9.0)
 
 
+def test_a_machine_that_becomes_slow_takes_no_steps_behind_its_time():
+    """Another program has a core, and each step is as long as the rest of the budget."""
+    horizon, step, elapsed = Horizon(seconds=30.0), 0, 0.0
+    while step < horizon.at(step):
+        step += 1
+        elapsed += 2.0 if step <= 8 else 6.0
+        horizon.decide(step, elapsed, 6.0, 8.0)
+    assert (step, elapsed) == (9, 22.0)
+
+
 def test_the_decision_that_holds_is_the_last_at_or_before_a_step():
     horizon = Horizon(seconds=1.0, decisions=[[8, 100], [20, 90]])
     steps = (0, 7, 8, 19, 20, 95)

@@ -47,7 +47,7 @@ class Horizon:
         The moments are after 8 steps and at the shares of the budget in `REPLAN_SHARES`, counted in
         time or in planned steps, whichever is further: a machine that gets faster would else come
         to the end of its plan before it is asked again. The last ones are so late that a machine of
-        changing speed still ends within a hundredth.
+        changing speed still ends within a hundredth. Once the time is over, no plan is made longer.
 
         Args:
             step: steps done.
@@ -60,8 +60,10 @@ class Horizon:
         done = max(elapsed / self.seconds, step / self.at(step))
         if done < REPLAN_SHARES[len(self.decisions)]:
             return
-        left = max(0.0, self.seconds - elapsed - reserve)
-        self.decisions.append([step, step + max(1, int(left / seconds_per_step))])
+        steps = int(max(0.0, self.seconds - elapsed - reserve) / seconds_per_step)
+        if steps == 0 and self.at(step) <= step + 1:
+            return
+        self.decisions.append([step, step + max(1, steps)])
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
