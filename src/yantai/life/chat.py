@@ -21,7 +21,9 @@ from yantai.life.settings import Chat
 
 PROMPT = "› "
 
-HELP = "/reset starts over, /exit or Ctrl-D ends, Ctrl-C stops an answer."
+HELP = (
+    "/reset starts over, /exit or Ctrl-D ends, Ctrl-C stops an answer; twice at the prompt it ends."
+)
 AGAIN = "(/exit, Ctrl-D or another Ctrl-C ends the chat)"
 ASKED = ("max_new_tokens", "temperature", "top_p", "seed")
 COMMAND = re.compile("/[a-z]+")
