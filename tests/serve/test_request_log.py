@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 import threading
+import time
 
 import httpx
 from serving import KEY, Stub, made
@@ -11,6 +12,14 @@ from serving import KEY, Stub, made
 from yantai.serve.desk import Desk
 from yantai.serve.local import LocalBackend
 from yantai.serve.log import MOST_WAITING, RequestLog
+
+
+def wait_for(told, count):
+    """A request has its line a moment after its answer."""
+    until = time.monotonic() + 30
+    while len(told) < count:
+        assert time.monotonic() < until, "the line does not come"
+        time.sleep(0.01)
 
 
 def test_what_watchers_ask_is_told_only_where_it_is_wrong():
@@ -60,6 +69,7 @@ def test_a_line_says_who_asked_what_and_how_long_it_took_and_not_what_was_said(
         assert client.post("/v1/completions", json=body | {"stream": True}).status_code == 200
         assert client.post("/v1/completions", json=body | {"n": 0}).status_code == 400
     assert httpx.get(server.url + "/v1/models").status_code == 401
+    wait_for(told, 4)
     assert [row["status"] for row in told] == [200, 200, 400, 401]
     for row in told[:2]:
         assert row["tokens"] == 3 and row["prompt_tokens"] > 0 and row["key"] and row["ms"] >= 0
@@ -77,12 +87,14 @@ def test_what_is_no_http_has_its_line_and_uvicorn_is_silent(run_server):
     logger.setLevel(logging.WARNING)
     upgrade = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close, Upgrade\r\n"
     try:
-        for sent in (b"no http\r\n\r\n", f"{upgrade}Upgrade: websocket\r\n\r\n".encode()):
+        asked = (b"no http\r\n\r\n", f"{upgrade}Upgrade: websocket\r\n\r\n".encode())
+        for number, sent in enumerate(asked, 1):
             with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
                 peer = client.getsockname()
                 client.sendall(sent)
                 while client.recv(65_536):
                     pass
+                wait_for(told, number)
                 told[-1]["ours"] = told[-1].get("peer") == "{}:{}".format(*peer)
     finally:
         logger.removeHandler(handler)

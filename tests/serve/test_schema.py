@@ -244,6 +244,8 @@ HOUSE = [
     ({"messages": []}, "messages: should have at least 1 of them", "invalid_value"),
     ({"messages": [{"role": "robot", "content": "x"}]},
      "messages[0].role: should be 'system', 'developer', 'user' or 'assistant'", "invalid_value"),
+    ({"messages": [{"role": "user", "content": "x", "tool_calls": [1]}]},
+     "messages[0].tool_calls: is not supported here", "invalid_value"),
     (HELLO | {"n": 1.5}, "n: should be a whole number", "invalid_type"),
     (HELLO | {"n": 0}, "n: should be at least 1", "invalid_value"),
     (HELLO | {"top_p": 0}, "top_p: should be more than 0", "invalid_value"),

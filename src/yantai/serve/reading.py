@@ -82,6 +82,8 @@ def _told(error: ValidationError, shape: type[Shape]) -> ApiError:
         said, code = "should be " + " or ".join(forms), KIND
     elif first["type"] in PLAINER:
         plain, code = PLAINER[first["type"]]
+        if first.get("ctx", {}).get("max_length") == 0:
+            plain, code = PLAINER["none_required"]
         limits = {name: f"{each:g}" if isinstance(each, float) else each
                   for name, each in first.get("ctx", {}).items()}  # fmt: skip
         said = plain.format(**limits)
