@@ -31,6 +31,8 @@ def accepts(tokenizer):
         ({"exclusiveMaximum": 0, "minimum": -0.5, "type": "number"}, ("-0.5",), ("-0", "0")),
         ({"exclusiveMinimum": 0, "maximum": 5, "type": "number"}, ("0.25", "5"), ("0", "6")),
         ({"items": {"type": "integer", "maximum": 1e30}}, ("[7]",), ("[9007199254740993]",)),
+        ({"properties": {"default": {"type": "integer", "maximum": 1e30}}, "type": "object"},
+         ('{"default": 3}',), ('{"default": 9007199254740993}',)),
         ({"properties": {"minimum": {"type": "integer", "minimum": -1e30}}, "type": "object"},
          ('{"minimum": 3}',), ('{"minimum": "a"}',)),
     ],

@@ -294,6 +294,25 @@ def test_one_for_whom_there_is_no_room_fails_alone(model, monkeypatch, capsys):
     engine.close()
 
 
+def test_one_that_cannot_join_is_told_so(model, monkeypatch, capsys):
+    engine = Engine(model, slots=2, waiting=0)
+
+    def full(read):
+        raise RuntimeError("no memory")
+
+    try:
+        monkeypatch.setattr(engine._slots, "join", full)
+        request = engine.submit(Request([5] * 9, Generation(max_new_tokens=4)))
+        with pytest.raises(ResourceError):
+            request.wait(30)
+        again = [Request([6] * 9, Generation(max_new_tokens=4)) for _ in range(2)]
+        engine.submit_all(again)  # both places are free
+        assert [len(each.wait(30)) for each in again] == [4, 4]
+    finally:
+        engine.close()
+    assert "no memory" in capsys.readouterr().err
+
+
 def test_what_does_not_fit_is_refused(engine):
     with pytest.raises(UsageError, match="do not fit"):
         engine.submit(Request([3] * 1000, Generation(max_new_tokens=50)))

@@ -21,14 +21,19 @@ def tries(tokenizer):
 
 
 @pytest.mark.slow
-def test_what_takes_too_long_is_ended_and_remembered(tries):
+def test_what_takes_too_long_is_ended_and_remembered(tries, monkeypatch):
     tries.check("json_schema", {"type": "integer"})
-    with pytest.raises(DataError, match="takes over"):
+    with pytest.raises(DataError, match=r"takes over|more than can be made"):
         tries.check("json_schema", SLOW)
     assert tries._process is None
-    with pytest.raises(DataError, match="takes over"):
+    with pytest.raises(DataError, match=r"takes over|more than can be made"):
         tries.check("json_schema", SLOW)
     assert tries._process is None  # it was not tried again
+    monkeypatch.setattr(trial, "KEPT_SECONDS", -1.0)
+    for _ in range(2):
+        with pytest.raises(DataError, match="nothing satisfies"):
+            tries.check("regex", r"[^\s\S]")
+        assert tries._process.poll() is None  # it was asked each time
     tries.check("regex", "[a-c]+")
     assert tries._process.poll() is None
 
@@ -69,3 +74,22 @@ def test_it_ends_with_whoever_asked(tokenizer):
     process = made._process
     del made
     assert process.poll() is not None
+
+
+def test_what_a_grammar_holds_is_told_and_a_long_one_is_not_sent(tries):
+    small = tries.check("json_schema", {"type": "integer"})
+    large = tries.check("json_schema", {"type": "integer", "multipleOf": 20_011})
+    assert large > max(small, 1_000_000) and large < 100_000_000
+    with pytest.raises(DataError, match="too large"):
+        tries.check("regex", "a" * 300_000)
+    assert len(tries._refused) == 0
+
+
+def test_grammars_are_kept_by_what_they_hold(tokenizer, monkeypatch):
+    grammar = pytest.importorskip("yantai.infer.grammar")
+    monkeypatch.setattr(grammar, "KEPT_BYTES", 3000)
+    made = grammar.Grammars(tokenizer, frozenset({tokenizer.eos_id}))
+    monkeypatch.setattr(made._trial, "check", lambda kind, text: 1000)
+    for number in range(9):
+        made.guide("regex", "a" * (number + 1))
+    assert len(made._made) == len(made._sizes) == 3

@@ -147,6 +147,6 @@ def test_a_real_server_is_attacked_killed_and_drained(tmp_path):
     assert found == {
         "malformed_requests": found["malformed_requests"], "clients_that_left": 20,
         "questions_in_a_crowd": 200, "long_prompts": 5, "flood": 200, "overload": MEASURED + 40,
-        "killed_workers": 1,        "drained_streams": 20,
+        "killed_workers": 1, "drained_streams": 20,
     }  # fmt: skip
     assert found["malformed_requests"] >= 200

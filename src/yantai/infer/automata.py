@@ -24,6 +24,8 @@ NARROW, LEAST = 1e-6, 1e-9
 """Of a range that begins behind 0: the share of it that is left out, and the smallest range."""
 LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 VALUES = ("enum", "const", "default", "examples")
+MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords whose tables have names of the writer's own, and schemas behind them."""
 SKETCH = re.compile(r"regex parse error:\n {4}(.*)\n {4}( *)(\^+).*\nerror: (.*)")
 """How the library says what is wrong with an expression: it, marks below it, the reason."""
 Kind = Literal["json_schema", "json_object", "regex"]
@@ -118,12 +120,20 @@ def bounded(schema: Any) -> Any:
         return [bounded(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    own = {name: value if name in VALUES else bounded(value) for name, value in schema.items()}
+    own = {name: _bounded_in(name, value) for name, value in schema.items()}
     _keep_within(own, LOWER, 1)
     _keep_within(own, UPPER, -1)
     _leave_out_zero(own, LOWER, UPPER, 1)
     _leave_out_zero(own, UPPER, LOWER, -1)
     return own
+
+
+def _bounded_in(keyword: str, value: Any) -> Any:
+    if keyword in VALUES:
+        return value
+    if keyword in MAPS and isinstance(value, dict):
+        return {name: bounded(each) for name, each in value.items()}
+    return bounded(value)
 
 
 def _keep_within(own: dict[str, Any], near: tuple[str, str], sign: int) -> None:

@@ -256,8 +256,8 @@ class Engine:
             logits = reading.read(self.model, piece, native)
             left -= piece
             if logits is not None:
-                self._readings.open.remove(reading)
                 self._let_in(reading, logits)
+                self._readings.open.remove(reading)
 
     def _begin_next(self) -> None:
         """Of those who wait, as long as there is a place."""

@@ -17,7 +17,8 @@ from yantai.infer.automata import Kind, automaton, vocabulary
 from yantai.infer.trial import Trial
 from yantai.text.tokenizer import Tokenizer
 
-KEPT = 64
+KEPT, KEPT_BYTES = 64, 256 << 20
+"""Grammars that are kept, and what they may hold together."""
 
 
 class GrammarGuide:
@@ -56,6 +57,7 @@ class Grammars:
         known = (tokenizer.to_json(), tokenizer.vocab_size, sorted(ends))
         self._tokens, self._trial = vocabulary(*known), Trial(*known)
         self._made: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+        self._sizes: dict[str, int] = {}
 
     def guide(self, kind: Kind, text: str | dict[str, Any] | None = None) -> GrammarGuide:
         """A new walk through a grammar.
@@ -70,10 +72,11 @@ class Grammars:
         key = json.dumps([kind, text])
         known = self._made.get(key)
         if known is None:
-            self._trial.check(kind, text)
+            size = self._trial.check(kind, text)
             known = self._made[key] = automaton(self._tokens, self.ends, kind, text)
-            while len(self._made) > KEPT:
-                self._made.popitem(last=False)
+            self._sizes[key] = size
+            while len(self._made) > KEPT or sum(self._sizes.values()) > KEPT_BYTES:
+                del self._sizes[self._made.popitem(last=False)[0]]
         else:
             self._made.move_to_end(key)
         return GrammarGuide(known.deep_copy(), self.ends)

@@ -8,8 +8,10 @@ Started by itself:
 """
 
 import contextlib
+import ctypes
 import json
-import select
+import os
+import selectors
 import subprocess
 import sys
 import threading
@@ -17,17 +19,18 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from yantai.base.errors import DataError, ResourceError, error_of
-from yantai.infer.automata import Kind, automaton, refused, vocabulary
+from yantai.infer.automata import LONGEST, Kind, automaton, refused, vocabulary
 
-SECONDS, START_SECONDS = 1.0, 60.0
-"""That a grammar may take, and the process until it is ready."""
-CPU_SECONDS, BYTES = 5, 2 << 30
-"""Where nobody is left to end it, and what it may hold."""
-KEPT = 256
-"""Grammars of which it is known that they are none."""
+SECONDS, BUSY_SECONDS, START_SECONDS = 1.0, 5.0, 60.0
+"""That a grammar may take, beside others who are busy, and the process until it is ready."""
+CPU_SECONDS, BYTES = 5, 128 << 20
+"""Where nobody is left to end it, and what one grammar may hold."""
+KEPT, KEPT_SECONDS = 256, 60.0
+"""Grammars of which it is known that they are none, and for how long."""
 
 
 class Trial:
@@ -42,23 +45,26 @@ class Trial:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._end: Any = None
-        self._refused: OrderedDict[str, DataError] = OrderedDict()
+        self._refused: OrderedDict[str, tuple[float, DataError]] = OrderedDict()
 
-    def check(self, kind: Kind, text: str | dict[str, Any] | None) -> None:
-        """Whether a grammar can be made within the limits; one at a time.
+    def check(self, kind: Kind, text: str | dict[str, Any] | None) -> int:
+        """The bytes that a grammar holds, if it can be made within the limits; one at a time.
 
         Raises:
             DataError: it cannot.
             ResourceError: the process does not start.
         """
         line = json.dumps({"kind": kind, "text": text})
+        if len(line) > 2 * LONGEST:
+            raise refused("too large")
         with self._lock:
-            if line in self._refused:
-                raise self._refused[line]
+            until, known = self._refused.get(line, (0.0, None))
+            if known is not None and time.monotonic() < until:
+                raise known
             try:
-                self._ask(line)
+                return self._ask(line)
             except DataError as error:
-                self._refused[line] = error
+                self._refused[line] = (time.monotonic() + KEPT_SECONDS, error)
                 while len(self._refused) > KEPT:
                     self._refused.popitem(last=False)
                 raise
@@ -69,7 +75,7 @@ class Trial:
             self._end()
         self._process = self._end = None
 
-    def _ask(self, line: str) -> None:
+    def _ask(self, line: str) -> int:
         for _ in range(2):  # one that has ended may have been ended by somebody else
             if self._process is None:
                 self._start()
@@ -84,6 +90,7 @@ class Trial:
             raise refused("it is more than can be made")
         if "refused" in said:
             raise error_of(said["refused"])
+        return int(said["bytes"])
 
     def _has_ended(self) -> bool:
         """Its output ends a moment before the process."""
@@ -104,14 +111,28 @@ class Trial:
     def _answer(self, line: str, seconds: float) -> dict[str, Any] | None:
         """What it says to a line; None where it says nothing in time, or has ended."""
         assert self._process is not None and self._process.stdin and self._process.stdout
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), selectors.DefaultSelector() as chooser:
+            began, used = time.monotonic(), _processor_seconds(self._process.pid)
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
             # one answer a line, and none before: nothing waits in the reader's buffer
-            if select.select([self._process.stdout], [], [], seconds)[0]:
-                said = self._process.stdout.readline()
-                return json.loads(said) if said.endswith("\n") else None
+            chooser.register(self._process.stdout, selectors.EVENT_READ)
+            while not chooser.select(seconds):
+                late = time.monotonic() - began >= BUSY_SECONDS
+                if late or _processor_seconds(self._process.pid) - used >= SECONDS / 2:
+                    return None
+            said = self._process.stdout.readline()
+            return json.loads(said) if said.endswith("\n") else None
         return None
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has used; where nobody tells, all there is."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return time.monotonic()
 
 
 def _ended(process: subprocess.Popen[str]) -> None:
@@ -128,13 +149,14 @@ def main() -> None:
     _say({})
     for line in sys.stdin:
         _limit_time()
-        asked = json.loads(line)
+        asked, before = json.loads(line), _held()
         try:
-            automaton(tokens, known["ends"], asked["kind"], asked["text"])
+            made = automaton(tokens, known["ends"], asked["kind"], asked["text"])
         except DataError as error:
             _say({"refused": error.table()})
         else:
-            _say({})
+            _say({"bytes": max(0, _held() - before)})
+            del made
 
 
 def _say(table: dict[str, Any]) -> None:
@@ -142,11 +164,23 @@ def _say(table: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def _held(column: int = 1) -> int:
+    """Bytes of memory, after what is free was given back; 0 where nobody tells."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):
+        pages = Path("/proc/self/statm").read_text().split()[column]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
 def _limit_memory() -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        if reserved := _held(column=0):
+            hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+            resource.setrlimit(resource.RLIMIT_AS, (reserved + BYTES, hard))
 
 
 def _limit_time() -> None:

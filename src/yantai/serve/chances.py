@@ -4,7 +4,6 @@ Knows: logits, and how a token is spelled. Rules and temperatures change nothing
 """
 
 import functools
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor
 
 from yantai.infer.language_model import LanguageModel
-from yantai.text.tokenizer import Tokenizer
+from yantai.text.tokenizer import BYTE_TOKEN, Tokenizer
 
-BYTE = re.compile("<0x([0-9A-F]{2})>")
 ROWS = 64
 """Tokens of a prompt whose logits are held at a time."""
 
@@ -38,7 +36,7 @@ def spelling(id: int, tokenizer: Tokenizer) -> tuple[str, bytes]:
     if raw is not None:
         text = tokenizer.decode([id], skip_special=False)
         return text, raw[id] if id < len(raw) else text.encode()
-    if byte := BYTE.fullmatch(tokenizer.token(id)):  # of a character that has no token
+    if byte := BYTE_TOKEN.fullmatch(tokenizer.token(id)):  # of a character that has no token
         return "\ufffd", bytes.fromhex(byte[1])
     before, known = _anchor(tokenizer)
     text = tokenizer.decode([before, id], skip_special=False).removeprefix(known)

@@ -47,7 +47,6 @@ class LocalBackend:
             loop.call_soon_threadsafe(tables.put_nowait, table)
 
         left = int(question.get("n") or 1)
-        self.desk.expect(number)
         try:
             await loop.run_in_executor(self._readers, self.desk.ask, number, question, tell)
             while left:

@@ -30,8 +30,6 @@ PAUSES = (0.1, 1.0, 5.0, 15.0)
 """Before the first, second, … start in a row that comes to nothing."""
 GONE = {"status": 503, "message": "the engine has stopped; ask again", "code": "unavailable",
         "param": None}  # fmt: skip
-
-
 WRITES = ("chat", "complete")
 
 

@@ -118,7 +118,8 @@ class NativeStep:
         """Float[vocab]: tokens of one row behind each other; the logits behind the last alone.
 
         Vectors are rounded to bfloat16 as torch rounds them, so these are no bits of single steps.
-        But however a prompt is cut, and whatever of it was read before, its bits are the same.
+        But however a prompt is cut, and however much of it was read before by this, its bits are
+        the same.
 
         Args:
             ids, cache, padding: as of `read`.
