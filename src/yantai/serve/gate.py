@@ -80,8 +80,8 @@ def _hash_of(key: str, where: str) -> str:
         return digits
     if not key.isascii() or not key.isprintable():
         raise DataError(
-            "E304", where, "a key with other characters than those of ASCII",
-            expected="letters, digits and signs that every client can send",
+            "E304", where, "a key with characters that a client may not send",
+            expected="letters, digits and signs of ASCII",
         )  # fmt: skip
     if len(key) < SHORTEST_KEY:
         raise _no_key(where)
