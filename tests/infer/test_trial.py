@@ -21,7 +21,7 @@ def tries(tokenizer):
 
 
 @pytest.mark.slow
-def test_what_takes_too_long_is_ended_and_remembered(tries, monkeypatch):
+def test_what_holds_too_much_is_ended_and_remembered(tries):
     tries.check("json_schema", {"type": "integer"})
     with pytest.raises(DataError, match=r"takes over|more than can be made"):
         tries.check("json_schema", SLOW)
@@ -29,13 +29,32 @@ def test_what_takes_too_long_is_ended_and_remembered(tries, monkeypatch):
     with pytest.raises(DataError, match=r"takes over|more than can be made"):
         tries.check("json_schema", SLOW)
     assert tries._process is None  # it was not tried again
-    monkeypatch.setattr(trial, "KEPT_SECONDS", -1.0)
+    tries.check("regex", "[a-c]+")
+    assert tries._process.poll() is None
+
+
+def test_who_does_not_answer_in_time_is_ended(tries, monkeypatch):
+    tries.check("regex", "[a-c]+")
+    first = tries._process
+    monkeypatch.setattr(trial, "SECONDS", 0.2)
+    monkeypatch.setattr(trial, "BUSY_SECONDS", 0.3)
+    os.kill(first.pid, signal.SIGSTOP)
+    with pytest.raises(DataError, match="takes over"):
+        tries.check("regex", "[a-d]+")
+    assert first.poll() is not None and tries._process is None
+
+
+@pytest.mark.parametrize(("kept", "asked"), [(60.0, 1), (-1.0, 2)])
+def test_what_is_refused_is_remembered_for_some_time(tries, monkeypatch, kept, asked):
+    lines, answer = [], tries._answer
+    tries.check("regex", "a")
+    monkeypatch.setattr(tries, "_answer", lambda line, seconds: (
+        lines.append(line), answer(line, seconds))[1])  # fmt: skip
+    monkeypatch.setattr(trial, "KEPT_SECONDS", kept)
     for _ in range(2):
         with pytest.raises(DataError, match="nothing satisfies"):
             tries.check("regex", r"[^\s\S]")
-        assert tries._process.poll() is None  # it was asked each time
-    tries.check("regex", "[a-c]+")
-    assert tries._process.poll() is None
+    assert len(lines) == asked
 
 
 def test_a_process_that_ends_is_replaced(tries):

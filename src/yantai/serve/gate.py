@@ -43,7 +43,7 @@ def read_keys(content: bytes, where: str) -> dict[str, str]:
     """Names by hashes, from a file with `name sha256:HEX` or a key itself a line.
 
     Raises:
-        DataError: a line is neither, or a key is too short, or one that no client can send.
+        DataError: a line is neither, or a key is too short, or has characters that may not be sent.
     """
     found: dict[str, str] = {}
     for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
