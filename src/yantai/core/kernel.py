@@ -1,10 +1,11 @@
 """The arithmetic of attention: the same function by several roads, chosen by shape and type.
 
-Knows: q, k, v and a mask. Four roads:
+Knows: q, k, v and a mask. Five roads:
 
 - `RangeAttention`, compiled, on a CPU.
 - `_Blocks`, the same without a compiler: plain matrix products over causal blocks of rows, which
   skip the masked half. Torch's CPU flash kernel spends there three times as long.
+- `_flash`, on a GPU, for documents and windows: sequences of any lengths end to end.
 - `scaled_dot_product_attention`, for everything else.
 - `attend_openly`, when somebody looks at scores or pattern.
 """
@@ -15,11 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from yantai.core.layers import Point, draw_seed, look
-from yantai.core.mask import Mask
+from yantai.core.mask import Mask, Sequences
 from yantai.core.native.range_attention import COLUMNS, RangeAttention, available
 
 BLOCK_ROWS = 128
 BLOCK_LONGEST = 1024
+FLASH_WIDEST = 256
+varlen_attention = torch.ops.aten._flash_attention_forward
 
 Heads = Float[Tensor, "batch head query head_dim"]
 KeyValues = Float[Tensor, "batch kv_head key head_dim"]
@@ -43,7 +46,14 @@ def attend(q: Heads, k: KeyValues, v: KeyValues, mask: Mask, scale: float, dropo
         return F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=grouped
         )
+    if _flash_serves(q):
+        sequences = mask.sequences(len(q), queries, keys, q.device)
+        if sequences is not None:
+            return _flash(q, k, v, sequences, mask, scale, dropout)
     added = mask.added(queries, keys, q.device, q.dtype)
+    if added is not None and q.device.type == "cuda":  # whose kernels know either it or groups
+        k, v = _repeat(q, k, v)
+        grouped = False
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=added, scale=scale, dropout_p=dropout, enable_gqa=grouped
     )
@@ -93,6 +103,48 @@ def _seen(q: Tensor, keys: int, mask: Mask) -> Tensor | None:
     if not available(q.dtype):
         return None
     return mask.seen(q.shape[2], keys, q.device)
+
+
+def _flash_serves(q: Tensor) -> bool:
+    """Whether this device has the kernel for such heads (arXiv 2307.08691)."""
+    return (
+        q.device.type == "cuda"
+        and q.dtype in (torch.bfloat16, torch.float16)
+        and q.shape[-1] % 8 == 0
+        and q.shape[-1] <= FLASH_WIDEST
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    )
+
+
+def _flash(
+    q: Heads,
+    k: KeyValues,
+    v: KeyValues,
+    sequences: Sequences,
+    mask: Mask,
+    scale: float,
+    dropout: float,
+) -> Heads:
+    """Each sequence for itself; nothing is computed for pairs of two sequences."""
+    batch, _, count, _ = q.shape
+    flat = (part.transpose(1, 2).flatten(0, 1) for part in (q, k, v))
+    left = mask.window - 1 if mask.window is not None else None
+    right = 0 if mask.causal else left
+    out = varlen_attention(
+        *flat,
+        sequences.queries,
+        sequences.keys,
+        max(2, sequences.most_queries),  # of 1 it takes another road, for decoding
+        max(2, sequences.most_keys),
+        dropout,
+        mask.causal,
+        False,
+        scale=scale,
+        window_size_left=left,
+        window_size_right=right,
+    )[0]
+    return out.unflatten(0, (batch, count)).transpose(1, 2)
 
 
 def _blocks_pay(q: Tensor, keys: int, mask: Mask, dropout: float) -> bool:

@@ -5,9 +5,10 @@ joined with `&`: a key is seen if every condition allows it.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 ALIGNED = 64
@@ -28,6 +29,20 @@ class Block:
     rows: slice
     keys: slice
     added: Tensor
+
+
+class Sequences(NamedTuple):
+    """Stretches of queries and keys that see each other alone, all rows of a batch end to end.
+
+    Attributes:
+        queries, keys: where each begins, and at last where all end: "sequence+1" each.
+        most_queries, most_keys: lengths of the longest.
+    """
+
+    queries: Int32[Tensor, "border"]
+    keys: Int32[Tensor, "border"]
+    most_queries: int
+    most_keys: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,9 @@ class Mask:
         default_factory=dict, init=False, repr=False, compare=False
     )
     _seen: dict[tuple[int, int], Tensor | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _sequences: dict[tuple[int, int, int], Sequences | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -178,6 +196,51 @@ class Mask:
             last = last.minimum(place)
         return torch.stack(torch.broadcast_tensors(first, last))
 
+    def sequences(
+        self, batch: int, queries: int, keys: int, device: torch.device
+    ) -> Sequences | None:
+        """What sees each other, where order and window within it are all else; or None.
+
+        That is so where documents lie one behind another; padding, behind them, is one more. Only
+        where queries are another sequence than the keys does padding see less than in `dense`: no
+        key, or padding. Found on the host, once for all layers.
+        """
+        across = self.query_documents is not None or queries != keys
+        if self.valid is not None or self.distances is not None or self.query_start:
+            return None
+        if across and (self.causal or self.window is not None or self.documents is None):
+            return None
+        if self.documents is None and self.window is None:
+            return None
+        asked = (batch, queries, keys)
+        if asked not in self._sequences:
+            self._sequences[asked] = self._find_sequences(batch, queries, keys, device)
+        return self._sequences[asked]
+
+    def _find_sequences(
+        self, batch: int, queries: int, keys: int, device: torch.device
+    ) -> Sequences | None:
+        if self.documents is None:
+            rows = torch.arange(batch + 1, dtype=torch.int32, device=device) * queries
+            return Sequences(rows, rows, queries, keys)
+        of_keys = _numbered(self.documents, batch)
+        of_queries = of_keys
+        if self.query_documents is not None:
+            of_queries = _numbered(self.query_documents, batch)
+        if len(of_queries) != batch * queries or len(of_keys) != batch * keys:
+            return None
+        if any(bool((each[1:] < each[:-1]).any()) for each in (of_queries, of_keys)):
+            return None
+        known = of_keys.unique_consecutive()
+        if of_queries is not of_keys:
+            known = torch.cat((of_queries.unique_consecutive(), known)).unique()
+        ends = torch.tensor([[batch * queries], [batch * keys]])
+        starts = [torch.searchsorted(each, known) for each in (of_queries, of_keys)]
+        borders = torch.cat((torch.stack(starts), ends), dim=1)
+        most_queries, most_keys = borders.diff().amax(1).tolist()
+        borders = borders.int().to(device, non_blocking=True)
+        return Sequences(borders[0], borders[1], most_queries, most_keys)
+
     def blocks(
         self, count: int, rows: int, device: torch.device, dtype: torch.dtype
     ) -> list[Block]:
@@ -236,6 +299,16 @@ def _borders(documents: Tensor, of_queries: Tensor | None) -> tuple[Tensor, Tens
         ):
             return None
     return first.int(), last.int()
+
+
+def _numbered(documents: Tensor, batch: int) -> Int64[Tensor, "place"]:
+    """A number for each position's document that no other row has, on the host; padding's is high.
+
+    All rows end to end: the numbers never fall where documents lie one behind another.
+    """
+    documents = documents.cpu().long().expand(batch, -1)
+    order = documents.masked_fill(documents < 0, 2**31)
+    return (order + (torch.arange(batch)[:, None] << 32)).flatten()
 
 
 def causal() -> Mask:
