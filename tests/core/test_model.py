@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from yantai.core.cache import Cache
 from yantai.core.config import ModelConfig
 from yantai.core.cost import count, matrix_shapes, training_bytes
-from yantai.core.head import cross_entropy_sum, places_of, token_log_probabilities
+from yantai.core.head import (
+    cross_entropy_sum,
+    large_chunk_rows,
+    loss_of_chunk,
+    places_of,
+    token_log_probabilities,
+)
 from yantai.core.initialise import build, build_meta
 from yantai.core.layers import RMSNorm
 from yantai.core.mask import same_document
@@ -108,18 +114,21 @@ def test_the_loss_and_its_gradients_are_those_of_cross_entropy(kind):
         assert torch.allclose(ours[name], item.grad, atol=1e-10, rtol=1e-8), name
 
 
+@pytest.mark.parametrize("of_chunk", [None, loss_of_chunk], ids=["small", "large"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("cap", [None, 3.0])
 @pytest.mark.parametrize("left_out", [0, 7, 80, 88, 90, 599, 600])
-def test_the_loss_is_the_same_in_any_chunking(cap, left_out, smoothing, monkeypatch):
+def test_the_loss_is_the_same_in_any_chunking(cap, left_out, smoothing, of_chunk, monkeypatch):
     """600 positions are three chunks of products and ten pieces of softmax; 512 end with one."""
     monkeypatch.setattr("yantai.core.head.CHUNK_NUMBERS", 1)
+    monkeypatch.setattr("yantai.core.head.LARGE_NUMBERS", 17 * 250)
     torch.manual_seed(0)
     hidden = torch.randn(600, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(17, 8, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(0, 17, (600,))
     targets[torch.randperm(600)[:left_out]] = -1
-    ours = cross_entropy_sum(hidden, weight, targets, cap, smoothing=smoothing)
+    how = {"smoothing": smoothing, "of_chunk": of_chunk}
+    ours = cross_entropy_sum(hidden, weight, targets, cap, **how)
     found = torch.autograd.grad(ours * 2, (hidden, weight))
     logits = hidden @ weight.t()
     logits = logits if cap is None else cap * torch.tanh(logits / cap)
@@ -131,7 +140,7 @@ def test_the_loss_is_the_same_in_any_chunking(cap, left_out, smoothing, monkeypa
     for mine, theirs in zip(found, expected, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-10)
     with torch.no_grad():
-        again = cross_entropy_sum(hidden, weight, targets, cap, smoothing=smoothing)
+        again = cross_entropy_sum(hidden, weight, targets, cap, count=600 - left_out, **how)
         assert torch.allclose(again, plain, rtol=1e-12)
 
 
@@ -147,11 +156,53 @@ def test_products_of_the_loss_have_few_numbers_of_rows(left_out):
     assert len(places) % 64 == 0 or len(places) == 200
 
 
-def test_the_loss_is_right_where_a_probability_underflows():
+@pytest.mark.parametrize("left_out", [0, 1, 100, 200])
+def test_places_are_found_without_being_counted_where_their_number_is_known(left_out):
+    targets = torch.zeros(200, dtype=torch.long)
+    targets[torch.randperm(200)[:left_out]] = -1
+    places = places_of(targets, 200 - left_out)
+    assert len(places) % 64 == 0 or len(places) == 200
+    assert torch.equal(places[: 200 - left_out], (targets >= 0).nonzero()[:, 0])
+
+
+@pytest.mark.parametrize("rows, vocab", [(16_384, 49_152), (1, 7), (0, 7), (70_000, 32_000)])
+def test_large_chunks_are_few_and_alike(rows, vocab):
+    each = large_chunk_rows(rows, vocab)
+    assert each % 64 == 0 and (each - 64) * vocab <= 2**28
+    chunks = -(-rows // each)
+    assert rows - (chunks - 1) * each > each - 64 * chunks or rows <= each
+
+
+@pytest.mark.parametrize("of_chunk", [None, loss_of_chunk])
+def test_the_loss_is_right_where_a_probability_underflows(of_chunk):
     hidden = torch.tensor([[300.0, 0.0]])
     weight = torch.eye(2)
-    loss = cross_entropy_sum(hidden, weight, torch.tensor([1]))
+    loss = cross_entropy_sum(hidden, weight, torch.tensor([1]), of_chunk=of_chunk)
     assert float(loss) == pytest.approx(300.0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_large_chunks_lose_no_more_in_bfloat16_than_small_ones(smoothing):
+    """A sure prediction has a small gradient, which must not be rounded away with it."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(128, 32), torch.randn(50, 32)
+    targets = (hidden @ weight.t()).argmax(-1)
+
+    def gradients(dtype, of_chunk):
+        inputs = [each.to(dtype).requires_grad_() for each in (hidden * 2, weight)]
+        loss = cross_entropy_sum(*inputs, targets, smoothing=smoothing, of_chunk=of_chunk)
+        return [each.double() for each in torch.autograd.grad(loss, inputs)]
+
+    exact = gradients(torch.float64, None)
+    errors = {
+        of_chunk: [
+            float((found - true).norm() / true.norm())
+            for found, true in zip(gradients(torch.bfloat16, of_chunk), exact, strict=True)
+        ]
+        for of_chunk in (None, loss_of_chunk)
+    }
+    for large, small in zip(errors[loss_of_chunk], errors[None], strict=True):
+        assert large < 1.1 * small + 1e-3
 
 
 @given(st.integers(1, 2500), st.integers(0, 2**31))

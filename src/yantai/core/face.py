@@ -116,18 +116,26 @@ class Model(nn.Module):
         """The sum of −ln p(target) over targets ≥ 0; divide by their count of the whole step."""
         return self.loss_of(self.hidden(ids, mask=mask, positions=positions), targets)
 
-    def loss_of(self, hidden: Hidden, targets: Ids, smoothing: float = 0.0) -> Float[Tensor, ""]:
+    def loss_of(
+        self, hidden: Hidden, targets: Ids, smoothing: float = 0.0, count: int | None = None
+    ) -> Float[Tensor, ""]:
         """The same from hidden vectors; nothing is computed where there is no target.
 
-        `smoothing` is the share of each target that all entries have alike.
+        Args:
+            hidden: of every position.
+            targets: what to predict there; none where it is negative.
+            smoothing: the share of each target that all entries have alike.
+            count: how many targets there are, for a GPU, which is then not waited for.
         """
-        rows, aims = hidden.flatten(0, 1), targets.flatten()
-        if self.head.transform is not None:
-            places = places_of(aims)
+        head, rows, aims = self.head, hidden.flatten(0, 1), targets.flatten()
+        count = count if aims.device.type != "cpu" else None
+        if head.transform is not None:
+            places = places_of(aims, count)
             rows, aims = rows.index_select(0, places), aims[places]
-        head = self.head
-        ready = head.ready(rows)
-        return cross_entropy_sum(ready, head.weight, aims, head.cap, head.bias, smoothing)
+        return cross_entropy_sum(
+            head.ready(rows), head.weight, aims, head.cap, head.bias, smoothing, count,
+            head.of_chunk,
+        )  # fmt: skip
 
     def log_probabilities(
         self, hidden: Float[Tensor, "row dim"], targets: Int[Tensor, "row"]

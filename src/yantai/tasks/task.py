@@ -61,7 +61,8 @@ class EveryTarget:
     def loss_sum(self, model: Model, batch: Batch) -> Tensor:
         """The sum over the batch's targets, natural logarithm."""
         smoothing = self.smoothing if model.training else 0.0
-        return model.loss_of(self.hidden(model, batch), batch.targets, smoothing)
+        hidden = self.hidden(model, batch)
+        return model.loss_of(hidden, batch.targets, smoothing, batch.target_count)
 
     def count(self, batch: Batch) -> int:
         """The targets."""
