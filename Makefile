@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 OUT ?= quickstart
 TORCH := torch>=2.10,<2.14
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
+ON_ONE_GPU := -n logical --maxprocesses 14 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast check format bench docs clean
+.PHONY: help install quickstart test test-fast test-cuda check format bench docs clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -40,6 +41,9 @@ test: $(VENV)/.installed-dev  ## create the environment, install, run every test
 
 test-fast: $(VENV)/.installed-dev  ## the tests for every commit, under 90 seconds
 	$(BIN)/python -m pytest -q -m "not slow" $(SIDE_BY_SIDE)
+
+test-cuda: $(VENV)/.installed-dev  ## the tests that need a GPU; the others do not see it
+	$(BIN)/python -m pytest -q -m cuda $(ON_ONE_GPU)
 
 check: $(VENV)/.installed-dev  ## format, lint, types, import floors
 	$(BIN)/ruff format --check .

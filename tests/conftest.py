@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
@@ -18,20 +19,37 @@ import torch  # noqa: E402
 torch.set_num_threads(1 if BESIDE_OTHERS else 2)
 
 
+def pytest_configure(config):
+    """Ordinary tests are about a machine without a GPU, whatever machine they run on."""
+    if not _wants_cuda(config):  # read when torch asks for a GPU for the first time
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def _wants_cuda(config):
+    """Whether tests of a GPU were asked for, by their mark or by their files."""
+    chosen = config.getoption("markexpr", "")
+    by_mark = "cuda" in chosen and "not cuda" not in chosen
+    files = [Path(each.partition("::")[0]).name for each in config.args]
+    return by_mark or all(name.startswith(ON_CUDA) for name in files)
+
+
+ON_CUDA = "test_cuda_"
+"""How files of tests begin that need a GPU; all their tests are marked `cuda`."""
 LONG = ("test_docs.py", "test_programs.py", "test_recipes.py", "test_cli.py")
 """Their tests take minutes each: begun last, they would leave the other processor idle."""
 
 
 def pytest_collection_modifyitems(items):
     """Files with long tests come first; otherwise the order is as it was."""
+    for item in items:
+        if item.path.name.startswith(ON_CUDA):
+            item.add_marker(pytest.mark.cuda)
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture
 def data():
     """The folder of real data; a test that needs it is skipped, with the reason, without it."""
-    from pathlib import Path
-
     folder = os.environ.get("YANTAI_DATA")
     if not folder or not Path(folder).is_dir():
         pytest.skip("YANTAI_DATA does not name a folder of real data")
