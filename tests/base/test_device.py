@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from yantai.base import device
-from yantai.base.device import MemoryWatch, choose_dtype
+from yantai.base.device import MemoryWatch, choose_device, choose_dtype
+from yantai.base.errors import UsageError
 
 CPU = torch.device("cpu")
 begins_anew = pytest.mark.skipif(
@@ -169,3 +170,21 @@ def test_helpers_end_when_the_work_is_handed_over():
     if there != "True":
         pytest.skip("torch's threads are not those of GNU's OpenMP here")
     assert told == "True" and int(after) <= int(busy) - 3 and float(again) == 2e7
+
+
+@pytest.mark.parametrize("name", ["meta", "mps", "no device", "cuda"])
+def test_a_device_that_is_not_there_is_refused(name):
+    """Ordinary tests see no GPU, whatever machine they run on."""
+    with pytest.raises(UsageError, match="device"):
+        choose_device(name)
+    assert choose_device("auto") == choose_device("cpu") == CPU
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_on_one_float32_is_not_rounded(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with pytest.raises(UsageError, match="no such CUDA device; expected cuda:0 to cuda:1"):
+        choose_device("cuda:2")
+    assert choose_device("auto").type == choose_device("cuda:1").type == "cuda"
+    assert not torch.backends.cudnn.allow_tf32

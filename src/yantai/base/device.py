@@ -24,9 +24,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 def choose_device(name: str = "auto") -> torch.device:
     """`auto` takes a CUDA device if there is one, else the CPU.
 
+    On CUDA, float32 is float32 in recurrent networks too, which cuDNN would round to TF32.
+
     Raises:
         UsageError: the named device is not there.
     """
+    device = _named_device(name)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def _named_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -35,8 +44,15 @@ def choose_device(name: str = "auto") -> torch.device:
         raise UsageError(
             "E201", "device", f"unknown device {name!r}", expected="cpu or cuda"
         ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError("E201", "device", "not supported", expected="cpu or cuda", got=name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("E201", "device", "no CUDA device is visible", do="use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise UsageError(
+            "E201", "device", "no such CUDA device", expected=f"cuda:0 to cuda:{count - 1}",
+            got=name,
+        )  # fmt: skip
     return device
 
 
@@ -235,6 +251,7 @@ class MemoryWatch:
     def __init__(self, device: torch.device):
         self.device = device
         if device.type == "cuda":
+            torch.cuda.init()  # before it there are no figures to begin anew
             torch.cuda.reset_peak_memory_stats(device)
             self._start = torch.cuda.memory_allocated(device)
             return

@@ -353,8 +353,8 @@ class LanguageModel:
         hidden = self.network.hidden(row[:, :-1])[0]
         logs = self.network.log_probabilities(hidden, row[0, 1:])
         return [
-            TokenScore(self.tokenizer.decode([id], skip_special=False), id, float(log))
-            for id, log in zip(ids[1:], logs, strict=True)
+            TokenScore(self.tokenizer.decode([id], skip_special=False), id, log)
+            for id, log in zip(ids[1:], logs.tolist(), strict=True)
         ]
 
     def save(self, folder: str | Path) -> None:

@@ -133,7 +133,8 @@ def keep_top_p(weights: Row, p: float) -> None:
     """
     below = weights.log().neg_().clamp_(max=LEAST)
     bins = (below * (BINS / max(float(below.max()), 1e-6))).long()  # 0 for the largest
-    mass = torch.bincount(bins, weights, minlength=BINS + 1).double().cumsum(0)
+    # in float64, in which it does not show that a GPU adds in any order
+    mass = torch.bincount(bins, weights.double(), minlength=BINS + 1).cumsum(0)
     wanted = p * float(mass[-1])
     last = int((mass < wanted).sum())
     inside = (bins == last).nonzero()[:, 0]
