@@ -2,6 +2,7 @@
 
 import math
 from contextlib import closing
+from copy import deepcopy
 
 import pytest
 import torch
@@ -53,14 +54,16 @@ def model(request, tokenizer):
 )
 def test_a_batch_gives_what_each_prompt_gives_alone(model, options):
     settings = Generation(max_new_tokens=24, **options)
+    # what is drawn turns with the last bit of a float32 where a number falls on a border
+    network = deepcopy(model.network).double() if settings.samples else model.network
     prompts = [model.tokenizer.prompt(text) for text in PROMPTS]
-    rows = generate_ids(model.network, prompts, settings, model.eos_ids)
+    rows = generate_ids(network, prompts, settings, model.eos_ids)
     # a row's draws belong to its place in the batch, so compare the first with itself alone
-    alone = generate_ids(model.network, prompts[:1], settings, model.eos_ids)
+    alone = generate_ids(network, prompts[:1], settings, model.eos_ids)
     assert rows[0] == alone[0]
     if not settings.samples:
         for prompt, row in zip(prompts, rows, strict=True):
-            assert generate_ids(model.network, [prompt], settings, model.eos_ids)[0] == row
+            assert generate_ids(network, [prompt], settings, model.eos_ids)[0] == row
 
 
 def test_cached_and_uncached_batches_agree(model):

@@ -24,6 +24,7 @@ from yantai.base.errors import ResourceError, UsageError, YantaiError
 from yantai.core.cache import Cache
 from yantai.core.face import Model
 from yantai.infer.calls import Answer, Call, Calls
+from yantai.infer.compiled import at_hand
 from yantai.infer.generate import check_room
 from yantai.infer.guesses import MOST, Echo, Worth
 from yantai.infer.prefixes import Prefixes
@@ -273,7 +274,7 @@ class Engine:
         """One for everybody."""
         assert self._slots is not None
         began = time.perf_counter()
-        logits = self._slots.step([request.row.ids[-1] for request in self._active])
+        logits = at_hand(self._slots.step([request.row.ids[-1] for request in self._active]))
         if len(self._active) == 1:
             self._worth.plain(time.perf_counter() - began)
         known = next_tokens(logits, [request.row for request in self._active])

@@ -17,7 +17,7 @@ from yantai.core.layers import Joint, Linear, itself
 from yantai.core.mask import Mask
 from yantai.core.stack import Memory
 from yantai.infer.beam import beam_search
-from yantai.infer.native.step import native_step
+from yantai.infer.compiled import at_hand, compiled_step
 from yantai.infer.reader import Reader, Rereader, Rows, encode_rows
 from yantai.infer.row import Row, next_tokens
 from yantai.infer.settings import Generation
@@ -42,7 +42,7 @@ def prepare(model: Model) -> Model:
         module.pack(place)
     lay_out(model, place)
     model.eval().requires_grad_(False)
-    native = native_step(model)
+    native = compiled_step(model)
     if native is None or not native.reads_prompts:
         for module in matrices:
             module.lay_out()
@@ -112,7 +112,7 @@ def steps(
         return
     limit = max(row.limit for row in rows)
     reader = _reader(model, [row.ids for row in rows], limit, sources, copies, cached)
-    logits = reader.prompts()
+    logits = at_hand(reader.prompts())
     alive = [number for number, row in enumerate(rows) if not row.ended]
     if len(alive) < len(rows):
         logits = logits[alive]
@@ -130,7 +130,7 @@ def steps(
             reader.take(left)
             alive = [alive[place] for place in left]
         pulse()
-        logits = reader.one_more([rows[number].ids[-1] for number in alive])
+        logits = at_hand(reader.one_more([rows[number].ids[-1] for number in alive]))
 
 
 def _reader(

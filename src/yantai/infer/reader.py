@@ -14,7 +14,8 @@ from yantai.core.cache import Cache
 from yantai.core.face import Model
 from yantai.core.mask import valid_keys
 from yantai.core.stack import Memory
-from yantai.infer.native.step import native_step
+from yantai.infer.compiled import compiled_step
+from yantai.infer.native.step import NativeStep
 
 PREFILL_CHUNK = 512
 Rows = Sequence[Sequence[int]]
@@ -81,13 +82,13 @@ class Reader(_Rows):
         dtype = model.compute_dtype or next(model.parameters()).dtype
         length = self.padded.shape[1] + new_tokens
         self.cache = model.new_cache(len(rows), length, dtype=dtype, device=self.device)
-        native = native_step(model)
+        native = compiled_step(model)
         self.native = native if native is not None and native.takes(len(rows)) else None
 
     def prompts(self) -> Tensor:
         """Read the prompts, a long one in chunks; one alone by the compiled step, if it is fit."""
         alone = len(self.padding) == 1 and isinstance(self.cache, Cache)
-        if alone and self.native is not None and self.native.reads_prompts:
+        if alone and isinstance(self.native, NativeStep) and self.native.reads_prompts:
             return self.native.prompt(self.padded[0].tolist(), self.cache)[None]
         return self._read(self.padded)
 

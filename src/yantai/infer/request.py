@@ -13,6 +13,7 @@ from torch import Tensor
 from yantai.base.errors import ResourceError
 from yantai.core.cache import Cache, States
 from yantai.core.face import Model
+from yantai.infer.compiled import CompiledStep, at_hand
 from yantai.infer.guesses import Echo
 from yantai.infer.native.step import NativeStep
 from yantai.infer.row import Guide, Row
@@ -97,17 +98,21 @@ class Reading:
         """Tokens of the prompt that are still to be read."""
         return len(self.request.row.ids) - self.cache.filled
 
-    def read(self, model: Model, piece: int, native: NativeStep | None = None) -> Tensor | None:
+    def read(self, model: Model, piece: int, native: CompiledStep | None = None) -> Tensor | None:
         """The next piece, by the compiled step if it is fit; the logits behind the last one."""
         ids = self.request.row.ids
         start = self.cache.filled
         part = ids[start : start + piece]
-        if native is not None and native.reads_prompts and isinstance(self.cache, Cache):
+        if (
+            isinstance(native, NativeStep)
+            and native.reads_prompts
+            and isinstance(self.cache, Cache)
+        ):
             logits = native.prompt(part, self.cache)
             return logits if self.cache.filled == len(ids) else None
         here = torch.tensor([part], device=next(model.parameters()).device)
         hidden = model.hidden(here, cache=self.cache)
-        return model.logits_of(hidden[:, -1])[0] if self.cache.filled == len(ids) else None
+        return at_hand(model.logits_of(hidden[:, -1])[0]) if self.cache.filled == len(ids) else None
 
 
 class Readings:

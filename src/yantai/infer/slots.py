@@ -14,7 +14,8 @@ from torch import Tensor
 from yantai.core.cache import Cache, States
 from yantai.core.face import Model
 from yantai.core.mask import valid_keys
-from yantai.infer.native.step import native_step
+from yantai.infer.compiled import compiled_step
+from yantai.infer.native.step import NativeStep
 
 FIRST_LENGTH = 256
 
@@ -77,7 +78,7 @@ class CacheSlots:
         self.model, self.most = model, most
         self.padding: list[int] = []
         self._cache = self._made(FIRST_LENGTH)
-        self.native = native_step(model)
+        self.native = compiled_step(model)
 
     @property
     def count(self) -> int:
@@ -153,11 +154,11 @@ class CacheSlots:
     @property
     def reads_ahead(self) -> bool:
         """Whether several tokens of a lone row can be read in one step with equal logits."""
-        return self.native is not None
+        return self.native is not None and self.native.reads_ahead
 
     def read(self, ids: list[int]) -> Tensor:
         """Float[token, vocab]: several tokens of the only row; `forget` those that were wrong."""
-        assert self.native is not None and self.count == 1
+        assert isinstance(self.native, NativeStep) and self.count == 1
         if self._cache.filled + len(ids) > self._cache.length:
             self._end_at(self._cache.filled, 2 * self._cache.length)
         return self.native.read(ids, self._cache, self.padding[0])
@@ -195,7 +196,7 @@ class OneSlot:
     """
 
     def __init__(self, model: Model):
-        self.model, self.native = model, native_step(model)
+        self.model, self.native = model, compiled_step(model)
         self._cache: Cache | None = None
 
     @property

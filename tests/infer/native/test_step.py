@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from decoders import CONFIGS, EVEN, FORMS, LLAMA, model_of, packed_of
 
 from yantai.adapt.packed import Form
-from yantai.adapt.quantize import quantize
 from yantai.base.device import cpu_flags
 from yantai.base.errors import UsageError
 from yantai.base.native import build as native_build
@@ -15,7 +15,7 @@ from yantai.core.initialise import build
 from yantai.core.layers import Linear
 from yantai.core.mask import valid_keys
 from yantai.infer.engine import Engine
-from yantai.infer.generate import generate_ids, prepare
+from yantai.infer.generate import generate_ids
 from yantai.infer.native import step as native
 from yantai.infer.native.step import MOST_ROWS, NativeStep, fits, native_step
 from yantai.infer.request import Request
@@ -25,53 +25,6 @@ WHOLE_NUMBERS = {"avx512_vnni", "avx512bw"} <= cpu_flags()
 """Whether vectors beside codes are rounded to whole numbers of sixteen bits here."""
 CLOSE = 5e-4 if WHOLE_NUMBERS else 1e-5
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler here")
-
-LLAMA = {
-    "vocab_size": 210, "dim": 48, "layers": 3, "heads": 6, "kv_heads": 2, "head_dim": 16,
-    "hidden": 80, "max_positions": 64,
-}  # fmt: skip
-CONFIGS = {
-    "llama": {},
-    "qwen3": {"qk_norm": True, "head_dim": 24, "tied": False},
-    "qwen2": {"biases": ("qkv",)},
-    "gpt2": {
-        "norm": "layer", "position": "learned", "gated": False, "activation": "gelu_tanh",
-        "biases": ("qkv", "out", "mlp"), "kv_heads": 6,
-    },
-    "odd sizes": {"dim": 37, "head_dim": 10, "hidden": 51, "vocab_size": 101},
-    "wide heads": {"head_dim": 80, "dim": 130},
-    "window": {"window": 5},
-    "softcap": {"softcap": 3.0, "vocab_size": 77},
-    "unscaled": {"scaled": ()},
-    "no positions": {"position": "none"},
-    "gelu": {"activation": "gelu"},
-    "relu": {"activation": "relu", "gated": False},
-    "relu squared": {"activation": "relu_squared", "gated": False},
-}  # fmt: skip
-
-
-def model_of(changes, dtype=torch.float32, seed=0):
-    torch.manual_seed(seed)
-    model = build(ModelConfig(**(LLAMA | changes)), seed=seed)
-    with torch.no_grad():  # biases and norms that differ from 0 and 1, projections that matter
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return prepare(model.to(dtype))
-
-
-EVEN = {"dim": 64, "hidden": 192, "heads": 4, "kv_heads": 2, "vocab_size": 210}
-FORMS = [Form(8, 32), Form(8, 64), Form(4, 32), Form(4, 64)]
-
-
-def packed_of(changes, form, dtype=torch.float32):
-    torch.manual_seed(0)
-    model = build(ModelConfig(**(LLAMA | EVEN | changes)), seed=0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    model = model.to(dtype)
-    quantize(model, form)
-    return prepare(model)
 
 
 def both(model, rows=1, steps=12, padding=None):

@@ -77,7 +77,10 @@ class NativeStep:
 
     Attributes:
         reads_prompts: whether `prompt` is a good way to read one.
+        reads_ahead: whether `read` gives the bits of single steps.
     """
+
+    reads_ahead = True
 
     def __init__(self, model: Any, loaded: ctypes.CDLL):
         self._scratch_floats, self._decode_step = loaded.scratch_floats, loaded.decode_step
@@ -214,13 +217,13 @@ class NativeStep:
         first = parts[0]
         held: dict[str, Any] = {}
         if isinstance(first, PackedLinear | PackedTable):
-            held["weight"] = self._hold(_joined([part.codes for part in parts]))
-            held["scales"] = self._hold(_joined([part.scales for part in parts]))
+            held["weight"] = self._hold(joined([part.codes for part in parts]))
+            held["scales"] = self._hold(joined([part.scales for part in parts]))
             held |= {"bits": first.form.bits, "group": first.form.group}
             held["levels"] = self._hold(torch.tensor(LEVELS)) if first.form.bits == 4 else None
             columns = first.codes.shape[1] * 8 // first.form.bits
         else:
-            held["weight"] = self._hold(_joined([part.weight.detach() for part in parts]))
+            held["weight"] = self._hold(joined([part.weight.detach() for part in parts]))
             columns = first.weight.shape[1]
         biases = [part.bias for part in parts if getattr(part, "bias", None) is not None]
         held["bias"] = self._hold(torch.cat([bias.float() for bias in biases])) if biases else None
@@ -236,7 +239,7 @@ class NativeStep:
         return values.data_ptr()
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
+def joined(parts: list[Tensor]) -> Tensor:
     """The same memory where the parts lie behind each other in it, else a copy of them there."""
     at = parts[0].data_ptr()
     for part in parts:
@@ -255,8 +258,8 @@ def native_step(model: nn.Module) -> NativeStep | None:
     return NativeStep(model, loaded) if loaded is not None else None
 
 
-def fits(model: Transformer) -> bool:
-    """Whether the compiled step computes all that this model computes."""
+def fits(model: Transformer, device: str = "cpu") -> bool:
+    """Whether a compiled step computes all that this model computes, on that kind of device."""
     tensors, config = list(model.parameters()), model.config
     dtype = tensors[0].dtype
     return (
@@ -269,7 +272,7 @@ def fits(model: Transformer) -> bool:
         and model.decoder.around is None
         and dtype in (torch.bfloat16, torch.float32)
         and model.compute_dtype in (None, dtype)
-        and all(each.device.type == "cpu" and each.dtype == dtype for each in tensors)
+        and all(each.device.type == device and each.dtype == dtype for each in tensors)
         and all(_is_plain(module) for module in model.modules())
     )
 

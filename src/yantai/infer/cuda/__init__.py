@@ -1,0 +1,1 @@
+"""Decoding on a GPU: a few kernels a layer, replayed as one graph."""
