@@ -45,9 +45,19 @@ class Attention(nn.Module):
         layer: int = 0,
     ) -> Stream:
         """Each query gathers values of the keys it may see: of its own stream, or of a memory."""
-        batch, count, _ = x.shape
+        return self.write(self.mix(*self.read(x, memory, rotary, cache, layer), mask))
+
+    def read(
+        self,
+        x: Stream,
+        memory: Float[Tensor, "batch key dim"] | None,
+        rotary: Rotary | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each "batch head position head_dim"."""
         if memory is None:
-            q, k, v = (part.transpose(1, 2) for part in self._read(x, rotary))
+            q, k, v = (part.transpose(1, 2) for part in self._of_stream(x, rotary))
             if cache is not None:
                 k, v = cache.extend(layer, k, v)
         else:
@@ -58,17 +68,23 @@ class Attention(nn.Module):
                 return k, v
 
             k, v = cache.keep(layer, read) if cache is not None else read()
+        return q, k, v
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        """What each query gathers, "batch head query head_dim"."""
         dropout = self.dropout if self.training else 0.0
         if self.scores._forward_hooks or self.pattern._forward_hooks:
-            mixed = attend_openly(q, k, v, mask, self.scale, dropout, self.scores, self.pattern)
-        else:
-            mixed = attend(q, k, v, mask, self.scale, dropout)
-        return self.out(mixed.transpose(1, 2).reshape(batch, count, -1))
+            return attend_openly(q, k, v, mask, self.scale, dropout, self.scores, self.pattern)
+        return attend(q, k, v, mask, self.scale, dropout)
+
+    def write(self, mixed: Tensor) -> Stream:
+        """Heads end to end, and projected."""
+        return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Float[Tensor, "batch head position head_dim"]:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
-    def _read(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _of_stream(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each "batch position head head_dim"."""
         plainly_turned = rotary is not None and self.q_norm is None
         whole = self.qkv.together(x) if plainly_turned else None

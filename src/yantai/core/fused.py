@@ -75,7 +75,7 @@ def _rms_scale(x: Tensor, eps: float) -> Tensor:
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The rotation, with a backward only where somebody will ask for it."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return Rotate.apply(x, cos, sin)
     return _turn(x, cos, sin)
 

@@ -42,16 +42,19 @@ def attend(q: Heads, k: KeyValues, v: KeyValues, mask: Mask, scale: float, dropo
         if grouped:
             return _attend_one(q, k, v, scale)
         return F.scaled_dot_product_attention(q, k, v, scale=scale, dropout_p=dropout)
+    fast = _flash_serves(q)
+    if grouped and q.device.type == "cuda" and not fast:  # whose other kernels know no groups
+        k, v = _repeat(q, k, v)
+        grouped = False
     if mask.is_plain_causal and queries == keys:
         return F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=grouped
         )
-    if _flash_serves(q):
-        sequences = mask.sequences(len(q), queries, keys, q.device)
-        if sequences is not None:
-            return _flash(q, k, v, sequences, mask, scale, dropout)
+    sequences = mask.sequences(len(q), queries, keys, q.device) if fast else None
+    if sequences is not None:
+        return _flash(q, k, v, sequences, mask, scale, dropout)
     added = mask.added(queries, keys, q.device, q.dtype)
-    if added is not None and q.device.type == "cuda":  # whose kernels know either it or groups
+    if grouped and fast and added is not None:  # nor does it know masks
         k, v = _repeat(q, k, v)
         grouped = False
     return F.scaled_dot_product_attention(

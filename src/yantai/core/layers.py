@@ -155,7 +155,7 @@ class RMSNorm(nn.Module):
         if serves(x) and not (self.wide and x.dtype == torch.float32):
             return CompiledRMSNorm.apply(x, self.weight, self.eps)
         if x.dtype == torch.bfloat16:
-            if x.device.type == "cpu":
+            if x.device.type == "cpu" and not torch.compiler.is_compiling():
                 return rms(x, self.weight, self.eps)
             return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
         narrow = x.float()

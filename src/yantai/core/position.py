@@ -48,11 +48,12 @@ def rotary_angles(
         dtype: of the result.
         length: how many positions are read in all, for `dynamic` scaling; None looks.
     """
+    scaling = config.rotary_scaling
     if length is None:
-        length = int(positions.max()) + 1 if positions.numel() else 0
+        asks = scaling is not None and scaling.kind == "dynamic" and positions.numel()
+        length = int(positions.max()) + 1 if asks else 0
     frequency = rotary_frequencies(config, length, positions.device)
     angles = positions[:, :, None].float() * frequency  # batch position head_dim/2
-    scaling = config.rotary_scaling
     magnitude = scaling.magnitude if scaling is not None else 1.0
     cos, sin = (angles.cos() * magnitude).to(dtype), (angles.sin() * magnitude).to(dtype)
     signed = torch.cat((-sin, sin), dim=-1)

@@ -51,7 +51,14 @@ class Sublayer(nn.Module):
 
     def forward(self, x: Stream, *args, **kwargs) -> Stream:
         """The stream with this part's contribution."""
-        y = self.part(self.norm(x) if self.before else x, *args, **kwargs)
+        return self.leave(x, self.part(self.enter(x), *args, **kwargs))
+
+    def enter(self, x: Stream) -> Stream:
+        """What the part reads."""
+        return self.norm(x) if self.before else x
+
+    def leave(self, x: Stream, y: Stream) -> Stream:
+        """The stream with what the part said."""
         y = look(self.out, y)
         y = dropout(y, self.dropout, self.training)
         return x + y if self.before else self.norm(x + y)
@@ -111,7 +118,7 @@ class Entry(nn.Module):
 class Stack(nn.Module):
     """An entry, all blocks, and the last norm where norms stand before the parts.
 
-    `around` wraps the call of each block; recomputation in training is such a wrapper.
+    `around` wraps the call of each block; recomputation and compilation are such wrappers.
     """
 
     def __init__(self, config: ModelConfig, layers: int, *, both_ways: bool, cross: bool = False):

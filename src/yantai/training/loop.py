@@ -18,13 +18,11 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from yantai.base.device import MemoryWatch, mix_seed
 from yantai.base.errors import Interrupted, NumericsError, StorageError
 from yantai.base.log import MetricsFile, ProgressLine, counted, duration, say
 from yantai.core.face import Model
-from yantai.core.model import Transformer
 from yantai.data.batch import Batch
 from yantai.data.loader import Loader
 from yantai.tasks.task import Task
@@ -107,11 +105,6 @@ class Run:
         self._step_seconds: deque[float] = deque(maxlen=50)
         self._loss = float("nan")
         self._validating = self._saving = 0.0  # seconds the last one took
-        if self.settings.recompute and isinstance(self.model, Transformer):
-            for stack in self.model.stacks:
-                stack.around = lambda block, *inputs: checkpoint(
-                    block, *inputs, use_reentrant=False
-                )
 
     def train(self) -> Outcome:
         """Step until the horizon; returns when the model is saved.

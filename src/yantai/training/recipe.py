@@ -44,6 +44,9 @@ class Training(Config):
     )
     ema: float | None = Field(None, gt=0, lt=1, description="keep averaged weights, this decay")
     recompute: bool = Field(False, description="recompute blocks in the backward to save memory")
+    compile: bool | None = Field(
+        None, description="compile the blocks; None: in a long run on a GPU that has Triton"
+    )
     dtype: Literal["auto", "bfloat16", "float32", "float64"] = Field(
         "auto", description="type of the arithmetic; weights stay float32"
     )
@@ -219,9 +222,9 @@ class Finetune(Training):
 
 
 _SELDOM = (
-    "allow_change cooldown clip deterministic keep on_spike save_every save_minutes spike_sigmas "
-    "tensorboard threads valid_every valid_tokens warmup device dtype recompute matrix_rate "
-    "encoding on_bad_row adversarial "
+    "allow_change compile cooldown clip deterministic keep on_spike save_every save_minutes "
+    "spike_sigmas tensorboard threads valid_every valid_tokens warmup device dtype recompute "
+    "matrix_rate encoding on_bad_row adversarial "
 )
 HIDDEN_FLAGS = frozenset(
     (

@@ -39,6 +39,7 @@ from yantai.families.rules import Family
 from yantai.tasks.causal import Causal
 from yantai.tasks.task import Task
 from yantai.text.tokenizer import Tokenizer
+from yantai.training.blocks import arrange, compiles
 from yantai.training.loop import Outcome, Report, Run
 from yantai.training.optim import Average, Optimizer
 from yantai.training.plan import (
@@ -142,7 +143,8 @@ def run_training(setup: Setup, loader: Loader, valid: list[Batch]) -> dict[str, 
     horizon = _horizon(settings, cost.parameters, work.tokens)
     predicted = _predict(setup, loader, cost, work, horizon, peak, dtype)
     _say_crowded(dtype, device)
-    run = _assemble(setup, loader, valid, work, peak, horizon, device)
+    predicted["kernels"] = _arrange_blocks(setup, loader, work, horizon, device)
+    run = _assemble(setup, loader, valid, work, peak, horizon, predicted["kernels"], device)
     if getattr(settings, "resume", False):
         run.resume(settings.allow_change)
         write_recipe(setup.folder, run.store.run_id, settings)  # only now are they accepted
@@ -171,6 +173,24 @@ def _horizon(settings: Training, parameters: int, tokens_per_step: int) -> Horiz
         return Horizon(steps=settings.steps)
     assert tokens is not None
     return Horizon(steps=max(1, round(tokens / tokens_per_step)))
+
+
+def _arrange_blocks(
+    setup: Setup, loader: Loader, work: Work, horizon: Horizon, device: torch.device
+) -> str:
+    """Say how blocks are called; returns which compiled parts the run takes, in words."""
+    settings, model = setup.settings, setup.model
+    flops = work.flops * (horizon.steps or 0)
+    wanted = compiles(settings.compile, device, flops=flops, seconds=horizon.seconds)
+    batch = loader.batches(0)[0]
+    compiled = arrange(
+        model,
+        compiled=wanted,
+        recompute=settings.recompute,
+        trial=lambda: setup.task.loss_sum(model, batch.to(device)),
+    )
+    taken = kernels(model.compute_dtype or torch.float32, device)
+    return f"{taken}, compiled blocks" if compiled else taken
 
 
 def _say_crowded(dtype: torch.dtype, device: torch.device) -> None:
@@ -238,7 +258,6 @@ def _predict(
         "seconds": round(seconds, 1),
         "steps": steps,
         "watt_hours": energy["watt_hours"],
-        "kernels": kernels(dtype, device),
     }
 
 
@@ -249,6 +268,7 @@ def _assemble(
     work: Work,
     peak: Peak,
     horizon: Horizon,
+    taken: str,
     device: torch.device,
 ) -> Run:
     settings, model = setup.settings, setup.model
@@ -266,7 +286,7 @@ def _assemble(
         "data": setup.identity,
         "tokenizer": setup.tokenizer.hash,
         "world_size": 1,
-        "kernels": kernels(model.compute_dtype or torch.float32, device),
+        "kernels": taken,
         **{key: machine[key] for key in ("torch", "threads", "processor", "device")},
     }
     board = None

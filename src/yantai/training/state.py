@@ -22,8 +22,10 @@ from yantai.training.watch import SpikeWatch
 
 # a difference in these may change the last bits, and is told; in others it blocks
 SOFT = ("torch", "threads", "processor", "device", "kernels")
-# budgets of time may differ: what was decided is in the plan
-FREE = ("resume", "allow_change", "save_minutes", "save_every", "keep", "tensorboard", "out")
+# budgets of time may differ: what was decided is in the plan; what was compiled is in "kernels"
+FREE = (
+    "resume", "allow_change", "save_minutes", "save_every", "keep", "tensorboard", "out", "compile",
+)  # fmt: skip
 
 
 @dataclass

@@ -27,9 +27,13 @@ def _loaded(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 
 def serves(x: Tensor, width: int | None = None) -> bool:
-    """Whether the compiled parts can take `x`, whose last dimension (or `width`) is a multiple."""
+    """Whether the compiled parts can take `x`, whose last dimension (or `width`) is a multiple.
+
+    Where torch compiles it looks for steps of its own.
+    """
     return (
-        x.dtype in NUMBERS
+        not torch.compiler.is_compiling()
+        and x.dtype in NUMBERS
         and x.device.type == "cpu"
         and (width or x.shape[-1]) % LANES == 0
         and x.numel() > 0
