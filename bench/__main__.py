@@ -1,7 +1,7 @@
 """`make bench`: the machine's ceilings, then ours against the peers, in turn.
 
 python -m bench [ceilings] [start] [training] [dropout] [objectives] [finetuning] [decoding]
-                [serving]
+                [serving] [cuda]
 """
 
 import argparse
@@ -13,7 +13,15 @@ import warnings
 
 import torch
 
-from bench import ceilings, decoding, finetuning, objectives, serving, training
+from bench import (
+    ceilings,
+    cuda_training,
+    decoding,
+    finetuning,
+    objectives,
+    serving,
+    training,
+)
 from yantai.base.device import prepare_process
 
 warnings.filterwarnings("ignore")
@@ -39,6 +47,7 @@ PARTS = {
     "finetuning": finetuning.main,
     "decoding": decoding.main,
     "serving": serving.main,
+    "cuda": cuda_training.main,
 }
 
 

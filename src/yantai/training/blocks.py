@@ -111,9 +111,10 @@ class CompiledBlock:
 
     def __init__(self) -> None:
         self.failed = False
-        self._begin, self._cross, self._end = (
+        pieces: list[Callable[..., Any]] = [
             torch.compile(piece, fullgraph=True, dynamic=False) for piece in (_begin, _cross, _end)
-        )
+        ]
+        self._begin, self._cross, self._end = pieces
 
     def __call__(
         self, block: Block, x: Tensor, sight: Sight, cache: Cache | None, layer: int
