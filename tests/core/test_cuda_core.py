@@ -173,19 +173,19 @@ def test_dropout_of_documents_is_drawn_anew_and_the_same_again():
 
 
 def test_a_step_asks_the_gpu_for_nothing_but_where_documents_end():
-    """Twice at most: a number that is waited for lets the GPU stand idle."""
+    """A number that is waited for lets the GPU stand idle."""
     model = build(ModelConfig(**SIZE | KINDS["decoder"]), seed=1, device=GPU).train()
     model.compute_dtype = torch.bfloat16
     for documents, most in ((1, 0), (4, 1)):
         given = batch("decoder", documents).to(GPU)
         Causal().loss_sum(model, given).backward()
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("warn")
         try:
             with pytest.warns() as told:
+                torch.cuda.set_sync_debug_mode("warn")
                 Causal().loss_sum(model, given).backward()
                 torch.empty((), device=GPU).item()  # one that is certain
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        asked = [each for each in told if "synchroniz" in str(each.message)]
+        asked = [each for each in told if "called a synchron" in str(each.message)]
         assert len(asked) <= most + 1, [str(each.message) for each in asked]

@@ -306,6 +306,18 @@ def test_costs_come_from_the_structure():
     )
 
 
+def test_a_gpu_keeps_no_pattern_and_not_both_activations_and_gradients():
+    meta = build_meta(config(vocab_size=100))
+    cost = count(meta, 4096)
+    how = {"batch": 2, "context": 4096, "compute_bytes": 2, "copies": 2}
+    on_cpu = training_bytes(cost, meta.config, **how)
+    on_gpu = training_bytes(cost, meta.config, **how, on_gpu=True)
+    pattern = 2 * 2 * meta.config.heads * 2 * 4096 * 4096 // 2
+    assert on_gpu < on_cpu - pattern
+    small = training_bytes(cost, meta.config, **how | {"context": 1}, on_gpu=True)
+    assert small == 16 * cost.parameters
+
+
 def test_what_is_read_and_what_is_guessed_count_apart():
     both = count(build_meta(config(shape="encoder-decoder", vocab_size=100, position="none")), 64)
     alone = count(build_meta(config(shape="encoder", vocab_size=100, position="none")), 64)

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,6 +74,16 @@ def test_steps_are_pure_and_accumulation_cuts_the_same_rows():
         one = whole.batches(step)[0].ids
         parts = [batch.ids for batch in cut.batches(step)]
         assert (one.numpy() == np.concatenate([part.numpy() for part in parts])).all()
+
+
+def test_what_was_read_ahead_is_what_would_have_been_read():
+    source = TextRows(FakeShards([50] * 9), 10, seed=0)
+    loader, plain = (Loader([source], 3, accumulate=2, seed=1) for _ in range(2))
+    for step in (0, 1, 2, 9, 3):  # a rewind asks for other steps than the one that follows
+        found, expected = loader.batches(step), plain.batches(step)
+        assert all(map(torch.equal, (b.ids for b in found), (b.ids for b in expected)))
+        loader.read_ahead(step + 1)
+        assert len(loader._ahead) == 1
 
 
 def test_a_mixture_has_its_shares_and_reads_each_source_in_order():

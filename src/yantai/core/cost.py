@@ -10,7 +10,7 @@ from torch import nn
 
 from yantai.core.config import ModelConfig, RecurrentConfig
 from yantai.core.face import Model
-from yantai.core.head import chunk_rows
+from yantai.core.head import chunk_rows, large_chunk_rows
 from yantai.core.layers import Linear
 from yantai.core.recurrent import GATES, Recurrent
 
@@ -98,24 +98,39 @@ def training_bytes(
     context: int,
     compute_bytes: int,
     copies: int,
+    on_gpu: bool = False,
 ) -> int:
     """Memory of training: weights, gradients, `copies` of optimiser state, activations.
 
-    The first three are float32.
+    The first three are float32. On a GPU memory is given back at once: activations go while
+    gradients come, so the larger of them counts; and there weights in the type of the arithmetic
+    are activations too, which wait for the backward.
     """
     tokens = batch * context
+    if on_gpu:
+        rows = min(tokens, large_chunk_rows(tokens, config.vocab_size))
+        numbers = rows * config.vocab_size, config.vocab_size * config.dim
+        # logits, their logarithms, the gradient in both types; that of the head, narrow and wide
+        head = numbers[0] * (2 * compute_bytes + 4) + numbers[1] * (8 + compute_bytes)
+        narrow = cost.parameters * compute_bytes if compute_bytes < 4 else 0
+        kept = _kept(config, batch, context, flash=compute_bytes < 4) * compute_bytes
+        passing = max(kept + head + narrow, cost.parameters * 4)
+        return cost.parameters * 4 * (1 + copies) + passing
     kept = _kept(config, batch, context) * compute_bytes
     head = min(tokens, chunk_rows(config.vocab_size)) * config.vocab_size * compute_bytes
     head += 2 * config.vocab_size * config.dim * 4  # its gradient, summed up and kept
     return cost.parameters * 4 * (2 + copies) + kept + head
 
 
-def _kept(config: ModelConfig | RecurrentConfig, batch: int, context: int) -> int:
+def _kept(
+    config: ModelConfig | RecurrentConfig, batch: int, context: int, *, flash: bool = False
+) -> int:
     """Numbers that the forward leaves for the backward.
 
     A Transformer's, a token and block: the stream twice, norm outputs, q k v and their rotated
-    copies, the mixed heads, what the MLP keeps; and the attention pattern's causal part. Those of
-    a recurrent network: what its gates were and what came out of them.
+    copies, the mixed heads, what the MLP keeps; and the attention pattern's causal part. With flash
+    attention (arXiv 2307.08691) these are q, k and v once, and a float32 a head for the pattern.
+    Those of a recurrent network: what its gates were and what came out of them.
     """
     tokens = batch * context
     if isinstance(config, RecurrentConfig):
@@ -126,6 +141,11 @@ def _kept(config: ModelConfig | RecurrentConfig, batch: int, context: int) -> in
     mlp_kept = (4 if config.gated else 2) * config.hidden
     kept = 4 * config.dim + 2 * (inner + 2 * kv_inner) + 2 * inner + mlp_kept
     pattern = batch * config.heads * context * (context + 128) // 2
+    if flash and config.position != "relative":  # whose numbers the fast kernels do not take
+        kept -= 2 * (inner + kv_inner)
+        kept += inner + kv_inner if config.qk_norm else 0
+        kept += config.dim if config.dropout else 0  # a byte a number that both parts say
+        pattern = 2 * tokens * config.heads
     blocks = config.layers
     if config.shape == "encoder-decoder":
         blocks += config.encoder_layers or config.layers

@@ -36,6 +36,7 @@ class Loader:
         seed: int = 0,
     ):
         self.sources, self.batch_size, self.accumulate = list(sources), batch, accumulate
+        self._ahead: dict[int, list[Batch]] = {}
         shares = list(weights) if weights is not None else [1.0] * len(self.sources)
         if len(shares) != len(self.sources) or min(shares) <= 0:
             raise UsageError(
@@ -64,6 +65,8 @@ class Loader:
 
     def batches(self, step: int) -> list[Batch]:
         """The batches of a step, `accumulate` of them."""
+        if step in self._ahead:
+            return self._ahead.pop(step)
         first = step * self.accumulate * self.batch_size
         rows = []
         for sample in range(first, first + self.accumulate * self.batch_size):
@@ -73,6 +76,10 @@ class Loader:
             collate(rows[start : start + self.batch_size])
             for start in range(0, len(rows), self.batch_size)
         ]
+
+    def read_ahead(self, step: int) -> None:
+        """Keep the batches of a step until they are asked for, and those of no other."""
+        self._ahead = {step: self.batches(step)}
 
     def epoch_of(self, step: int) -> float:
         """How often the first source has been read at a step, as a fraction."""

@@ -30,6 +30,7 @@ def memory_of(config: ModelConfig | RecurrentConfig, recipe: Training) -> Findin
     memory = training_bytes(
         cost, config, batch=recipe.batch or 1, context=context,
         compute_bytes=choose_dtype(recipe.dtype, device).itemsize, copies=2,
+        on_gpu=device.type == "cuda",
     )  # fmt: skip
     free = available_memory_bytes(device)
     level = "problem" if memory > free else "ok"

@@ -145,8 +145,11 @@ class Run:
             return self._pass_over(step)
         batches = self.loader.batches(step)
         targets = sum(self.task.count(batch) for batch in batches)
-        loss = self._forward_backward(step, batches, targets)
-        norm = float(clip_gradients(self.model.parameters(), settings.clip))
+        total = self._forward_backward(step, batches, targets)
+        length = clip_gradients(self.model.parameters(), settings.clip)
+        if self.device.type != "cpu" and step + 1 < progress.horizon.at(step):
+            self.loader.read_ahead(step + 1)  # while the device computes
+        loss, norm = float(total), float(length)
         stop_on_nonfinite(step, loss, norm, self.model, batches)
         share = factor(
             settings.schedule,
@@ -182,19 +185,18 @@ class Run:
             "epoch": round(self.loader.epoch_of(step), 4),
         }
 
-    def _forward_backward(self, step: int, batches: list[Batch], targets: int) -> float:
+    def _forward_backward(self, step: int, batches: list[Batch], targets: int) -> torch.Tensor:
         """Gradients of the mean over all targets of the step, however it is cut into batches."""
         total, passes = torch.zeros((), dtype=torch.float64, device=self.device), self.nudge.passes
         for number, around in enumerate(passes):
             for micro, batch in enumerate(batches, number * len(batches)):
-                if self.model.config.dropout:
-                    torch.manual_seed(mix_seed(self.settings.seed, "dropout", step, micro))
+                torch.manual_seed(mix_seed(self.settings.seed, "dropout", step, micro))
                 with around():
                     loss = self.task.loss_sum(self.model, batch.to(self.device)) / max(1, targets)
                     (loss / len(passes)).backward()
                 if not number:
                     total += loss.detach()
-        return float(total)
+        return total
 
     def _may_update(self, step: int, loss: float, batches: list[Batch]) -> bool:
         """Apply the spike policy."""
@@ -223,11 +225,9 @@ class Run:
         began = time.perf_counter()
         with self._averaged():
             self.model.eval()
-            total, targets = 0.0, 0
-            for batch in self.valid:
-                total += float(self.task.loss_sum(self.model, batch.to(self.device)))
-                targets += self.task.count(batch)
-            loss = total / max(1, targets)
+            sums = [self.task.loss_sum(self.model, batch.to(self.device)) for batch in self.valid]
+            targets = sum(self.task.count(batch) for batch in self.valid)
+            loss = sum(map(float, sums)) / max(1, targets)
             stop_on_nonfinite(self.progress.step, loss, 0.0, self.model, self.valid[:1])
             scores = self.judge(self.model) if self.judge is not None else {}
             self.model.train()

@@ -83,11 +83,15 @@ class Muon:
         for names in self._stacks:
             stack = torch.stack([_widened(updates[name]) for name in names])
             wide = orthogonalise(stack, self.products)
+            by_scale = defaultdict(list)
             for name, direction in zip(names, wide.to(parameters[0].dtype), strict=True):
                 parameter = self.named[name]
                 rows, columns = parameter.shape
                 scale = rate * max(1.0, rows / columns) ** 0.5
-                parameter.add_(direction.mT if rows > columns else direction, alpha=-scale)
+                turned = direction.mT if rows > columns else direction
+                by_scale[scale].append((parameter.data, turned))
+            for scale, pairs in by_scale.items():
+                torch._foreach_add_(*map(list, zip(*pairs, strict=True)), alpha=-scale)
 
     def tensors(self) -> dict[str, Tensor]:
         """All memory, by name."""
@@ -118,9 +122,10 @@ class AdamW:
     @torch.no_grad()
     def step(self, rate: float, step: int) -> None:
         """One step; `step` counts from 0 and corrects the bias of young averages."""
+        devices = {parameter.device for parameter in self.named.values()}
+        count = {each: torch.full((), float(step + 1), device=each) for each in devices}
         for decay in sorted(set(self.decay.values())):
             names = [name for name in self.named if self.decay[name] == decay]
-            count = torch.tensor(float(step + 1))
             kernel: Any = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
             kernel(
                 [self.named[name].data for name in names],
@@ -128,7 +133,7 @@ class AdamW:
                 [self.first[name] for name in names],
                 [self.second[name] for name in names],
                 [],
-                [count.to(self.named[name].device) for name in names],
+                [count[self.named[name].device] for name in names],
                 lr=rate,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
@@ -154,10 +159,13 @@ class SGD:
     @torch.no_grad()
     def step(self, rate: float, step: int) -> None:
         """One step."""
-        for name, parameter in self.named.items():
-            gradient = _gradient(parameter).add(parameter, alpha=self.weight_decay)
-            self.memory[name].mul_(self.momentum).add_(gradient)
-            parameter.add_(self.memory[name], alpha=-rate)
+        parameters = [parameter.data for parameter in self.named.values()]
+        gradients = [_gradient(parameter) for parameter in self.named.values()]
+        memories = list(self.memory.values())
+        gradients = torch._foreach_add(gradients, parameters, alpha=self.weight_decay)
+        torch._foreach_mul_(memories, self.momentum)
+        torch._foreach_add_(memories, gradients)
+        torch._foreach_add_(parameters, memories, alpha=-rate)
 
     def tensors(self) -> dict[str, Tensor]:
         """All memory, by name."""

@@ -228,6 +228,7 @@ def _predict(
         context=settings.context or 1,
         compute_bytes=dtype.itemsize,
         copies=copies,
+        on_gpu=device.type == "cuda",
     )
     if settings.recompute:
         memory = cost.parameters * 4 * (2 + copies) + memory // max(1, config.layers)
