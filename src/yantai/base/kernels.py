@@ -1,21 +1,22 @@
 """The kernels of a decoding step on a GPU, in Triton.
 
-Knows: pointers, shapes, forms of weights. A vector of the stream is float32 between two kernels; it
-is rounded to the type of the weights where it is multiplied, and sums are float32. Each row is
-computed alike whoever stands beside it.
-
-A layer is six of them: `product` (norm, q k v), `place` (norms of heads, angles, cache), `look`
-(attention), `product` (out, residual), `product` (norm, up, gate), `product` (down, residual).
+Knows: pointers, shapes, forms of weights. The stream is float32, and so are sums. A layer is six of
+them for one row: `product_one` (norm, q k v), `place` (norms of heads, angles, cache), `look`
+(attention), `product_one` (out, residual), again (norm, up, gate), again (down, residual). Several
+rows are multiplied by the units for matrices, in the type of the weights: there `normed` stands
+before the products, and each row is computed alike whoever stands beside it.
 """
 
-# Triton reads the text of these functions: names of arguments are its own business
+import os
+
 import triton
 import triton.language as tl
 
-PLAIN, RMS, LAYER = 0, 1, 2
-"""Norms of `product` and `place`."""
 ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu_squared")
 """By their numbers; −1 is none."""
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+BETWEEN = tl.constexpr(tl.float32 if INTERPRETED else tl.bfloat16)
+"""Triton's interpreter, by which the tests try the kernels without a GPU, knows no bfloat16."""
 
 
 @triton.jit
@@ -35,140 +36,246 @@ def activated(x, kind: tl.constexpr):
 
 
 @triton.jit
-def moments(
-    x, row, known, columns, eps, norm: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr
-):
-    """Mean (0 for RMS) and 1/√(variance + ε) of each row of x, float32."""
-    mean = tl.zeros((ROWS,), tl.float32)
-    if norm == 2:
-        for start in range(0, columns, WIDE):
-            column = start + tl.arange(0, WIDE)
-            inside = known[:, None] & (column < columns)[None]
-            part = tl.load(x + row[:, None] * columns + column[None], mask=inside, other=0.0)
-            mean += tl.sum(part, 1)
-        mean = mean / columns
-    square = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, columns, WIDE):
-        column = start + tl.arange(0, WIDE)
-        inside = known[:, None] & (column < columns)[None]
-        part = tl.load(x + row[:, None] * columns + column[None], mask=inside, other=0.0)
-        part = tl.where(inside, part - mean[:, None], 0.0)
-        square += tl.sum(part * part, 1)
-    return mean, 1.0 / tl.sqrt(square / columns + eps)
+def numbers_of(codes):
+    """Whole numbers of eight bits as float32; by way of bfloat16, which holds them and is fast."""
+    return codes.to(BETWEEN).to(tl.float32)
 
 
 @triton.jit
-def vectors(
-    x,
-    gain,
-    shift,
-    row,
-    known,
-    column,
-    columns,
-    mean,
-    scale,
-    norm: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Some columns of x, normed, in the type that is multiplied."""
-    inside = column < columns
-    part = tl.load(
-        x + row[:, None] * columns + column[None], mask=known[:, None] & inside[None], other=0.0
-    )
-    if norm != 0:
-        own = tl.load(gain + column, mask=inside, other=0.0)
-        part = (part - mean[:, None]) * scale[:, None] * own[None]
-        if norm == 2:
-            part += tl.load(shift + column, mask=inside, other=0.0)[None]
-    return part.to(DTYPE)
+def vector(x, gain, shift, column, columns, mean, scale, norm: tl.constexpr):
+    """Some columns of one vector, and the squares of them before the norm.
 
-
-@triton.jit
-def summed(
-    total, x, gain, shift, weight, scales, levels, row, known, out, outs, columns, mean, scale,
-    norm: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, DTYPE: tl.constexpr,
-    WIDE: tl.constexpr,
-):  # fmt: skip
-    """total + x·Wᵀ for some rows of x and of W.
-
-    In four bits a block of 32 columns is 16 bytes, whose lower halves are its first 16 columns.
+    Of an RMS norm the scale is left out: it is the same for all columns.
     """
-    groups = columns // group
-    there = (out < outs)[:, None]
-    for start in range(0, columns, WIDE):
-        if bits == 4:
-            byte = start // 2 + tl.arange(0, WIDE // 2)
-            column = byte // 16 * 32 + byte % 16
-            inside = there & (column < columns)[None]
-            where = out[:, None].to(tl.int64) * (columns // 2) + byte[None]
-            codes = tl.load(weight + where, mask=inside, other=0)
-            of = out[:, None].to(tl.int64) * groups + (column // group)[None]
-            size = tl.load(scales + of, mask=inside, other=0.0).to(tl.float32)
-            low = (tl.load(levels + (codes & 15)) * size).to(DTYPE)
-            high = (tl.load(levels + (codes >> 4)) * size).to(DTYPE)
-            first = vectors(x, gain, shift, row, known, column, columns, mean, scale, norm, DTYPE)
-            second = vectors(
-                x, gain, shift, row, known, column + 16, columns, mean, scale, norm, DTYPE
-            )
-            total = tl.dot(first, tl.trans(low), total, input_precision="ieee")
-            total = tl.dot(second, tl.trans(high), total, input_precision="ieee")
+    inside = column < columns
+    part = tl.load(x + column, mask=inside, other=0.0)
+    square = part * part
+    if norm == 1:
+        part = part * tl.load(gain + column, mask=inside, other=0.0)
+    elif norm == 2:
+        part = (part - mean) * scale * tl.load(gain + column, mask=inside, other=0.0)
+        part += tl.load(shift + column, mask=inside, other=0.0)
+    return part, square
+
+
+@triton.jit
+def added_one(
+    total, first, second, weight, scales, levels, out, there, block, columns,
+    bits: tl.constexpr, group: tl.constexpr, DEEP: tl.constexpr,
+):  # fmt: skip
+    """total + W·x for some columns, not yet summed over them; "out block column"."""
+    inside = there[:, None, None] & (block * 32 < columns)[None, :, None]
+    row = out.to(tl.int64)
+    number = block[None, :, None] * DEEP + tl.arange(0, DEEP)[None, None]
+    if bits == 16:
+        where = row[:, None, None] * columns + number
+        part = tl.load(weight + where, mask=inside & (number < columns), other=0.0)
+        total += part.to(tl.float32) * first[None]
+    else:
+        of = row[:, None] * (columns // group) + (block * 32 // group)[None]
+        near = there[:, None] & (block * 32 < columns)[None]
+        size = tl.load(scales + of, mask=near, other=0.0).to(tl.float32)[:, :, None]
+        where = row[:, None, None] * (columns * bits // 8) + number
+        codes = tl.load(weight + where, mask=inside, other=0)
+        if bits == 8:
+            total += numbers_of(codes) * first[None] * size
         else:
-            column = start + tl.arange(0, WIDE)
-            inside = there & (column < columns)[None]
-            where = out[:, None].to(tl.int64) * columns + column[None]
-            numbers = tl.load(weight + where, mask=inside, other=0)
-            if bits == 8:
-                of = out[:, None].to(tl.int64) * groups + (column // group)[None]
-                size = tl.load(scales + of, mask=inside, other=0.0).to(tl.float32)
-                numbers = numbers.to(tl.float32) * size
-            part = vectors(x, gain, shift, row, known, column, columns, mean, scale, norm, DTYPE)
-            total = tl.dot(part, tl.trans(numbers.to(DTYPE)), total, input_precision="ieee")
+            low, high = tl.load(levels + (codes & 15)), tl.load(levels + (codes >> 4))
+            total += (low * first[None] + high * second[None]) * size
     return total
 
 
 @triton.jit
-def product(
-    x, gain, shift, weight, scales, levels, bias, stream, y, rows, outs, columns, eps, cap,
+def product_one(
+    x, gain, shift, weight, scales, levels, bias, stream, y, outs, columns, eps, cap,
     norm: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, kind: tl.constexpr,
     gated: tl.constexpr, has_bias: tl.constexpr, adds: tl.constexpr, capped: tl.constexpr,
-    DTYPE: tl.constexpr, ROWS: tl.constexpr, OUTS: tl.constexpr, WIDE: tl.constexpr,
+    OUTS: tl.constexpr, BLOCKS: tl.constexpr, DEEP: tl.constexpr,
 ):  # fmt: skip
-    """y = [stream +] act(norm(x)·Wᵀ + b), gated with the lower half of W; or capped.
+    """y = [stream +] act(W·norm(x) + b) of one vector, gated with the lower half of W; or capped.
 
-    Shapes: x "row column"; W "out column", or "2·out column" where it is gated; y "row out".
+    Shapes: x "column"; W "out column", or "2·out column" where it is gated; y "out".
+
+    Args:
+        BLOCKS: of 32 columns, that are read at a time.
+        DEEP: bytes or numbers of a block: 16 in four bits, else 32.
+    """
+    out = tl.program_id(0) * OUTS + tl.arange(0, OUTS)
+    there = out < outs
+    mean, scale = 0.0, 1.0
+    if norm == 2:
+        mean, scale = moments(x, columns, eps, BLOCKS * 32)
+    total = tl.zeros((OUTS, BLOCKS, DEEP), tl.float32)
+    value = total
+    squares = tl.zeros((BLOCKS, DEEP), tl.float32)
+    for start in range(0, columns, BLOCKS * 32):
+        block = start // 32 + tl.arange(0, BLOCKS)
+        column = block[:, None] * 32 + tl.arange(0, DEEP)[None]
+        first, square = vector(x, gain, shift, column, columns, mean, scale, norm)
+        squares += square
+        second = first
+        if bits == 4:
+            second, square = vector(x, gain, shift, column + 16, columns, mean, scale, norm)
+            squares += square
+        total = added_one(
+            total, first, second, weight, scales, levels, out, there, block, columns,
+            bits, group, DEEP,
+        )  # fmt: skip
+        if gated:
+            value = added_one(
+                value, first, second, weight, scales, levels, outs + out, there, block, columns,
+                bits, group, DEEP,
+            )  # fmt: skip
+    one, other = tl.sum(tl.sum(total, 2), 1), tl.sum(tl.sum(value, 2), 1)
+    if norm == 1:
+        scale = 1.0 / tl.sqrt(tl.sum(tl.sum(squares, 1), 0) / columns + eps)
+        one, other = one * scale, other * scale
+    one = finished(one, other, bias, out, there, outs, cap, kind, gated, has_bias, capped)
+    if adds:
+        one += tl.load(stream + out, mask=there, other=0.0)
+    tl.store(y + out, one, mask=there)
+
+
+@triton.jit
+def finished(
+    total, value, bias, out, there, outs, cap,
+    kind: tl.constexpr, gated: tl.constexpr, has_bias: tl.constexpr, capped: tl.constexpr,
+):  # fmt: skip
+    """What follows the sums: bias, non-linearity, gate, cap; the last dimension is that of outs."""
+    if has_bias:
+        total += tl.load(bias + out, mask=there, other=0.0)
+    total = activated(total, kind)
+    if gated:
+        if has_bias:
+            value += tl.load(bias + outs + out, mask=there, other=0.0)
+        total = total * value
+    if capped:  # tanh y is 2·logistic(2y) − 1
+        total = cap * (2.0 * tl.sigmoid(2.0 * total / cap) - 1.0)
+    return total
+
+
+@triton.jit
+def moments(x, columns, eps, WIDE: tl.constexpr):
+    """Mean and 1/√(variance + ε) of a vector, float32."""
+    mean = 0.0
+    for start in range(0, columns, WIDE):
+        column = start + tl.arange(0, WIDE)
+        mean += tl.sum(tl.load(x + column, mask=column < columns, other=0.0), 0)
+    mean = mean / columns
+    square = 0.0
+    for start in range(0, columns, WIDE):
+        column = start + tl.arange(0, WIDE)
+        inside = column < columns
+        part = tl.where(inside, tl.load(x + column, mask=inside, other=0.0) - mean, 0.0)
+        square += tl.sum(part * part, 0)
+    return mean, 1.0 / tl.sqrt(square / columns + eps)
+
+
+@triton.jit
+def normed(x, gain, shift, y, columns, eps, norm: tl.constexpr, WIDE: tl.constexpr):
+    """The norm of each row, in the type that is multiplied; "row column"."""
+    x += tl.program_id(0) * columns
+    y += tl.program_id(0) * columns
+    mean, scale = 0.0, 1.0
+    if norm == 2:
+        mean, scale = moments(x, columns, eps, WIDE)
+    else:
+        square = 0.0
+        for start in range(0, columns, WIDE):
+            column = start + tl.arange(0, WIDE)
+            part = tl.load(x + column, mask=column < columns, other=0.0)
+            square += tl.sum(part * part, 0)
+        scale = 1.0 / tl.sqrt(square / columns + eps)
+    for start in range(0, columns, WIDE):
+        column = start + tl.arange(0, WIDE)
+        inside = column < columns
+        part = (tl.load(x + column, mask=inside, other=0.0) - mean) * scale
+        part = part * tl.load(gain + column, mask=inside, other=0.0)
+        if norm == 2:
+            part += tl.load(shift + column, mask=inside, other=0.0)
+        tl.store(y + column, part.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def rows_of(x, row, known, column, columns):
+    """Some columns of some rows; "row column"."""
+    inside = known[:, None] & (column < columns)[None]
+    return tl.load(x + row[:, None] * columns + column[None], mask=inside, other=0.0)
+
+
+@triton.jit
+def added_many(
+    total, x, weight, scales, levels, row, known, out, there, start, columns,
+    bits: tl.constexpr, group: tl.constexpr, OUTS: tl.constexpr, BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """total + x·Wᵀ for some columns; "row out"."""
+    kind = x.dtype.element_ty
+    line = out.to(tl.int64)
+    column = start + tl.arange(0, BLOCKS * 32)
+    if bits == 16:
+        inside = there[:, None] & (column < columns)[None]
+        part = tl.load(weight + line[:, None] * columns + column[None], mask=inside, other=0.0)
+        own = rows_of(x, row, known, column, columns)
+        total = tl.dot(own, tl.trans(part), total, input_precision="ieee")
+    else:
+        block = start // 32 + tl.arange(0, BLOCKS)
+        near = there[:, None] & (block * 32 < columns)[None]
+        of = line[:, None] * (columns // group) + (block * 32 // group)[None]
+        size = tl.load(scales + of, mask=near, other=0.0).to(tl.float32)[:, :, None]
+        byte = block[None, :, None] * (4 * bits) + tl.arange(0, 4 * bits)[None, None]
+        where = line[:, None, None] * (columns * bits // 8) + byte
+        codes = tl.load(weight + where, mask=near[:, :, None], other=0)
+        if bits == 8:
+            part = tl.reshape((numbers_of(codes) * size).to(kind), (OUTS, BLOCKS * 32))
+            own = rows_of(x, row, known, column, columns)
+            total = tl.dot(own, tl.trans(part), total, input_precision="ieee")
+        else:
+            low = (tl.load(levels + (codes & 15)) * size).to(kind)
+            high = (tl.load(levels + (codes >> 4)) * size).to(kind)
+            low, high = tl.reshape(low, (OUTS, BLOCKS * 16)), tl.reshape(high, (OUTS, BLOCKS * 16))
+            half = tl.arange(0, BLOCKS * 16)
+            near_column = start + half // 16 * 32 + half % 16
+            own = rows_of(x, row, known, near_column, columns)
+            total = tl.dot(own, tl.trans(low), total, input_precision="ieee")
+            own = rows_of(x, row, known, near_column + 16, columns)
+            total = tl.dot(own, tl.trans(high), total, input_precision="ieee")
+    return total
+
+
+@triton.jit
+def product_many(
+    x, weight, scales, levels, bias, stream, y, rows, outs, columns, cap,
+    bits: tl.constexpr, group: tl.constexpr, kind: tl.constexpr,
+    gated: tl.constexpr, has_bias: tl.constexpr, adds: tl.constexpr, capped: tl.constexpr,
+    ROWS: tl.constexpr, OUTS: tl.constexpr, BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """y = [stream +] act(x·Wᵀ + b) of several rows, gated with the lower half of W; or capped.
+
+    Shapes: x "row column", in the type that is multiplied; y "row out".
     """
     out = tl.program_id(0) * OUTS + tl.arange(0, OUTS)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     known, there = row < rows, out < outs
-    mean = tl.zeros((ROWS,), tl.float32)
-    scale = mean
-    if norm != 0:
-        mean, scale = moments(x, row, known, columns, eps, norm, ROWS, WIDE)
     total = tl.zeros((ROWS, OUTS), tl.float32)
-    total = summed(
-        total, x, gain, shift, weight, scales, levels, row, known, out, outs, columns, mean, scale,
-        norm, bits, group, DTYPE, WIDE,
-    )  # fmt: skip
-    if has_bias:
-        total += tl.load(bias + out, mask=there, other=0.0)[None]
-    total = activated(total, kind)
-    if gated:
-        value = tl.zeros((ROWS, OUTS), tl.float32)
-        value = summed(
-            value, x, gain, shift, weight, scales, levels, row, known, outs + out, 2 * outs,
-            columns, mean, scale, norm, bits, group, DTYPE, WIDE,
+    value = total
+    for start in range(0, columns, BLOCKS * 32):
+        total = added_many(
+            total, x, weight, scales, levels, row, known, out, there, start, columns,
+            bits, group, OUTS, BLOCKS,
         )  # fmt: skip
-        if has_bias:
-            value += tl.load(bias + outs + out, mask=there, other=0.0)[None]
-        total = total * value
-    if capped:  # tanh y is 2·logistic(2y) − 1
-        total = cap * (2.0 * tl.sigmoid(2.0 * total / cap) - 1.0)
+        if gated:
+            value = added_many(
+                value, x, weight, scales, levels, row, known, outs + out, there, start, columns,
+                bits, group, OUTS, BLOCKS,
+            )  # fmt: skip
+    total = finished(
+        total, value, bias, out[None], there[None], outs, cap, kind, gated, has_bias, capped
+    )
     where = row[:, None].to(tl.int64) * outs + out[None]
     inside = known[:, None] & there[None]
     if adds:
         total += tl.load(stream + where, mask=inside, other=0.0)
-    tl.store(y + where, total, mask=inside)
+    tl.store(y + where, total.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -272,4 +379,4 @@ def look(
         total = total * shrink[:, None]
         total = tl.dot(pattern.to(kind), v, total, input_precision="ieee")
         largest = higher
-    tl.store(y + at, total / weight[:, None], mask=known)
+    tl.store(y + at, (total / weight[:, None]).to(y.dtype.element_ty), mask=known)

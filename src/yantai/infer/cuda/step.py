@@ -25,16 +25,32 @@ from yantai.infer.native.step import fits, joined
 
 NORMS = {"rms": 1, "rms_wide": 1, "layer": 2}
 TOGETHER, MOST_ROWS = 16, 64
-"""Rows that a product takes at once, however few there are: so each has the same bits beside any
-others; and above how many torch computes better."""
-WIDE, OUTS = 128, 16
-"""Columns of a product that are summed at a time, and rows of its matrix."""
+"""Rows that a product of several takes at once, however few there are: so each has the same bits
+beside any others; and above how many torch computes better."""
+
+
+class Tile(NamedTuple):
+    """What one program of a product does at a time.
+
+    Attributes:
+        outs: rows of the matrix.
+        blocks: of 32 columns.
+        warps, stages: threads, and loads that are under way.
+    """
+
+    outs: int
+    blocks: int
+    warps: int
+    stages: int
+
+
+ONE, MANY = Tile(8, 8, 4, 3), Tile(16, 4, 4, 4)
 KEYS = 64
 """Keys that attention looks at at a time."""
 
 
 class Matrix(NamedTuple):
-    """A matrix as `product` reads it.
+    """A matrix as a product reads it.
 
     Attributes:
         weight: numbers or codes, "out column".
@@ -177,11 +193,12 @@ class CudaStep:
         cos, sin = (each.flatten(0, 2).float() if turns else each for each in tables)
         inner, kv_inner = config.heads * config.head_dim, config.kv_heads * config.head_dim
         wide = functools.partial(torch.empty, dtype=torch.float32, device=self._device)
+        ready = wide if rows == 1 else functools.partial(wide, dtype=self._dtype)
         return Frame(
             rows, cache.store, cos, sin,
             given=torch.empty(2 * rows + 1, dtype=torch.long, device=self._device),
             stream=wide(rows, config.dim), qkv=wide(rows, inner + 2 * kv_inner),
-            turned=wide(rows, inner), mixed=wide(rows, inner), hidden=wide(rows, config.hidden),
+            turned=wide(rows, inner), mixed=ready(rows, inner), hidden=ready(rows, config.hidden),
             logits=wide(rows, config.vocab_size),
         )  # fmt: skip
 
@@ -209,17 +226,36 @@ class CudaStep:
         self, x: Tensor, norm: Norm, matrix: Matrix, y: Tensor, *, adds: bool = False,
         kind: str | None = None, gated: bool = False, cap: float | None = None,
     ) -> None:  # fmt: skip
-        from yantai.base.kernels import ACTIVATIONS, product
+        from yantai.base import kernels
 
-        rows, outs = len(x), matrix.outs // (2 if gated else 1)
-        product[(-(-outs // OUTS), -(-rows // TOGETHER))](
-            x, norm.gain, norm.shift, matrix.weight, matrix.scales, matrix.levels, matrix.bias,
-            y, y, rows, outs, matrix.columns, self._config.norm_eps, cap or 0.0,
-            norm=norm.kind, bits=matrix.bits, group=matrix.group,
-            kind=-1 if kind is None else ACTIVATIONS.index(kind), gated=gated,
-            has_bias=matrix.bias is not None, adds=adds, capped=cap is not None,
-            DTYPE=_triton_type(self._dtype), ROWS=TOGETHER, OUTS=OUTS, WIDE=WIDE,
-            num_warps=4, num_stages=4,
+        rows, outs, columns = len(x), matrix.outs // (2 if gated else 1), matrix.columns
+        shared: dict[str, Any] = {
+            "bits": matrix.bits, "group": matrix.group, "gated": gated, "adds": adds,
+            "kind": -1 if kind is None else kernels.ACTIVATIONS.index(kind),
+            "has_bias": matrix.bias is not None, "capped": cap is not None,
+        }  # fmt: skip
+        if rows == 1:
+            tile = ONE
+            kernels.product_one[(-(-outs // tile.outs),)](
+                x, norm.gain, norm.shift, *matrix[:4], y, y, outs, columns,
+                self._config.norm_eps, cap or 0.0, norm=norm.kind, **shared,
+                OUTS=tile.outs, BLOCKS=tile.blocks, DEEP=16 if matrix.bits == 4 else 32,
+                num_warps=tile.warps, num_stages=tile.stages,
+            )  # fmt: skip
+            return
+        if norm.kind:
+            ready = x.new_empty(x.shape, dtype=self._dtype)
+            wide = min(4096, 1 << (columns - 1).bit_length())
+            kernels.normed[(rows,)](
+                x, norm.gain, norm.shift, ready, columns, self._config.norm_eps,
+                norm=norm.kind, WIDE=wide, num_warps=4,
+            )  # fmt: skip
+            x = ready
+        tile = MANY
+        kernels.product_many[(-(-outs // tile.outs), -(-rows // TOGETHER))](
+            x, *matrix[:4], y, y, rows, outs, columns, cap or 0.0, **shared,
+            ROWS=TOGETHER, OUTS=tile.outs, BLOCKS=tile.blocks,
+            num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
 
     def _attend(self, frame: Frame, layer: Layer, keys: Tensor, values: Tensor) -> None:
@@ -273,12 +309,6 @@ class CudaStep:
             return Matrix(weight, scales, self._levels, bias, len(weight), columns, bits, group)
         weight = joined([part.weight.detach() for part in parts])
         return Matrix(weight, weight, weight, bias, *weight.shape, 16, 1)
-
-
-def _triton_type(dtype: torch.dtype) -> Any:
-    import triton.language as tl
-
-    return {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}[dtype]
 
 
 @functools.cache
