@@ -75,7 +75,8 @@ def added_one(
         of = row[:, None] * (columns // group) + (block * 32 // group)[None]
         near = there[:, None] & (block * 32 < columns)[None]
         size = tl.load(scales + of, mask=near, other=0.0).to(tl.float32)[:, :, None]
-        where = row[:, None, None] * (columns * bits // 8) + number
+        long = columns if bits == 8 else columns // 2  # bytes; so that its divisors are known
+        where = row[:, None, None] * long + number
         codes = tl.load(weight + where, mask=inside, other=0)
         if bits == 8:
             total += numbers_of(codes) * first[None] * size
@@ -223,7 +224,8 @@ def added_many(
         of = line[:, None] * (columns // group) + (block * 32 // group)[None]
         size = tl.load(scales + of, mask=near, other=0.0).to(tl.float32)[:, :, None]
         byte = block[None, :, None] * (4 * bits) + tl.arange(0, 4 * bits)[None, None]
-        where = line[:, None, None] * (columns * bits // 8) + byte
+        long = columns if bits == 8 else columns // 2  # bytes; so that its divisors are known
+        where = line[:, None, None] * long + byte
         codes = tl.load(weight + where, mask=near[:, :, None], other=0)
         if bits == 8:
             part = tl.reshape((numbers_of(codes) * size).to(kind), (OUTS, BLOCKS * 32))
@@ -290,13 +292,15 @@ def place(
     "row kv_head length width"; turned "row head width".
 
     Args:
-        given: ids, unseen places and the place that is written, as `step.py` lays them.
+        given: of each row, as `step.py` lays them: its id, the unseen places before it, its own
+            place (below 0 for a row that is none) and its row of the cache.
         between: of two rows in `keys` and `values`.
         room: rows in `given`.
     """
     row, head = tl.program_id(0), tl.program_id(1)
-    here = tl.load(given + 2 * room)
     unseen = tl.load(given + room + row)
+    here = tl.load(given + 2 * room + row)
+    slot = tl.load(given + 3 * room + row)
     column = tl.arange(0, D)
     inside = column < width
     half = width // 2
@@ -332,8 +336,8 @@ def place(
         if is_value:
             number = number - kv_heads
             into = values
-        spot = row * between + (number * length + here) * width + column
-        tl.store(into + spot, x.to(keys.dtype.element_ty), mask=inside)
+        spot = slot * between + (number * length + here) * width + column
+        tl.store(into + spot, x.to(keys.dtype.element_ty), mask=inside & (here >= 0))
 
 
 @triton.jit
@@ -350,8 +354,9 @@ def look(
         shared: queries that look at the same key-value head.
     """
     row, head = tl.program_id(0), tl.program_id(1)
-    here = tl.load(given + 2 * room)
     first = tl.load(given + room + row)
+    here = tl.load(given + 2 * room + row)
+    slot = tl.load(given + 3 * room + row)
     if window > 0:
         first = tl.maximum(first, here + 1 - window)
     query, column = tl.arange(0, QUERIES), tl.arange(0, D)
@@ -363,7 +368,7 @@ def look(
     largest = tl.full((QUERIES,), -float("inf"), tl.float32)
     weight = tl.zeros((QUERIES,), tl.float32)
     total = tl.zeros((QUERIES, D), tl.float32)
-    begin = row * between + head * length * width
+    begin = slot * between + head * length * width
     for start in range(first, here + 1, KEYS):
         key = start + tl.arange(0, KEYS)
         seen = key <= here
@@ -379,4 +384,5 @@ def look(
         total = total * shrink[:, None]
         total = tl.dot(pattern.to(kind), v, total, input_precision="ieee")
         largest = higher
+    weight = tl.where(weight == 0.0, 1.0, weight)  # a row that is none sees nothing
     tl.store(y + at, (total / weight[:, None]).to(y.dtype.element_ty), mask=known)

@@ -15,7 +15,6 @@ from yantai.core.face import Model
 from yantai.core.mask import valid_keys
 from yantai.core.stack import Memory
 from yantai.infer.compiled import compiled_step
-from yantai.infer.native.step import NativeStep
 
 PREFILL_CHUNK = 512
 Rows = Sequence[Sequence[int]]
@@ -88,7 +87,7 @@ class Reader(_Rows):
     def prompts(self) -> Tensor:
         """Read the prompts, a long one in chunks; one alone by the compiled step, if it is fit."""
         alone = len(self.padding) == 1 and isinstance(self.cache, Cache)
-        if alone and isinstance(self.native, NativeStep) and self.native.reads_prompts:
+        if alone and self.native is not None and self.native.reads_prompts:
             return self.native.prompt(self.padded[0].tolist(), self.cache)[None]
         return self._read(self.padded)
 

@@ -15,7 +15,6 @@ from yantai.core.cache import Cache, States
 from yantai.core.face import Model
 from yantai.infer.compiled import CompiledStep, at_hand
 from yantai.infer.guesses import Echo
-from yantai.infer.native.step import NativeStep
 from yantai.infer.row import Guide, Row
 from yantai.infer.settings import Generation
 
@@ -103,13 +102,9 @@ class Reading:
         ids = self.request.row.ids
         start = self.cache.filled
         part = ids[start : start + piece]
-        if (
-            isinstance(native, NativeStep)
-            and native.reads_prompts
-            and isinstance(self.cache, Cache)
-        ):
+        if native is not None and native.reads_prompts and isinstance(self.cache, Cache):
             logits = native.prompt(part, self.cache)
-            return logits if self.cache.filled == len(ids) else None
+            return at_hand(logits) if self.cache.filled == len(ids) else None
         here = torch.tensor([part], device=next(model.parameters()).device)
         hidden = model.hidden(here, cache=self.cache)
         return at_hand(model.logits_of(hidden[:, -1])[0]) if self.cache.filled == len(ids) else None

@@ -141,6 +141,36 @@ def test_a_place_that_was_written_by_nobody_is_seen_by_nobody():
         assert torch.equal(together, step([token, 1, 2], clean, None))
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "window"])
+def test_a_prompt_is_read_as_the_model_reads_it(name):
+    model = there(model_of(CONFIGS[name]))
+    step, ids = step_of(model), [7 * number % 101 for number in range(21)]
+    own, theirs = (Cache(model.config, 1, 40, device=DEVICE) for _ in range(2))
+    for part in (ids[:19], ids[19:]):
+        expected = model(torch.tensor([part], device=DEVICE), cache=theirs)[0, -1]
+        close([(expected, step.prompt(part, own))], 2e-5)
+    torch.testing.assert_close(own.store, theirs.store, rtol=1e-4, atol=2e-5)
+    close(
+        [(model(torch.tensor([[5]], device=DEVICE), cache=theirs)[0], step([5], own, None))], 2e-5
+    )
+
+
+@pytest.mark.parametrize("form", [None, *FORMS[::2]])
+def test_however_a_prompt_is_cut_its_bits_are_the_same(form):
+    dtype = torch.bfloat16 if HERE else torch.float32
+    model = there(model_of({}, dtype) if form is None else packed_of({}, form, dtype))
+    step, ids = step_of(model), [7 * number % 101 for number in range(24)]
+
+    def read(*parts):
+        cache = Cache(model.config, 1, 24, dtype=dtype, device=DEVICE)
+        for part in parts:
+            logits = step.prompt(part, cache)
+        return logits, cache.store
+
+    whole, pieces = read(ids), read(ids[:3], ids[3:4], ids[4:])
+    assert torch.equal(whole[0], pieces[0]) and torch.equal(whole[1], pieces[1])
+
+
 @needs_gpu
 def test_recorded_and_called_kernels_say_the_same():
     model = there(model_of({}, torch.bfloat16))

@@ -1,9 +1,9 @@
-"""The decoding step of a GPU over a model and its cache: one token a row, logits out.
+"""The compiled step of a GPU over a model and its cache: tokens in, logits out.
 
-Knows: which modules hold which weights, and graphs. Some two hundred kernels a token would be
-called more slowly than they run, so they are recorded once for a cache and a number of rows, and
-replayed as one. A model with anything in it that the kernels do not know gets None, and torch
-decodes.
+Knows: kernels and graphs. Some two hundred kernels a token would be called more slowly than they
+run, so they are recorded once for a cache and a number of rows, and replayed as one. A row is a
+token: of one of several texts, or of a prompt. A model with anything in it that the kernels do not
+know gets None, and torch decodes.
 """
 
 import functools
@@ -16,17 +16,21 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from yantai.adapt.packed import LEVELS
-from yantai.adapt.quantize import PackedLinear, PackedTable
 from yantai.base.log import say
 from yantai.core.cache import Cache
 from yantai.core.model import Transformer
-from yantai.infer.native.step import fits, joined
+from yantai.infer.cuda.weights import Layer, Matrix, Norm, Weights
+from yantai.infer.native.step import fits
 
-NORMS = {"rms": 1, "rms_wide": 1, "layer": 2}
 TOGETHER, MOST_ROWS = 16, 64
 """Rows that a product of several takes at once, however few there are: so each has the same bits
-beside any others; and above how many torch computes better."""
+beside any others; and above how many texts torch computes better."""
+PIECES = (16, 64, 256)
+"""Tokens of a prompt that are read at once: the least of these that holds them."""
+KEYS = 64
+"""Keys that attention looks at at a time."""
+WIDE = 8192
+"""Rows of a matrix above which there are programs enough, and each should do more."""
 
 
 class Tile(NamedTuple):
@@ -40,54 +44,20 @@ class Tile(NamedTuple):
 
     outs: int
     blocks: int
-    warps: int
-    stages: int
+    warps: int = 4
+    stages: int = 4
 
 
-ONE, MANY = Tile(8, 8, 4, 3), Tile(16, 4, 4, 4)
-KEYS = 64
-"""Keys that attention looks at at a time."""
-
-
-class Matrix(NamedTuple):
-    """A matrix as a product reads it.
-
-    Attributes:
-        weight: numbers or codes, "out column".
-        scales, levels: of codes; else the weight again, unread.
-        bias: float32, or None.
-    """
-
-    weight: Tensor
-    scales: Tensor
-    levels: Tensor
-    bias: Tensor | None
-    outs: int
-    columns: int
-    bits: int
-    group: int
-
-
-class Norm(NamedTuple):
-    """Gain and shift, float32, and their number in the kernels; 0 and None for none."""
-
-    gain: Tensor | None
-    shift: Tensor | None
-    kind: int
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The weights of a block."""
-
-    before_attention: Norm
-    before_mlp: Norm
-    of_query: Norm
-    of_key: Norm
-    qkv: Matrix
-    out: Matrix
-    up: Matrix
-    down: Matrix
+# as measured on an H200, for matrices of 576 × 576 to 16,384 × 2,048; by bits, and whether wide
+ONE = {
+    (16, False): Tile(4, 32), (8, False): Tile(4, 16), (4, False): Tile(4, 32),
+    (16, True): Tile(8, 16), (8, True): Tile(4, 16), (4, True): Tile(8, 16),
+}  # fmt: skip
+# looking up levels must not be done ahead: each of them would be a copy of its own
+MANY = {
+    (16, False): Tile(16, 4), (8, False): Tile(16, 4, 2, 5), (4, False): Tile(16, 8, 4, 1),
+    (16, True): Tile(32, 4), (8, True): Tile(32, 4, 4, 3), (4, True): Tile(32, 4, 4, 1),
+}  # fmt: skip
 
 
 @dataclass
@@ -95,11 +65,11 @@ class Frame:
     """What the kernels of one cache and number of rows read and write: always the same memory.
 
     Attributes:
-        given: int64; ids, unseen places, and the place that is written.
+        given: int64; of each row its id, the unseen places before it, its place and its row of the
+            cache; and last the row whose logits are wanted, where not all are.
         stream: float32 "row dim"; the other vectors have their own widths.
     """
 
-    rows: int
     store: Tensor
     cos: Tensor
     sin: Tensor
@@ -112,59 +82,121 @@ class Frame:
     logits: Tensor
     replay: Callable[[], None] | None = field(default=None, repr=False)
 
+    @property
+    def rows(self) -> int:
+        """How many there are, those that are none included."""
+        return len(self.stream)
+
+    @property
+    def says_one(self) -> bool:
+        """Whether the logits of one row are wanted, not of all."""
+        return len(self.logits) < self.rows
+
 
 class CudaStep:
-    """A model as the kernels read it.
-
-    It holds every tensor whose memory they read. Make it anew after a weight was replaced.
+    """A model as the kernels read it; make it anew after a weight was replaced.
 
     Args:
         model: one that `fits`.
         records: whether kernels are recorded and replayed; else they are called.
+
+    Attributes:
+        reads_prompts: whether `prompt` is a good way to read one.
+        reads_ahead: whether several tokens of a text can be read with the bits of single steps.
     """
 
-    reads_prompts = reads_ahead = False
+    reads_ahead = False
 
     def __init__(self, model: Any, *, records: bool = True):
         self._records, self._config = records, model.config
         self._entry, self._embed = model.decoder.entry, model.embed
         weight = next(model.parameters())
         self._dtype, self._device = weight.dtype, weight.device
-        self._levels = torch.tensor(LEVELS, device=self._device)
-        self._layers = [self._layer(block) for block in model.decoder.blocks]
-        self._last, self._head = self._norm(model.decoder.norm), self._matrix([model.head])
-        self._frames: WeakKeyDictionary[Cache, dict[int, Frame]] = WeakKeyDictionary()
+        self._weights = Weights(model)
+        scaling = model.config.rotary_scaling
+        self.reads_prompts = scaling is None or scaling.kind != "dynamic"
+        self._frames: WeakKeyDictionary[Cache, dict[tuple[int, bool], Frame]]
+        self._frames = WeakKeyDictionary()
+        self._reading: Cache | None = None
         self._pool: Any = None
 
     def takes(self, rows: int) -> bool:
-        """Whether so many rows at once are better read by it than by torch."""
+        """Whether so many texts at once are better read by it than by torch."""
         return rows <= MOST_ROWS
 
     @torch.inference_mode()
     def __call__(self, ids: Sequence[int], cache: Cache, padding: Sequence[int] | None) -> Tensor:
-        """Float[row, vocab] on the device: the logits behind one more token of each row.
+        """Float[row, vocab] on the device: the logits behind one more token of each text.
 
         Args:
-            ids: the token of each row.
+            ids: the token of each.
             cache: what was read before, of as many rows; it grows by them.
             padding: the unseen places at the beginning of each row; None for none.
         """
         rows = len(ids)
         assert rows == cache.rows, "a cache of other rows"
-        assert cache.filled < cache.length, f"the cache of {cache.length} positions is full"
-        assert cache.store.dtype == self._dtype, "a cache of another type"
-        if not 0 <= min(ids) <= max(ids) < self._config.vocab_size:
-            raise IndexError(f"no such token among {min(ids)} to {max(ids)}")
-        frame = self._frame(cache, rows)
-        more = frame.rows - rows  # they see what they write alone
-        unseen = list(padding or [0] * rows) + [cache.filled] * more
-        told = torch.tensor([*ids, *[0] * more, *unseen, cache.filled])
-        frame.given.copy_(told.pin_memory() if self._records else told, non_blocking=True)
-        self._run(frame)
+        self._check(ids, cache, 1)
+        unseen = list(padding or [0] * rows)
+        frame = self._frame(cache, 1 << (rows - 1).bit_length(), says_one=False)
+        self._run(frame, ids, unseen, [cache.filled] * rows, range(rows))
         cache.advance(1)
         return frame.logits[:rows].clone()
 
-    def _run(self, frame: Frame) -> None:
+    @torch.inference_mode()
+    def prompt(self, ids: Sequence[int], cache: Cache, padding: int = 0) -> Tensor:
+        """Float[vocab] on the device: tokens of one text behind each other; the last one's logits.
+
+        However a prompt is cut, its bits are the same. It is read in a cache that stays, for which
+        the kernels are recorded, and moves from there.
+
+        Args:
+            ids: the tokens.
+            cache: what was read before, of one row; it grows by all of them.
+            padding: the unseen places at its beginning.
+        """
+        assert cache.rows == 1 and ids, "a cache of other rows"
+        self._check(ids, cache, len(ids))
+        before, stop = cache.filled, cache.filled + len(ids)
+        own = self._reading_cache(stop)
+        own.store[:, :, 0, :, :before] = cache.store[:, :, 0, :, :before]
+        frame = None
+        for start in range(0, len(ids), PIECES[-1]):
+            piece = ids[start : start + PIECES[-1]]
+            rows = next(size for size in PIECES if size >= len(piece))
+            first = before + start
+            frame = self._frame(own, rows, says_one=True)
+            places = range(first, first + len(piece))
+            self._run(frame, piece, [padding] * len(piece), places, [0] * len(piece))
+        assert frame is not None
+        cache.store[:, :, 0, :, before:stop] = own.store[:, :, 0, :, before:stop]
+        cache.advance(len(ids))
+        return frame.logits[0].clone()
+
+    def _check(self, ids: Sequence[int], cache: Cache, more: int) -> None:
+        full = f"the cache of {cache.length} positions is full"
+        assert cache.filled + more <= cache.length, full
+        assert cache.store.dtype == self._dtype, "a cache of another type"
+        if not 0 <= min(ids) <= max(ids) < self._config.vocab_size:
+            raise IndexError(f"no such token among {min(ids)} to {max(ids)}")
+
+    def _reading_cache(self, length: int) -> Cache:
+        own = self._reading
+        if own is None or own.length < length:
+            longer = max(PIECES[-1], 1 << (length - 1).bit_length())
+            own = Cache(self._config, 1, longer, dtype=self._dtype, device=self._device)
+            self._reading = own
+        return own
+
+    def _run(
+        self, frame: Frame, ids: Sequence[int], unseen: Sequence[int], places: Sequence[int],
+        slots: Sequence[int],
+    ) -> None:  # fmt: skip
+        """Tell the frame what it is about, and let the kernels run."""
+        more = frame.rows - len(ids)  # rows that are none: at a place below 0
+        none = [0] * more
+        told = [*ids, *none, *unseen, *none, *places, *[-1] * more, *slots, *none, len(ids) - 1]
+        here = torch.tensor(told)
+        frame.given.copy_(here.pin_memory() if self._records else here, non_blocking=True)
         if frame.replay is not None:
             frame.replay()
             return
@@ -178,15 +210,15 @@ class CudaStep:
             self._launch(frame)
         frame.replay = graph.replay  # what was computed stands; a replay would say the same
 
-    def _frame(self, cache: Cache, rows: int) -> Frame:
-        """Of the next power of two, as far as the cache has rows: then there are few of them."""
-        rows = min(1 << (rows - 1).bit_length(), cache.store.shape[2])
+    def _frame(self, cache: Cache, rows: int, *, says_one: bool) -> Frame:
+        """Made at the first call for a cache and a number of rows."""
         frames = self._frames.setdefault(cache, {})
-        if rows not in frames or frames[rows].store is not cache.store:
-            frames[rows] = self._made(cache, rows)
-        return frames[rows]
+        known = frames.get((rows, says_one))
+        if known is None or known.store is not cache.store:
+            known = frames[rows, says_one] = self._made(cache, rows, said=1 if says_one else rows)
+        return known
 
-    def _made(self, cache: Cache, rows: int) -> Frame:
+    def _made(self, cache: Cache, rows: int, said: int) -> Frame:
         config = self._config
         turns = cache.rotary is not None
         tables = cache.rotary if turns else (cache.store, cache.store)
@@ -195,32 +227,31 @@ class CudaStep:
         wide = functools.partial(torch.empty, dtype=torch.float32, device=self._device)
         ready = wide if rows == 1 else functools.partial(wide, dtype=self._dtype)
         return Frame(
-            rows, cache.store, cos, sin,
-            given=torch.empty(2 * rows + 1, dtype=torch.long, device=self._device),
+            cache.store, cos, sin,
+            given=torch.empty(4 * rows + 1, dtype=torch.long, device=self._device),
             stream=wide(rows, config.dim), qkv=wide(rows, inner + 2 * kv_inner),
             turned=wide(rows, inner), mixed=ready(rows, inner), hidden=ready(rows, config.hidden),
-            logits=wide(rows, config.vocab_size),
+            logits=wide(said, config.vocab_size),
         )  # fmt: skip
 
     def _launch(self, frame: Frame) -> None:
-        """All kernels of a token, one behind the other."""
-        config, rows, given = self._config, frame.rows, frame.given
-        ids, unseen, here = given[:rows, None], given[rows:-1, None], given[-1]
-        x = self._entry(self._embed(ids), (here - unseen).clamp_min(0), None)
-        frame.stream.copy_(x[:, 0])
-        nothing = Norm(None, None, 0)
-        for number, layer in enumerate(self._layers):
-            keys, values = frame.store[number].unbind()
+        """All kernels of a step, one behind the other."""
+        config, weights, rows = self._config, self._weights, frame.rows
+        ids, unseen, here, _ = frame.given[:-1].view(4, rows, 1)
+        frame.stream.copy_(self._entry(self._embed(ids), (here - unseen).clamp_min(0), None)[:, 0])
+        for number, layer in enumerate(weights.layers):
             self._product(frame.stream, layer.before_attention, layer.qkv, frame.qkv)
-            self._attend(frame, layer, keys, values)
-            self._product(frame.mixed, nothing, layer.out, frame.stream, adds=True)
-            kind = config.activation
+            self._attend(frame, layer, *frame.store[number].unbind())
+            self._product(frame.mixed, Norm(), layer.out, frame.stream, adds=True)
             self._product(
                 frame.stream, layer.before_mlp, layer.up, frame.hidden,
-                kind=kind, gated=config.gated,
+                kind=config.activation, gated=config.gated,
             )  # fmt: skip
-            self._product(frame.hidden, nothing, layer.down, frame.stream, adds=True)
-        self._product(frame.stream, self._last, self._head, frame.logits, cap=config.softcap)
+            self._product(frame.hidden, Norm(), layer.down, frame.stream, adds=True)
+        last = frame.stream
+        if frame.says_one:
+            last = last.index_select(0, frame.given[-1:])
+        self._product(last, weights.last, weights.head, frame.logits, cap=config.softcap)
 
     def _product(
         self, x: Tensor, norm: Norm, matrix: Matrix, y: Tensor, *, adds: bool = False,
@@ -234,13 +265,16 @@ class CudaStep:
             "kind": -1 if kind is None else kernels.ACTIVATIONS.index(kind),
             "has_bias": matrix.bias is not None, "capped": cap is not None,
         }  # fmt: skip
+        tile = (ONE if rows == 1 else MANY)[matrix.bits, outs >= WIDE]
+        shared |= {
+            "OUTS": tile.outs, "BLOCKS": tile.blocks,
+            "num_warps": tile.warps, "num_stages": tile.stages,
+        }  # fmt: skip
         if rows == 1:
-            tile = ONE
             kernels.product_one[(-(-outs // tile.outs),)](
                 x, norm.gain, norm.shift, *matrix[:4], y, y, outs, columns,
-                self._config.norm_eps, cap or 0.0, norm=norm.kind, **shared,
-                OUTS=tile.outs, BLOCKS=tile.blocks, DEEP=16 if matrix.bits == 4 else 32,
-                num_warps=tile.warps, num_stages=tile.stages,
+                self._config.norm_eps, cap or 0.0, norm=norm.kind,
+                DEEP=16 if matrix.bits == 4 else 32, **shared,
             )  # fmt: skip
             return
         if norm.kind:
@@ -251,12 +285,9 @@ class CudaStep:
                 norm=norm.kind, WIDE=wide, num_warps=4,
             )  # fmt: skip
             x = ready
-        tile = MANY
         kernels.product_many[(-(-outs // tile.outs), -(-rows // TOGETHER))](
-            x, *matrix[:4], y, y, rows, outs, columns, cap or 0.0, **shared,
-            ROWS=TOGETHER, OUTS=tile.outs, BLOCKS=tile.blocks,
-            num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
+            x, *matrix[:4], y, y, rows, outs, columns, cap or 0.0, ROWS=TOGETHER, **shared
+        )
 
     def _attend(self, frame: Frame, layer: Layer, keys: Tensor, values: Tensor) -> None:
         from yantai.base.kernels import look, place
@@ -278,50 +309,18 @@ class CudaStep:
             num_warps=4, num_stages=2,
         )  # fmt: skip
 
-    def _layer(self, block: Any) -> Layer:
-        attention, mlp = block.attn.part, block.mlp.part
-        return Layer(
-            before_attention=self._norm(block.attn.norm), before_mlp=self._norm(block.mlp.norm),
-            of_query=self._norm(attention.q_norm), of_key=self._norm(attention.k_norm),
-            qkv=self._matrix(attention.qkv.parts), out=self._matrix([attention.out]),
-            up=self._matrix(mlp.up.parts), down=self._matrix([mlp.down]),
-        )  # fmt: skip
-
-    def _norm(self, norm: Any) -> Norm:
-        if norm is None:
-            return Norm(None, None, 0)
-        shift = getattr(norm, "bias", None)
-        return Norm(
-            norm.weight.detach().float(), None if shift is None else shift.detach().float(),
-            NORMS[self._config.norm],
-        )  # fmt: skip
-
-    def _matrix(self, parts: Sequence[Any]) -> Matrix:
-        """One matrix of parts that lie behind each other in memory, or are laid so."""
-        first = parts[0]
-        biases = [part.bias.detach().float() for part in parts if part.bias is not None]
-        bias = torch.cat(biases) if biases else None
-        if isinstance(first, PackedLinear | PackedTable):
-            weight, scales = (joined([getattr(part, name) for part in parts])
-                              for name in ("codes", "scales"))  # fmt: skip
-            bits, group = first.form.bits, first.form.group
-            columns = weight.shape[1] * 8 // bits
-            return Matrix(weight, scales, self._levels, bias, len(weight), columns, bits, group)
-        weight = joined([part.weight.detach() for part in parts])
-        return Matrix(weight, weight, weight, bias, *weight.shape, 16, 1)
-
 
 @functools.cache
 def _works(device: int) -> bool:
-    """Whether the kernels can be made: Triton, its compiler, a GPU that is new enough."""
+    """Whether the kernels can be made: Triton is there, and the GPU is new enough."""
     if importlib.util.find_spec("triton") is None:
         return False
     if torch.cuda.get_device_capability(device) < (8, 0):
         return False
     try:
-        from yantai.base.kernels import activated
+        from yantai.base.kernels import look
 
-        return activated is not None
+        return look is not None
     except Exception as error:
         say(f"note: no kernels for this GPU ({error}); torch decodes")
         return False
