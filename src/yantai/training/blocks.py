@@ -102,7 +102,8 @@ def _say_failed(error: Exception) -> None:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    exc = torch._dynamo.exc
+    from torch._dynamo import exc
+
     return exc.TorchDynamoException, getattr(exc, "FailOnRecompileLimitHit", RecursionError)
 
 
