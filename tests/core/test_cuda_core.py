@@ -7,7 +7,7 @@ from yantai.core import kernel
 from yantai.core.config import ModelConfig
 from yantai.core.initialise import build
 from yantai.core.kernel import attend
-from yantai.core.mask import Mask, same_document, window
+from yantai.core.mask import Mask, same_document, valid_keys, window
 from yantai.data.batch import Batch
 from yantai.tasks.causal import Causal
 from yantai.tasks.masked import Masked
@@ -157,6 +157,18 @@ def test_documents_and_windows_take_the_fast_road(name, monkeypatch):
     q, k, v = (torch.randn(2, 4, 312, 64, device=GPU, dtype=torch.bfloat16) for _ in range(3))
     attend(q, k, v, on(GPU, MASKS[name]), 0.125, 0.0)
     assert len(taken) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_padding_in_front_leaves_no_query_without_a_number(dtype):
+    valid = torch.arange(48) >= torch.tensor([[0], [17]])
+    wide = [torch.randn(2, heads, 48, 64, dtype=torch.float64) for heads in (4, 2, 2)]
+    expected = attend(*wide, Mask(causal=True) & valid_keys(valid), 0.125, 0.0)
+    mask = Mask(causal=True) & valid_keys(valid.to(GPU))
+    got = attend(*(each.to(GPU, dtype) for each in wide), mask, 0.125, 0.0).double().cpu()
+    assert bool(torch.isfinite(got).all())
+    error = (got - expected)[1, :, 17:].norm() / expected[1, :, 17:].norm()
+    assert float(error) < (2e-2 if dtype == torch.bfloat16 else 1e-5)
 
 
 def test_dropout_of_documents_is_drawn_anew_and_the_same_again():

@@ -14,6 +14,7 @@ from yantai.families.probes import check_probes, write_probes
 from yantai.families.table import family_named
 
 DEVICE = "cuda"
+torch.backends.cudnn.allow_tf32 = False  # as `choose_device` has it: recurrent networks in float32
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
     pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous"),

@@ -54,12 +54,24 @@ def attend(q: Heads, k: KeyValues, v: KeyValues, mask: Mask, scale: float, dropo
     if sequences is not None:
         return _flash(q, k, v, sequences, mask, scale, dropout)
     added = mask.added(queries, keys, q.device, q.dtype)
+    if fast and added is not None and mask.valid is not None and queries > 1:
+        added = _never_blind(added)
     if grouped and fast and added is not None:  # nor does it know masks
         k, v = _repeat(q, k, v)
         grouped = False
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=added, scale=scale, dropout_p=dropout, enable_gqa=grouped
     )
+
+
+def _never_blind(added: Tensor) -> Tensor:
+    """Queries that see nothing, as padding does, see all: some kernels would give them no number.
+
+    What they gather is looked at by nobody, but no number at all would spoil the others' sums.
+    """
+    if added.dtype == torch.bool:
+        return added | ~added.any(-1, keepdim=True)
+    return added.masked_fill((added == -torch.inf).all(-1, keepdim=True), 0.0)
 
 
 def _attend_one(q: Heads, k: KeyValues, v: KeyValues, scale: float) -> Heads:
