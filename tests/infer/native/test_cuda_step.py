@@ -195,7 +195,7 @@ def test_generation_and_the_engine_take_it_and_say_what_the_model_says(name, mon
     engine = Engine(model, slots=2)
     requests = [engine.submit(Request(prompt, asked)) for prompt in prompts]
     assert [
-        prompt + each.wait(60) for prompt, each in zip(prompts, requests, strict=True)
+        prompt + each.wait(240) for prompt, each in zip(prompts, requests, strict=True)
     ] == expected
     engine.close()
     assert len(called) > 38

@@ -8,6 +8,7 @@ know gets None, and torch decodes.
 
 import functools
 import importlib.util
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ KEYS = 64
 """Keys that attention looks at at a time."""
 WIDE = 8192
 """Rows of a matrix above which there are programs enough, and each should do more."""
+RECORDING = threading.Lock()
+"""A thread that records waits for the GPU before, which no other may do while one records."""
 
 
 class Tile(NamedTuple):
@@ -119,6 +122,7 @@ class CudaStep:
         self._frames = WeakKeyDictionary()
         self._reading: Cache | None = None
         self._pool: Any = None
+        self._stream = torch.cuda.Stream(self._device) if records else None
 
     def takes(self, rows: int) -> bool:
         """Whether so many texts at once are better read by it than by torch."""
@@ -205,8 +209,8 @@ class CudaStep:
             return
         graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        torch.cuda.current_stream().synchronize()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        how: dict[str, Any] = {"stream": self._stream, "capture_error_mode": "thread_local"}
+        with RECORDING, torch.cuda.graph(graph, pool=self._pool, **how):
             self._launch(frame)
         frame.replay = graph.replay  # what was computed stands; a replay would say the same
 
