@@ -8,6 +8,7 @@ know gets None, and torch decodes.
 
 import functools
 import importlib.util
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from yantai.base.log import say
+from yantai.base.native.build import SWITCH
 from yantai.core.cache import Cache
 from yantai.core.model import Transformer
+from yantai.infer.cuda.trial import fault_of, kind_of
 from yantai.infer.cuda.weights import Layer, Matrix, Norm, Weights
 from yantai.infer.native.step import fits
 
@@ -314,27 +317,38 @@ class CudaStep:
         )  # fmt: skip
 
 
-@functools.cache
-def _works(device: int) -> bool:
-    """Whether the kernels can be made: Triton is there, and the GPU is new enough."""
-    if importlib.util.find_spec("triton") is None:
-        return False
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return False
-    try:
-        from yantai.base.kernels import look
+def _is_wanted(device: torch.device) -> bool:
+    """Whether kernels can be made: Triton is there, the GPU is new enough, nobody said no."""
+    return (
+        os.environ.get(SWITCH, "1") != "0"
+        and importlib.util.find_spec("triton") is not None
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
 
-        return look is not None
+
+_FAULTS: dict[tuple[Any, ...], str] = {}
+"""Of each kind of model that was tried: why torch decodes it; empty where the kernels do."""
+
+
+def tried(make: Callable[[Any], Any], model: nn.Module) -> Any:
+    """The step, if what it says of this kind of model is what torch says; else None, and a line."""
+    kind = kind_of(model)
+    try:
+        step = make(model)
+        fault = _FAULTS[kind] if kind in _FAULTS else fault_of(step, model)
     except Exception as error:
-        say(f"note: no kernels for this GPU ({error}); torch decodes")
-        return False
+        step, fault = None, f"{type(error).__name__}: {error}"
+    if fault and kind not in _FAULTS:
+        say(f"note: torch decodes, the kernels for this GPU do not ({fault})")
+    _FAULTS[kind] = fault
+    return None if fault else step
 
 
 def cuda_step(model: nn.Module) -> CudaStep | None:
-    """The step of a GPU for a model, or None where it does not know all of it."""
+    """The step of a GPU for a model, or None where it does not know all of it, or has failed."""
     if not isinstance(model, Transformer):
         return None
     device = next(model.parameters()).device
-    if device.type != "cuda" or not fits(model, "cuda") or not _works(device.index or 0):
+    if device.type != "cuda" or not fits(model, "cuda") or not _is_wanted(device):
         return None
-    return CudaStep(model)
+    return tried(CudaStep, model)
