@@ -1,7 +1,7 @@
 """`make bench`: the machine's ceilings, then ours against the peers, in turn.
 
 python -m bench [ceilings] [start] [training] [dropout] [objectives] [finetuning] [decoding]
-                [serving] [cuda]
+                [serving] [cuda-training] [cuda-decoding]
 """
 
 import argparse
@@ -15,6 +15,7 @@ import torch
 
 from bench import (
     ceilings,
+    cuda_decoding,
     cuda_training,
     decoding,
     finetuning,
@@ -47,7 +48,8 @@ PARTS = {
     "finetuning": finetuning.main,
     "decoding": decoding.main,
     "serving": serving.main,
-    "cuda": cuda_training.main,
+    "cuda-training": cuda_training.main,
+    "cuda-decoding": cuda_decoding.main,
 }
 
 
