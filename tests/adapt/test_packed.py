@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from yantai.adapt import packed
 from yantai.adapt.packed import LEVELS, TRIED, Form, pack, unpack
+from yantai.base.native.build import find_compiler
 
 FORMS = [Form(8, 32), Form(8, 64), Form(4, 32), Form(4, 64)]
 
@@ -85,3 +87,17 @@ def test_what_matters_is_kept_better():
 
 def test_rows_that_do_not_fall_into_groups_do_not_fit():
     assert not Form(8, 64).fits(96) and not Form(4, 32).fits(48) and Form(4, 32).fits(96)
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("form", [Form(8, 32), Form(8, 64), Form(4, 32), Form(4, 96)])
+def test_the_compiled_part_unpacks_to_the_bits_of_torch(form, dtype, monkeypatch):
+    codes, scales = pack(torch.randn(70, 192) * 3, form)
+    scales[3, 1] = 0.0
+    found = unpack(codes, scales, form, dtype)
+    part = unpack(codes[5:9], scales[5:9], form, dtype)
+    monkeypatch.setattr(packed, "unpacked", lambda *_: None)
+    assert torch.equal(found, unpack(codes, scales, form, dtype))
+    assert torch.equal(part, found[5:9])
+    assert torch.equal(unpack(codes[:0], scales[:0], form, dtype), found[:0])

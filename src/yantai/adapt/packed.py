@@ -13,6 +13,8 @@ import torch
 from jaxtyping import BFloat16, Float, Integer
 from torch import Tensor
 
+from yantai.adapt.native.unpack import unpacked
+
 BLOCK = 32
 """Columns that lie together: in four bits the first half of them are the lower bits of 16 bytes."""
 TOP = 127
@@ -99,13 +101,16 @@ def unpack(
     codes: Codes, scales: Scales, form: Form, dtype: torch.dtype
 ) -> Float[Tensor, "row column"]:
     """The matrix that the codes stand for."""
+    table = torch.tensor(LEVELS)
+    found = unpacked(codes, scales, table, form.bits, form.group, dtype)
+    if found is not None:
+        return found
     if form.bits == 8:
         levels = codes.float()
     else:
-        table = torch.tensor(LEVELS, device=codes.device)
         halves = codes.unflatten(1, (-1, BLOCK // 2))
         numbers = torch.stack((halves & 15, halves >> 4), dim=2).flatten(1)
-        levels = table[numbers.long()]
+        levels = table.to(codes.device)[numbers.long()]
     wide = levels.unflatten(1, (-1, form.group)) * scales.float()[:, :, None]
     return wide.flatten(1).to(dtype)
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from yantai.adapt.packed import Codes, Form, Scales, pack, unpack
+from yantai.core.bands import arithmetic, product_in_bands
 from yantai.core.face import Model
 from yantai.core.fused import product
 from yantai.core.head import Head
@@ -48,9 +49,16 @@ class PackedLinear(Linear):
         """Torch has no other form of codes."""
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        """One matrix product, of the unpacked matrix."""
+        """One matrix product; unpacked is a band of rows at a time, unless gradients go back."""
         bias = self.bias.to(x.dtype) if self.bias is not None else None
-        return product(x, unpack(self.codes, self.scales, self.form, x.dtype), None, bias)
+        if x.device.type != "cpu" or torch.is_grad_enabled():
+            return product(x, unpack(self.codes, self.scales, self.form, x.dtype), None, bias)
+        wide = arithmetic(x)
+
+        def band(start: int, stop: int) -> Tensor:
+            return unpack(self.codes[start:stop], self.scales[start:stop], self.form, wide)
+
+        return product_in_bands(x, band, self.outputs, bias)
 
     def _apply(self, *args: Any, **kwargs: Any) -> "PackedLinear":
         scales = self.scales

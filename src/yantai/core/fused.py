@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from yantai.core.bands import FEW, arithmetic, product_in_bands
+
 
 def lay_out(weight: Tensor) -> Tensor | None:
     """The weight in oneDNN's own layout for one row at a time, or None where there is none.
@@ -29,6 +31,11 @@ def lay_out(weight: Tensor) -> Tensor | None:
 
 def product(x: Tensor, weight: Tensor, laid_out: Tensor | None, bias: Tensor | None) -> Tensor:
     """x·Wᵀ + b, from the laid-out weight where there is one."""
+    wide = arithmetic(x)
+    if wide != x.dtype and x.numel() >= FEW * x.shape[-1]:
+        return product_in_bands(
+            x, lambda start, stop: weight[start:stop].to(wide), len(weight), bias
+        )
     if laid_out is None:
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, "none", [], "")

@@ -17,7 +17,7 @@ from yantai.core.mask import valid_keys
 from yantai.infer.engine import Engine
 from yantai.infer.generate import generate_ids
 from yantai.infer.native import step as native
-from yantai.infer.native.step import MOST_ROWS, NativeStep, fits, native_step
+from yantai.infer.native.step import MOST_ROWS, SHORT, NativeStep, fits, native_step
 from yantai.infer.request import Request
 from yantai.infer.settings import Generation
 
@@ -150,7 +150,7 @@ def test_a_prompt_is_read_nearer_to_single_steps_than_torch_reads_it(name, bits)
     low = (packed_of(CONFIGS[name] | heads, form, torch.bfloat16) if bits
            else model_of(CONFIGS[name], torch.bfloat16))  # fmt: skip
     step, ids = native_step(low), [7 * n % 70 for n in range(45)]
-    if not step.reads_prompts:
+    if not step.multiplies_many:
         pytest.skip("this processor multiplies no pairs of bfloat16")
     singly, whole = (Cache(low.config, 1, 64, dtype=torch.bfloat16) for _ in range(2))
     expected = [step([number], singly, None)[0] for number in ids]
@@ -173,7 +173,7 @@ def test_however_a_prompt_is_cut_its_bits_are_the_same(name, bits):
     low = (packed_of(CONFIGS[name] | heads, Form(bits, 32), torch.bfloat16) if bits
            else model_of(CONFIGS[name], torch.bfloat16))  # fmt: skip
     step, ids = native_step(low), [7 * n % 70 for n in range(61)]
-    if not step.reads_prompts:
+    if not step.multiplies_many:
         pytest.skip("this processor multiplies no pairs of bfloat16")
     whole = Cache(low.config, 1, 64, dtype=torch.bfloat16)
     expected = step.prompt(ids, whole)
@@ -186,9 +186,25 @@ def test_however_a_prompt_is_cut_its_bits_are_the_same(name, bits):
 
 
 @needs_compiler
+@pytest.mark.parametrize("bits", [0, 4, 8])
+@pytest.mark.parametrize("length", [1, 9, SHORT, SHORT + 9])
+def test_without_products_of_many_rows_a_prompt_is_read_by_both(length, bits):
+    low = packed_of({}, Form(bits, 32), torch.bfloat16) if bits else model_of({}, torch.bfloat16)
+    step, ids = native_step(low), [7 * n % 70 for n in range(length + 3)]
+    step.multiplies_many = False
+    cache, theirs = (Cache(low.config, 1, 64, dtype=torch.bfloat16) for _ in range(2))
+    for part in (ids[:3], ids[3:]):
+        expected = low(torch.tensor([part]), cache=theirs)[0, -1].float()
+        got = step.prompt(part, cache)
+        assert (got - expected).norm() < 0.03 * expected.norm()
+    assert cache.filled == length + 3
+    assert (cache.store - theirs.store).norm() < 0.03 * theirs.store.norm()
+
+
+@needs_compiler
 def test_generation_and_the_engine_read_prompts_so(monkeypatch):
     low, read = model_of({}, torch.bfloat16), []
-    if not native_step(low).reads_prompts:
+    if not native_step(low).multiplies_many:
         pytest.skip("this processor multiplies no pairs of bfloat16")
     whole = NativeStep.prompt
     monkeypatch.setattr(NativeStep, "prompt", lambda self, ids, *rest: read.append(len(ids))

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include "bytes.h"
 #include "lanes.h"
 #include "many.h"
 #include "rounded.h"
@@ -12,65 +13,6 @@
 namespace {
 
 constexpr int FAR = 8192;  // bytes of codes that are asked for before one vector reads them
-constexpr int BLOCK = 32;  // columns of codes that lie together
-
-typedef int8_t Bytes __attribute__((vector_size(LANES)));
-typedef uint8_t Codes __attribute__((vector_size(LANES)));
-
-// Bytes as whole numbers; GCC 12 would widen them one at a time.
-inline Int wide(const int8_t* from) {
-#if defined(__AVX512F__)
-    return (Int)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-#elif defined(__AVX2__)
-    return (Int)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
-#else
-    Bytes x;
-    std::memcpy(&x, from, sizeof x);
-    return __builtin_convertvector(x, Int);
-#endif
-}
-
-inline Int wide(const uint8_t* from) {
-#if defined(__AVX512F__)
-    return (Int)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-#elif defined(__AVX2__)
-    return (Int)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
-#else
-    Codes x;
-    std::memcpy(&x, from, sizeof x);
-    return __builtin_convertvector(x, Int);
-#endif
-}
-
-inline Vec whole(const int8_t* from) { return __builtin_convertvector(wide(from), Vec); }
-
-// Sixteen numbers, looked up by the lower four bits of each lane.
-struct Levels {
-#if defined(__AVX512F__)
-    __m512 all;
-    explicit Levels(const float* from) : all(from ? _mm512_loadu_ps(from) : __m512{}) {}
-    Vec operator[](Int index) const { return (Vec)_mm512_permutexvar_ps((__m512i)index, all); }
-#elif defined(__AVX2__)
-    __m256 low, high;
-    explicit Levels(const float* from)
-        : low(from ? _mm256_loadu_ps(from) : __m256{}),
-          high(from ? _mm256_loadu_ps(from + 8) : __m256{}) {}
-    Vec operator[](Int index) const {
-        const __m256i at = (__m256i)index;
-        return (Vec)_mm256_blendv_ps(_mm256_permutevar8x32_ps(low, at),
-                                     _mm256_permutevar8x32_ps(high, at),
-                                     _mm256_castsi256_ps(_mm256_slli_epi32(at, 28)));
-    }
-#else
-    const float* all;
-    explicit Levels(const float* from) : all(from) {}
-    Vec operator[](Int index) const {
-        Vec found;
-        for (int lane = 0; lane < LANES; lane++) found[lane] = all[index[lane] & 15];
-        return found;
-    }
-#endif
-};
 
 // Codes of eight or four bits; each BLOCK of columns is summed up before its scale is applied.
 template <int BITS>
@@ -94,7 +36,7 @@ struct Packed {
                 Vec read[WEIGHTS];
                 EACH
                 for (int w = 0; w < WEIGHTS; w++)
-                    read[w] = piece_of(row + w * bytes + first * BITS / 8, piece, table);
+                    read[w] = piece_of<BITS>(row + w * bytes + first * BITS / 8, piece, table);
                 EACH
                 for (int r = 0; r < ROWS; r++) {
                     const Vec value = load(x + r * stride + first + piece * LANES);
@@ -254,22 +196,12 @@ struct Packed {
             for (int64_t at = 0; at < columns; at += BLOCK, block += BLOCK * BITS / 8) {
                 const Vec factor = all(one(scale[at / group]));
                 for (int piece = 0; piece < BLOCK / LANES; piece++)
-                    store(out + at + piece * LANES, factor * piece_of(block, piece, table));
+                    store(out + at + piece * LANES, factor * piece_of<BITS>(block, piece, table));
             }
         }
         return {start, room.width};
     }
 #endif
-
-    static Vec piece_of(const uint8_t* block, int piece, const Levels& table) {
-        if constexpr (BITS == 8) {
-            return whole(reinterpret_cast<const int8_t*>(block) + piece * LANES);
-        } else {  // the lower bits are the first half of a block, the upper ones the second
-            const int half = BLOCK / 2 / LANES;
-            const Int read = wide(block + piece % half * LANES);
-            return table[piece < half ? read : read >> 4];
-        }
-    }
 
     float at(int64_t row, int64_t column) const {
         const uint8_t* block = codes + row * row_bytes() + column / BLOCK * (BLOCK * BITS / 8);

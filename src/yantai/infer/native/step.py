@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from yantai.adapt.packed import LEVELS
 from yantai.adapt.quantize import PackedHead, PackedLinear, PackedTable
+from yantai.base.device import has_fast_bfloat16
 from yantai.base.native.build import library
 from yantai.core.attention import Attention
 from yantai.core.cache import Cache
@@ -27,6 +28,9 @@ from yantai.core.stack import Block, Entry, Stack, Sublayer
 SOURCE = Path(__file__).with_name("decode.cpp")
 TOGETHER = 256
 """Tokens of a prompt that are read in one step."""
+SHORT, LONG = 32, 512
+"""Without products of many rows: up to how many tokens of a prompt are read a few a step, and how
+many torch reads at a time."""
 MOST_ROWS, MOST_OF_MANY = 8, 64
 """Above this many prompts side by side a product is computing, no longer reading, and torch does
 that better; above the second number also where the step has products of many rows."""
@@ -77,6 +81,7 @@ class NativeStep:
 
     Attributes:
         reads_prompts: whether `prompt` is a good way to read one.
+        multiplies_many: whether it has products of many rows itself.
         reads_ahead: whether `read` gives the bits of single steps.
     """
 
@@ -87,7 +92,11 @@ class NativeStep:
         self._scratch_floats.restype = WHOLE
         self._held: list[Tensor] = []
         self._dtype = next(model.parameters()).dtype
-        self.reads_prompts = bool(loaded.reads_many()) and self._dtype == torch.bfloat16
+        self.multiplies_many = bool(loaded.reads_many()) and self._dtype == torch.bfloat16
+        codes = any(isinstance(module, PackedLinear) for module in model.modules())
+        slow = self._dtype == torch.bfloat16 and not has_fast_bfloat16(torch.device("cpu"))
+        self.reads_prompts = self.multiplies_many or codes or slow
+        self._network = model
         self._vocab = model.config.vocab_size
         self._layers = (Layer * model.config.layers)(*map(self._layer, model.decoder.blocks))
         self._model = self._describe(model)
@@ -117,26 +126,33 @@ class NativeStep:
         assert cache.rows == 1, "a cache of other rows"
         return self._run(ids, cache, [padding] * len(ids), said=len(ids), behind=True, alone=True)
 
+    @torch.inference_mode()
     def prompt(self, ids: Sequence[int], cache: Cache, padding: int = 0) -> Tensor:
         """Float[vocab]: tokens of one row behind each other; the logits behind the last alone.
 
         Vectors are rounded to bfloat16 as torch rounds them, so these are no bits of single steps.
         But however a prompt is cut, and however much of it was read before by this, its bits are
-        the same.
+        the same. That is so where it has products of many rows; else a long prompt is read by
+        torch but for its end, so that nobody unpacks the head, and a short one a few tokens a step.
 
         Args:
             ids, cache, padding: as of `read`.
         """
         assert cache.rows == 1, "a cache of other rows"
         assert ids and cache.filled + len(ids) <= cache.length, "a prompt that does not fit"
-        for start in range(0, len(ids), TOGETHER):
-            piece = ids[start : start + TOGETHER]
+        together = TOGETHER if self.multiplies_many else MOST_ROWS
+        if not self.multiplies_many and len(ids) > SHORT and not padding:
+            long, ids = ids[:-1], ids[-1:]
+            for start in range(0, len(long), LONG):
+                self._network.hidden(torch.tensor([long[start : start + LONG]]), cache=cache)
+        for start in range(0, len(ids), together):
+            piece = ids[start : start + together]
             logits = self._run(piece, cache, [padding] * len(piece), said=1, behind=True)
         return logits[0]
 
     def takes(self, rows: int) -> bool:
         """Whether so many rows at once are better read by it than by torch."""
-        return rows <= (MOST_OF_MANY if self.reads_prompts else MOST_ROWS)
+        return rows <= (MOST_OF_MANY if self.multiplies_many else MOST_ROWS)
 
     @torch.inference_mode()
     def _run(
