@@ -233,6 +233,18 @@ def loss_of_chunk(
     return total, to_logits(logs.exp_(), capped).scatter_(1, index, own)
 
 
+def _room(
+    hidden: Tensor, used: Tensor, bias: Tensor | None, wide: torch.dtype, learn: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For the loss and its gradients to the inputs, the rows and the bias; empty where none is."""
+    return (
+        hidden.new_zeros((), dtype=wide),
+        torch.empty_like(hidden if learn else hidden[:0]),
+        hidden.new_zeros(used.shape if learn else (0,), dtype=wide),
+        hidden.new_zeros(len(used) if learn and bias is not None else 0, dtype=wide),
+    )
+
+
 def _by_large_chunks(
     hidden: Tensor,
     used: Tensor,
@@ -246,10 +258,7 @@ def _by_large_chunks(
     """What `_loss_and_gradients` gives, with as little between the products as can be."""
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     chunk = large_chunk_rows(len(hidden), len(used))
-    total = hidden.new_zeros((), dtype=wide)
-    d_hidden = torch.empty_like(hidden if learn else hidden[:0])
-    d_weight = hidden.new_zeros(used.shape if learn else (0,), dtype=wide)
-    d_bias = hidden.new_zeros(len(used) if learn and bias is not None else 0, dtype=wide)
+    total, d_hidden, d_weight, d_bias = _room(hidden, used, bias, wide, learn)
     d_hidden[len(targets) :] = 0
     for start in range(0, len(targets), chunk):
         aims = targets[start : start + chunk]
@@ -286,10 +295,7 @@ def _loss_and_gradients(
     vocab = len(used)
     chunk = chunk_rows(vocab)
     step = SOFTMAX_ROWS if hidden.device.type == "cpu" else chunk
-    total = hidden.new_zeros((), dtype=wide)
-    d_hidden = torch.empty_like(hidden if learn else hidden[:0])
-    d_weight = hidden.new_zeros(used.shape if learn else (0,), dtype=wide)
-    d_bias = hidden.new_zeros(vocab if learn and bias is not None else 0, dtype=wide)
+    total, d_hidden, d_weight, d_bias = _room(hidden, used, bias, wide, learn)
     buffer = hidden.new_empty((min(chunk, len(hidden)), vocab))
     few = hidden.new_empty((step, vocab), dtype=wide)
     minus = few.new_full((step, 1), smoothing - 1.0)
