@@ -6,6 +6,7 @@ distribution (NF4, arXiv 2305.14314, appendix E, to four digits), and the scale 
 smallest error. A scale is rounded to the type that it is kept in before anything is coded by it.
 """
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -72,6 +73,13 @@ Codes = Integer[Tensor, "row byte"]
 Scales = BFloat16[Tensor, "row group"]
 
 
+@functools.cache
+def levels_on(device: torch.device) -> Float[Tensor, "16"]:
+    """`LEVELS` in the memory of a device: brought there once, as a graph of kernels wants it."""
+    with torch.inference_mode(False):
+        return torch.tensor(LEVELS, device=device)
+
+
 def pack(
     weight: Float[Tensor, "row column"],
     form: Form,
@@ -101,7 +109,7 @@ def unpack(
     codes: Codes, scales: Scales, form: Form, dtype: torch.dtype
 ) -> Float[Tensor, "row column"]:
     """The matrix that the codes stand for."""
-    table = torch.tensor(LEVELS)
+    table = levels_on(codes.device)
     found = unpacked(codes, scales, table, form.bits, form.group, dtype)
     if found is not None:
         return found
@@ -110,7 +118,7 @@ def unpack(
     else:
         halves = codes.unflatten(1, (-1, BLOCK // 2))
         numbers = torch.stack((halves & 15, halves >> 4), dim=2).flatten(1)
-        levels = table.to(codes.device)[numbers.long()]
+        levels = table[numbers.long()]
     wide = levels.unflatten(1, (-1, form.group)) * scales.float()[:, :, None]
     return wide.flatten(1).to(dtype)
 
@@ -123,7 +131,7 @@ def _divisor(scales: Tensor) -> Tensor:
 
 def _best_of_four_bits(groups: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
     """Of each group the scale with the smallest error, and the nearest codes."""
-    levels = torch.tensor(LEVELS, device=groups.device)
+    levels = levels_on(groups.device)
     borders = (levels[1:] + levels[:-1]) / 2
     largest = groups.abs().amax(-1)
     best = torch.full_like(largest, torch.inf)

@@ -75,8 +75,7 @@ def added_one(
         of = row[:, None] * (columns // group) + (block * 32 // group)[None]
         near = there[:, None] & (block * 32 < columns)[None]
         size = tl.load(scales + of, mask=near, other=0.0).to(tl.float32)[:, :, None]
-        long = columns if bits == 8 else columns // 2  # bytes; so that its divisors are known
-        where = row[:, None, None] * long + number
+        where = row[:, None, None] * (columns * bits // 8) + number
         codes = tl.load(weight + where, mask=inside, other=0)
         if bits == 8:
             total += numbers_of(codes) * first[None] * size
@@ -224,8 +223,7 @@ def added_many(
         of = line[:, None] * (columns // group) + (block * 32 // group)[None]
         size = tl.load(scales + of, mask=near, other=0.0).to(tl.float32)[:, :, None]
         byte = block[None, :, None] * (4 * bits) + tl.arange(0, 4 * bits)[None, None]
-        long = columns if bits == 8 else columns // 2  # bytes; so that its divisors are known
-        where = line[:, None, None] * long + byte
+        where = line[:, None, None] * (columns * bits // 8) + byte
         codes = tl.load(weight + where, mask=near[:, :, None], other=0)
         if bits == 8:
             part = tl.reshape((numbers_of(codes) * size).to(kind), (OUTS, BLOCKS * 32))

@@ -76,8 +76,11 @@ def _compile(model: Transformer, recompute: bool, trial: Callable[[], Tensor]) -
         model.head.of_chunk = None
         _say_failed(error)
         return False
+    if pieces.failed:  # and was told: the loss goes with the blocks
+        model.head.of_chunk = None
+        return False
     say(f"blocks compiled in {duration(time.perf_counter() - began)}")
-    return not pieces.failed
+    return True
 
 
 def _set_around(model: Transformer, call: Callable, recompute: bool) -> None:

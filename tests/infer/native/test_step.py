@@ -202,6 +202,13 @@ def test_without_products_of_many_rows_a_prompt_is_read_by_both(length, bits):
 
 
 @needs_compiler
+def test_more_rows_are_taken_where_torch_would_have_to_unpack():
+    plain, codes = native_step(model_of({})), native_step(packed_of({}, Form(4, 32)))
+    assert plain.takes(MOST_ROWS) and not plain.takes(MOST_ROWS + 1)
+    assert codes.takes(SHORT) and not codes.takes(SHORT + 1)
+
+
+@needs_compiler
 def test_generation_and_the_engine_read_prompts_so(monkeypatch):
     low, read = model_of({}, torch.bfloat16), []
     if not native_step(low).multiplies_many:

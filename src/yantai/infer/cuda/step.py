@@ -59,7 +59,7 @@ ONE = {
     (16, False): Tile(4, 32), (8, False): Tile(4, 16), (4, False): Tile(4, 32),
     (16, True): Tile(8, 16), (8, True): Tile(4, 16), (4, True): Tile(8, 16),
 }  # fmt: skip
-# looking up levels must not be done ahead: each of them would be a copy of its own
+# with loads made ahead, each level that is looked up would be a copy of four bytes
 MANY = {
     (16, False): Tile(16, 4), (8, False): Tile(16, 4, 2, 5), (4, False): Tile(16, 8, 4, 1),
     (16, True): Tile(32, 4), (8, True): Tile(32, 4, 4, 3), (4, True): Tile(32, 4, 4, 1),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from yantai.adapt.packed import LEVELS
+from yantai.adapt.packed import levels_on
 from yantai.adapt.quantize import PackedLinear, PackedTable
 from yantai.infer.native.step import joined
 
@@ -67,7 +67,7 @@ class Weights:
 
     def __init__(self, model: Any):
         self._kind = NORMS[model.config.norm]
-        self._levels = torch.tensor(LEVELS, device=next(model.parameters()).device)
+        self._levels = levels_on(next(model.parameters()).device)
         self.layers = [self._layer(block) for block in model.decoder.blocks]
         self.last, self.head = self._norm(model.decoder.norm), self._matrix([model.head])
 

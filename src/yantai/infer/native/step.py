@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from yantai.adapt.packed import LEVELS
+from yantai.adapt.packed import levels_on
 from yantai.adapt.quantize import PackedHead, PackedLinear, PackedTable
 from yantai.base.device import has_fast_bfloat16
 from yantai.base.native.build import library
@@ -29,8 +29,8 @@ SOURCE = Path(__file__).with_name("decode.cpp")
 TOGETHER = 256
 """Tokens of a prompt that are read in one step."""
 SHORT, LONG = 32, 512
-"""Without products of many rows: up to how many tokens of a prompt are read a few a step, and how
-many torch reads at a time."""
+"""Without products of many rows, where torch has to unpack or to widen: up to how many tokens of a
+prompt, or texts side by side, the step is faster; and how many tokens torch reads at a time."""
 MOST_ROWS, MOST_OF_MANY = 8, 64
 """Above this many prompts side by side a product is computing, no longer reading, and torch does
 that better; above the second number also where the step has products of many rows."""
@@ -152,7 +152,9 @@ class NativeStep:
 
     def takes(self, rows: int) -> bool:
         """Whether so many rows at once are better read by it than by torch."""
-        return rows <= (MOST_OF_MANY if self.multiplies_many else MOST_ROWS)
+        if self.multiplies_many:
+            return rows <= MOST_OF_MANY
+        return rows <= (SHORT if self.reads_prompts else MOST_ROWS)
 
     @torch.inference_mode()
     def _run(
@@ -236,7 +238,9 @@ class NativeStep:
             held["weight"] = self._hold(joined([part.codes for part in parts]))
             held["scales"] = self._hold(joined([part.scales for part in parts]))
             held |= {"bits": first.form.bits, "group": first.form.group}
-            held["levels"] = self._hold(torch.tensor(LEVELS)) if first.form.bits == 4 else None
+            held["levels"] = (
+                self._hold(levels_on(torch.device("cpu"))) if first.form.bits == 4 else None
+            )
             columns = first.codes.shape[1] * 8 // first.form.bits
         else:
             held["weight"] = self._hold(joined([part.weight.detach() for part in parts]))
